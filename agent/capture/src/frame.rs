@@ -1,0 +1,81 @@
+//! A frame as a source hands it to the worker: borrowed bytes, and what only the source knows about them.
+
+use gnomon_clock::RawNs;
+
+/// When a frame was seen, and how wrong that may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stamp {
+    pub raw: RawNs,
+    /// The frame arrived within `raw ± err_ns`.
+    pub err_ns: u32,
+}
+
+/// What the first byte of a frame is (the values of the tcpdump LINKTYPE registry).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum LinkType {
+    /// LINKTYPE_NULL (0): 4-byte address family in either byte order.
+    Null,
+    /// LINKTYPE_ETHERNET (1).
+    #[default]
+    Ethernet,
+    /// LINKTYPE_RAW (101, also 12 and 14), LINKTYPE_IPV4 (228), LINKTYPE_IPV6 (229): an IP header.
+    RawIp,
+    /// LINKTYPE_LOOP (108): 4-byte address family in network order.
+    Loop,
+    /// LINKTYPE_LINUX_SLL (113): the 16-byte "cooked" header.
+    LinuxSll,
+    /// LINKTYPE_LINUX_SLL2 (276): the 20-byte "cooked" header.
+    LinuxSll2,
+    /// Any other value: counted and stored, not decoded.
+    Other(u16),
+}
+
+impl LinkType {
+    pub fn from_linktype(value: u16) -> LinkType {
+        match value {
+            0 => LinkType::Null,
+            1 => LinkType::Ethernet,
+            12 | 14 | 101 | 228 | 229 => LinkType::RawIp,
+            108 => LinkType::Loop,
+            113 => LinkType::LinuxSll,
+            276 => LinkType::LinuxSll2,
+            other => LinkType::Other(other),
+        }
+    }
+
+    pub fn linktype(self) -> u16 {
+        match self {
+            LinkType::Null => 0,
+            LinkType::Ethernet => 1,
+            LinkType::RawIp => 101,
+            LinkType::Loop => 108,
+            LinkType::LinuxSll => 113,
+            LinkType::LinuxSll2 => 276,
+            LinkType::Other(value) => value,
+        }
+    }
+}
+
+/// An 802.1Q or 802.1ad tag that the NIC took out of the frame (the kernel hands it over beside the bytes).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VlanTag {
+    /// The tag protocol id, 0x8100 or 0x88A8.
+    pub tpid: u16,
+    /// Priority, DEI and the 12-bit VLAN id.
+    pub tci: u16,
+}
+
+/// Bytes seen on the wire. Borrowed from the source's ring: whoever wants to keep them copies them.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame<'a> {
+    pub stamp: Stamp,
+    pub link: LinkType,
+    /// Length on the wire; never less than `data.len()`.
+    pub original_len: u32,
+    /// The captured bytes, of any length up to 256 KiB, including none.
+    pub data: &'a [u8],
+    /// A tag stripped by the hardware: it stands outermost.
+    pub vlan: Option<VlanTag>,
+    /// Sent by this host (AF_PACKET knows; AF_XDP sees only what arrives).
+    pub outgoing: bool,
+}

@@ -1,0 +1,1 @@
+//! The gnomon agent: captures, builds flow records, keeps slices, streams both to the collector.

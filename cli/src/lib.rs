@@ -1,0 +1,1 @@
+//! gnomon, the command line client of the query API.

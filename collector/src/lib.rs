@@ -1,0 +1,1 @@
+//! The gnomon collector: stores, indexes, answers, and keeps time honest.

@@ -1,0 +1,1 @@
+//! What every gnomon daemon does: configuration, telemetry, health, shutdown, build info.

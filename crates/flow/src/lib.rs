@@ -1,0 +1,1 @@
+//! The shared words: flow keys, records, fields, slices and ids.

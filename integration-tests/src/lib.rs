@@ -1,0 +1,1 @@
+//! Several hosts on one machine: namespaces, real traffic, real kills.

@@ -1,0 +1,1 @@
+//! The wire: protobuf messages and their conversion to and from the domain.
