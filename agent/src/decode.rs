@@ -29,6 +29,7 @@ use gnomon_flow::{Addresses, DecodeProblem, FlowKey};
 
 use rest::Rest;
 pub use tcp::TcpHeader;
+pub(crate) use transport::{ESP, ICMP, ICMPV6, SCTP, TCP, UDP};
 
 /// Where a packet stands in a fragmented datagram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

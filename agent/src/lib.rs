@@ -1,4 +1,8 @@
 //! The gnomon agent: captures, builds flow records, keeps slices, streams both to the collector.
 
 pub mod decode;
+pub mod engine;
 pub mod export;
+pub mod rules;
+pub mod slicer;
+pub mod table;

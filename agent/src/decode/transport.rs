@@ -6,10 +6,11 @@ use super::{Fragment, Packet, icmp, ports, tcp, udp};
 pub(crate) const ICMP: u8 = 1;
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
-pub(crate) const DCCP: u8 = 33;
+const DCCP: u8 = 33;
+pub(crate) const ESP: u8 = 50;
 pub(crate) const ICMPV6: u8 = 58;
 pub(crate) const SCTP: u8 = 132;
-pub(crate) const UDP_LITE: u8 = 136;
+const UDP_LITE: u8 = 136;
 
 /// `rest` is the payload of the IP packet, without padding.
 #[inline]
