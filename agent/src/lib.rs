@@ -3,6 +3,8 @@
 pub mod decode;
 pub mod engine;
 pub mod export;
+pub mod offline;
 pub mod rules;
 pub mod slicer;
 pub mod table;
+pub mod worker;
