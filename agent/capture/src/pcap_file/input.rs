@@ -10,7 +10,7 @@ use flate2::read::MultiGzDecoder;
 use super::error::{BeginError, what_begins_with};
 
 /// Holds the longest record that is read whole, with room to read on in large pieces.
-pub(super) const BUFFER_BYTES: usize = 1024 * 1024;
+pub(super) const BUFFER_BYTES: usize = 512 * 1024;
 
 /// Bytes read before it is known whether they are compressed.
 const MAGIC_BYTES: usize = 4;
