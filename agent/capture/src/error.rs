@@ -19,6 +19,9 @@ pub enum CaptureError {
     )]
     Addressed { name: String, address: String },
 
+    #[error("`{name}` is down: AF_XDP binds only to an interface that is up (`ip link set dev {name} up`)")]
+    InterfaceDown { name: String },
+
     /// Another XDP program is attached.
     #[error(
         "`{name}` already has an XDP program ({program}); detach it first (`ip link set dev {name} xdp off`)"

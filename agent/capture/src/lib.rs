@@ -3,6 +3,7 @@
 //! Two ways to stand on an interface: on a *tap* the frames are for nobody else and AF_XDP takes them from the host;
 //! on a *host* NIC AF_PACKET watches beside it. Nothing is taken unless it was asked for.
 
+pub mod afxdp;
 pub mod interface;
 
 mod error;

@@ -275,7 +275,7 @@ impl PacketMmap {
     pub fn wait(&mut self, timeout: Duration) -> Result<(), CaptureError> {
         let ring = &self.ring;
         let mut fds = [wait::readable(self.socket.as_fd())];
-        wait::sleep_until(timeout, timeout, &mut fds, || ring.released(ring.current), || ())
+        wait::sleep_until(timeout, timeout, &mut fds, || ring.released(ring.current), || true)
             .map_err(|error| CaptureError::system(format!("polling `{}`", self.mode.interface), error))?;
         let failed = !fds[0].revents().is_empty() && !self.ring.released(self.ring.current);
         if failed {

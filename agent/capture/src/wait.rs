@@ -10,7 +10,7 @@ use rustix::io::Errno;
 const NAPS_US: [u64; 4] = [50, 100, 200, 200];
 
 /// Sleeps until `ready` says so or `timeout` passed. `tick` runs at the start and between sleeps, at least every
-/// `tick_every`.
+/// `tick_every`, and ends the sleep by returning false.
 ///
 /// # Errors
 /// Whatever poll(2) says but EINTR, which ends the sleep early.
@@ -19,10 +19,12 @@ pub(crate) fn sleep_until(
     tick_every: Duration,
     fds: &mut [PollFd<'_>],
     mut ready: impl FnMut() -> bool,
-    mut tick: impl FnMut(),
+    mut tick: impl FnMut() -> bool,
 ) -> Result<(), Errno> {
     let mut left = timeout;
-    tick();
+    if !tick() {
+        return Ok(());
+    }
     for nap_us in NAPS_US {
         if ready() || left.is_zero() {
             return Ok(());
@@ -41,7 +43,9 @@ pub(crate) fn sleep_until(
             Ok(_) | Err(Errno::INTR) => return Ok(()),
             Err(error) => return Err(error),
         }
-        tick();
+        if !tick() {
+            return Ok(());
+        }
     }
     Ok(())
 }
