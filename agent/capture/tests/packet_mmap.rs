@@ -3,6 +3,7 @@
 mod network;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use gnomon_capture::{CaptureError, DropReason, Fanout, Options, Source, open};
@@ -271,6 +272,47 @@ fn fanout_splits_by_flow_without_loss_or_duplicate() {
         assert_eq!(a.len() + b.len(), 400);
         assert!(!a.is_empty() && !b.is_empty());
         assert!(!a.iter().any(|port| b.contains(port)), "a flow was split");
+    });
+}
+
+#[test]
+fn a_member_that_joins_under_traffic_sees_no_frame_of_another() {
+    in_private_namespace(|| {
+        veth(1500, 1);
+        let options = Options {
+            fanout: Some(Fanout { group: 8, workers: 33 }),
+            umem_bytes: 4 << 20,
+            ..Options::default()
+        };
+        let mut sources = vec![open_rx(&options)];
+        let stop = Arc::new(AtomicBool::new(false));
+        let sender = std::thread::spawn({
+            let (sender, stop) = (Sender::new("tx0", false), stop.clone());
+            move || {
+                let mut number = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    sender.send_numbered(number, 1, 64);
+                    number += 1;
+                }
+            }
+        });
+        for _ in 0..32 {
+            sources.push(open_rx(&options));
+        }
+        stop.store(true, Ordering::Relaxed);
+        sender.join().unwrap();
+        let mut seen = Seen::default();
+        for source in &mut sources {
+            drain_all(source, Duration::from_millis(60), &mut seen);
+        }
+        let count = seen.numbers.len();
+        seen.numbers.sort_unstable();
+        seen.numbers.dedup();
+        assert!(
+            count > 0 && seen.numbers.len() == count,
+            "{} of {count} frames were seen twice",
+            count - seen.numbers.len()
+        );
     });
 }
 
