@@ -29,7 +29,13 @@ impl Checks {
     }
 
     /// Wait until the expression finds at least `least` flows.
-    pub(crate) fn finds(&mut self, gnomon: &Gnomon, what: &str, expression: &str, least: usize) -> Result<()> {
+    pub(crate) fn finds(
+        &mut self,
+        gnomon: &Gnomon,
+        what: &str,
+        expression: &str,
+        least: usize,
+    ) -> Result<()> {
         let mut found = 0;
         for _ in 0..TRIES {
             found = gnomon.flows(expression)?.len();

@@ -56,7 +56,17 @@ pub(crate) fn serve(network: &Network, dir: &Path) -> Result<Servers> {
     ]))?;
     let (cert, key) = (dir.join("cert.pem"), dir.join("key.pem"));
     let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+        ])
         .args(["-subj", "/CN=secure.example", "-keyout"])
         .arg(&key)
         .arg("-out")
@@ -67,7 +77,12 @@ pub(crate) fn serve(network: &Network, dir: &Path) -> Result<Servers> {
         .context("run openssl")?;
     anyhow::ensure!(made.success(), "openssl made no certificate: {made}");
     servers.start(
-        server.command("openssl").args(["s_server", "-quiet", "-www", "-accept", "10.77.0.20:443", "-cert"]).arg(&cert).arg("-key").arg(&key),
+        server
+            .command("openssl")
+            .args(["s_server", "-quiet", "-www", "-accept", "10.77.0.20:443", "-cert"])
+            .arg(&cert)
+            .arg("-key")
+            .arg(&key),
     )?;
     let banner = "while :; do printf 'SSH-2.0-OpenSSH_9.9 demo\\r\\n' | nc -l -q 1 -s 10.77.0.20 -p 22; done";
     servers.start(server.command("sh").args(["-c", banner]))?;
@@ -109,5 +124,9 @@ pub(crate) fn bulk(client: &Netns, mebibytes: u32) {
 
 /// One datagram over the quiet link, with a text to find it by.
 pub(crate) fn lonely(network: &Network, text: &str) {
-    quietly(&network.lonely, "sh", &["-c", &format!("printf '{text}' | nc -u -q 0 -w 1 -p 7007 10.77.0.20 7007")]);
+    quietly(
+        &network.lonely,
+        "sh",
+        &["-c", &format!("printf '{text}' | nc -u -q 0 -w 1 -p 7007 10.77.0.20 7007")],
+    );
 }

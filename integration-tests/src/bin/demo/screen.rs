@@ -40,7 +40,13 @@ impl Gnomon {
     pub(crate) fn show(&self, arguments: &[&str]) -> Result<()> {
         let quoted: Vec<String> = arguments
             .iter()
-            .map(|a| if a.is_empty() || a.contains([' ', '*', '&', '[', '|']) { format!("'{a}'") } else { (*a).to_owned() })
+            .map(|a| {
+                if a.is_empty() || a.contains([' ', '*', '&', '[', '|']) {
+                    format!("'{a}'")
+                } else {
+                    (*a).to_owned()
+                }
+            })
             .collect();
         println!("{}", bold(&format!("$ gnomon {}", quoted.join(" "))));
         self.command(arguments).status().context("run gnomon")?;
@@ -52,7 +58,11 @@ impl Gnomon {
         let output = self.command(arguments).output().context("run gnomon")?;
         match output.status.code() {
             Some(0 | 1) => Ok(output.stdout),
-            _ => anyhow::bail!("gnomon {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim()),
+            _ => anyhow::bail!(
+                "gnomon {}: {}",
+                arguments.join(" "),
+                String::from_utf8_lossy(&output.stderr).trim()
+            ),
         }
     }
 
