@@ -241,7 +241,7 @@ fn traffic_until(network: &Arc<Network>, stop: &Arc<AtomicBool>) -> thread::Join
         let mut round = 0u32;
         while !stop.load(Ordering::Relaxed) {
             players::everyday(&network.client);
-            if round % 60 == 0 {
+            if round.is_multiple_of(60) {
                 players::lonely(&network, "tick");
             }
             round += 1;
