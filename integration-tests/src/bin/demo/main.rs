@@ -2,7 +2,6 @@
 //! of its own (deploy/demo.sh makes them), so that nothing can outlive it, however it is killed.
 
 mod checks;
-mod network;
 mod players;
 mod screen;
 mod tour;

@@ -7,9 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use gnomon_integration_tests::hub::Hub;
 use gnomon_integration_tests::netns::Netns;
-
-use crate::network::Network;
 
 /// Programs that run until they are dropped.
 #[derive(Default)]
@@ -35,7 +34,7 @@ impl Drop for Servers {
 }
 
 /// HTTP, DNS, TLS, an SSH-like banner and a bulk transfer, all on the server's address.
-pub(crate) fn serve(network: &Network, dir: &Path) -> Result<Servers> {
+pub(crate) fn serve(network: &Hub, dir: &Path) -> Result<Servers> {
     let mut servers = Servers::default();
     let web = dir.join("web");
     fs::create_dir_all(&web)?;
@@ -123,7 +122,7 @@ pub(crate) fn bulk(client: &Netns, mebibytes: u32) {
 }
 
 /// One datagram over the quiet link, with a text to find it by.
-pub(crate) fn lonely(network: &Network, text: &str) {
+pub(crate) fn lonely(network: &Hub, text: &str) {
     quietly(
         &network.lonely,
         "sh",

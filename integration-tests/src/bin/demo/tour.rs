@@ -13,9 +13,9 @@ use anyhow::{Context, Result};
 use gnomon_clock::{Clock, KernelClock};
 use gnomon_integration_tests::fleet::{Agent, Collector, free_address};
 use gnomon_integration_tests::forward::Forward;
+use gnomon_integration_tests::hub::Hub;
 
 use crate::checks::Checks;
-use crate::network::Network;
 use crate::players;
 use crate::screen::{Gnomon, heading, say};
 
@@ -55,7 +55,7 @@ pub(crate) fn of_own_network(bin_dir: &Path, once: bool) -> Result<()> {
     let (collector, gnomon) = collector(bin_dir, &dir)?;
 
     heading("a network: three hosts on a hub, a tap for the sensor, 9000-byte MTU");
-    let network = Arc::new(Network::build()?);
+    let network = Arc::new(Hub::build()?);
     let servers = players::serve(&network, &dir)?;
     say("client 10.77.0.10, servers 10.77.0.20 (HTTP, DNS, TLS, SSH, iperf3), lonely host 10.77.0.30");
 
@@ -213,7 +213,7 @@ fn watch(gnomon: &Gnomon) -> Result<()> {
 }
 
 /// Milliseconds from sending one datagram over the quiet link to its flow in an answer.
-fn wait_for_lonely(network: &Network, gnomon: &Gnomon) -> Result<u64> {
+fn wait_for_lonely(network: &Hub, gnomon: &Gnomon) -> Result<u64> {
     // The first ARP exchange is not the packet in question.
     players::lonely(network, "hello");
     thread::sleep(Duration::from_millis(1_500));
@@ -235,7 +235,7 @@ fn packets_of_lonely(gnomon: &Gnomon) -> Result<u64> {
     Ok(flows.iter().filter_map(|flow| flow["packets.src"].as_u64()).sum())
 }
 
-fn traffic_until(network: &Arc<Network>, stop: &Arc<AtomicBool>) -> thread::JoinHandle<()> {
+fn traffic_until(network: &Arc<Hub>, stop: &Arc<AtomicBool>) -> thread::JoinHandle<()> {
     let (network, stop) = (Arc::clone(network), Arc::clone(stop));
     thread::spawn(move || {
         let mut round = 0u32;

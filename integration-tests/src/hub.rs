@@ -1,4 +1,4 @@
-//! The network of the demo:
+//! Three hosts on a hub, with a tap for a sensor:
 //!
 //! ```text
 //!   client 10.77.0.10 ──┐
@@ -8,22 +8,24 @@
 //!
 //! All links have a 9000-byte MTU and GSO on.
 
+use crate::netns::Netns;
 use anyhow::Result;
-use gnomon_integration_tests::netns::Netns;
 
-pub(crate) struct Network {
-    pub(crate) client: Netns,
-    pub(crate) server: Netns,
-    pub(crate) lonely: Netns,
-    pub(crate) sensor: Netns,
+/// Everything a host sends is seen by all others and by the sensor.
+#[derive(Debug)]
+pub struct Hub {
+    pub client: Netns,
+    pub server: Netns,
+    pub lonely: Netns,
+    pub sensor: Netns,
     // Dropped last: the others hang on it.
     _hub: Netns,
 }
 
 const MTU: u32 = 9000;
 
-impl Network {
-    pub(crate) fn build() -> Result<Network> {
+impl Hub {
+    pub fn build() -> Result<Hub> {
         let hub = Netns::new("hub")?;
         hub.ip("link add br0 type bridge ageing_time 0 mcast_snooping 0")?;
         hub.ip(&format!("link set br0 mtu {MTU} up"))?;
@@ -45,6 +47,6 @@ impl Network {
         sensor.veth("tap1", &hub, "tap0", MTU)?;
         hub.ip("link set tap0 master br0")?;
         hub.run("bridge", &["link", "set", "dev", "tap0", "learning", "off"])?;
-        Ok(Network { client, server, lonely, sensor, _hub: hub })
+        Ok(Hub { client, server, lonely, sensor, _hub: hub })
     }
 }
