@@ -34,6 +34,9 @@ pub(super) const META_TOTALS: &[u8] = b"totals";
 /// u32 and u64: number of the segment file being written and its durable length.
 pub(super) const META_SEGMENT: &[u8] = b"segment";
 
+/// Followed by an epoch: its indexed records may need other keys. No value.
+pub(super) const META_REKEY: &[u8] = b"rekey/";
+
 /// A column family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Family {
@@ -164,6 +167,11 @@ pub(super) fn segment(number: u32) -> [u8; 4] {
 
 pub(super) fn segment_of(key: &[u8]) -> Option<u32> {
     u32_at(key, 0)
+}
+
+/// Key of `meta`: see [`META_REKEY`].
+pub(super) fn meta_rekey(hash: EpochHash) -> Vec<u8> {
+    [META_REKEY, &epoch(hash)].concat()
 }
 
 /// Key of `ledger`.
