@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use gnomon_clock::UtcNs;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, date_time_ymd,
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -38,7 +38,9 @@ pub struct Order {
 pub enum CertsError {
     #[error("nothing to make: give --collector-name, --agent or --client")]
     Nothing,
-    #[error("{0:?} cannot be a name: use up to {NAME_BYTES_MAX} letters, digits, '.', '-' and '_', beginning with a letter or digit")]
+    #[error(
+        "{0:?} cannot be a name: use up to {NAME_BYTES_MAX} letters, digits, '.', '-' and '_', beginning with a letter or digit"
+    )]
     Name(String),
     #[error("{} exists already: remove it, or give --force to replace pairs", .0.display())]
     Exists(PathBuf),
@@ -66,10 +68,10 @@ pub fn make(order: &Order, now: UtcNs) -> Result<Vec<PathBuf>, CertsError> {
         pairs.push(("collector".to_owned(), "collector", Purpose::Server(order.collector_names.clone())));
     }
     for name in &order.agents {
-        pairs.push((format!("agent-{}", checked(name)?), name, Purpose::Agent));
+        pairs.push((format!("agent-{}", checked(name)?), name.as_str(), Purpose::Agent));
     }
     for name in &order.clients {
-        pairs.push((format!("client-{}", checked(name)?), name, Purpose::Client));
+        pairs.push((format!("client-{}", checked(name)?), name.as_str(), Purpose::Client));
     }
     if pairs.is_empty() {
         return Err(CertsError::Nothing);
@@ -217,7 +219,8 @@ mod tests {
         assert_eq!(fs::read(dir.path().join("collector.key")).unwrap(), key);
         make(&Order { force: true, ..order(dir.path()) }, now).unwrap();
         assert_ne!(fs::read(dir.path().join("collector.key")).unwrap(), key);
-        let more = Order { out: dir.path().to_owned(), agents: vec!["sensor-2".to_owned()], ..Order::default() };
+        let more =
+            Order { out: dir.path().to_owned(), agents: vec!["sensor-2".to_owned()], ..Order::default() };
         assert_eq!(make(&more, now).unwrap().len(), 2);
         assert_eq!(fs::read(dir.path().join("ca.crt")).unwrap(), ca);
     }

@@ -122,7 +122,8 @@ impl Cli {
             telemetry::init(PROGRAM, &config.telemetry)?
         };
         let shutdown = Shutdown::install().context("cannot take over the signals")?;
-        let done = runtime.block_on(pipeline::run(&config, Arc::new(KernelClock), &telemetry, &shutdown.token()));
+        let done =
+            runtime.block_on(pipeline::run(&config, Arc::new(KernelClock), &telemetry, &shutdown.token()));
         runtime.shutdown_timeout(pipeline::STOP_MAX);
         telemetry.shutdown();
         done
@@ -139,8 +140,10 @@ fn make_certs(order: &Certs) -> anyhow::Result<()> {
     };
     let now = KernelClock.bracket().realtime;
     if !now.is_plausible() {
-        return Err(anyhow::anyhow!("this machine's clock was never set: certificates made now would be void"))
-            .hint("set the clock (NTP, or `date -s`) and try again");
+        return Err(anyhow::anyhow!(
+            "this machine's clock was never set: certificates made now would be void"
+        ))
+        .hint("set the clock (NTP, or `date -s`) and try again");
     }
     let made = certs::make(&order, now)?;
     let lines: String = made.iter().map(|path| format!("{}\n", path.display())).collect();

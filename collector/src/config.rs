@@ -181,7 +181,8 @@ impl Config {
 
     /// The clock gate's policy.
     pub fn policy(&self) -> Policy {
-        let ns = |duration: HumanDuration| u64::try_from(Duration::from(duration).as_nanos()).unwrap_or(u64::MAX);
+        let ns =
+            |duration: HumanDuration| u64::try_from(Duration::from(duration).as_nanos()).unwrap_or(u64::MAX);
         Policy {
             mode: match self.clock.policy {
                 ClockPolicy::Correct => PolicyMode::Correct,
@@ -236,7 +237,10 @@ impl Validate for Config {
         in_range("clock.tolerance", &self.clock.tolerance, &(time(0)..=time(3_600_000)))?;
         in_range("clock.index_error_max", &self.clock.index_error_max, &(time(1)..=time(60_000)))?;
         if self.listen.grpc == self.listen.http && self.listen.grpc.port() != 0 {
-            return Err(ConfigError::invalid("listen.http", "is the address of listen.grpc too: choose another port"));
+            return Err(ConfigError::invalid(
+                "listen.http",
+                "is the address of listen.grpc too: choose another port",
+            ));
         }
         self.telemetry.validate("telemetry")?;
         self.check_plain_text()

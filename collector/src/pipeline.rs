@@ -129,13 +129,17 @@ pub async fn run(
         let _ = tokio::time::timeout(STOP_MAX, &mut grpc).await;
     }
     watchdog.abort();
-    tokio::task::spawn_blocking(move || committing.stop()).await.context("stopping the committer panicked")?;
+    tokio::task::spawn_blocking(move || committing.stop())
+        .await
+        .context("stopping the committer panicked")?;
     ended
 }
 
 async fn bind(key: &'static str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("{key}: cannot listen on {address}"))
-        .hint(format!("see who has it with `ss -ltnp 'sport = :{}'`, or set another with --set {key}=ADDRESS:PORT", address.port()))
+    TcpListener::bind(address).await.with_context(|| format!("{key}: cannot listen on {address}")).hint(
+        format!(
+            "see who has it with `ss -ltnp 'sport = :{}'`, or set another with --set {key}=ADDRESS:PORT",
+            address.port()
+        ),
+    )
 }

@@ -97,8 +97,7 @@ impl Committer {
 }
 
 impl CommitterHandle {
-    /// Ends the thread once every [`Committer`] is dropped and what they handed over is durable; what cannot be written
-    /// is left to the agents. Blocking.
+    /// Ends the thread once what was handed over is durable; what cannot be written is left to the agents. Blocking.
     pub fn stop(self) {
         self.stop.store(true, Ordering::Release);
         if self.thread.join().is_err() {
@@ -133,9 +132,12 @@ impl Work {
                     Err(RecvTimeoutError::Disconnected) => break,
                 }
             };
-            if let Some(first) = first
-                && !self.commit(first)
-            {
+            let go_on = match first {
+                Some(first) => self.commit(first),
+                // Somebody may still hold a sender, but has had time enough.
+                None => !self.stop.load(Ordering::Acquire),
+            };
+            if !go_on {
                 break;
             }
             self.writer.tick();
@@ -189,7 +191,8 @@ impl Work {
         self.counters.groups.fetch_add(1, Ordering::Relaxed);
         self.counters.changes.fetch_add(changes.len() as u64, Ordering::Relaxed);
         self.counters.last_ns.store(self.clock.monotonic().since(begun), Ordering::Relaxed);
-        for ((change, committed), (answer, window, budget)) in changes.into_iter().zip(committed).zip(waiting) {
+        for ((change, committed), (answer, window, budget)) in changes.into_iter().zip(committed).zip(waiting)
+        {
             // A session that is gone asks again when it comes back.
             let _ = answer.send(Answer { epoch: change.epoch, committed, window });
             drop(budget);

@@ -196,9 +196,15 @@ mod tests {
             bad(v1::SliceBlock { block_bytes: 63, ..good.clone() }),
             Some(BadEntry::BlockFrame(63))
         ));
-        assert!(matches!(bad(v1::SliceBlock { packets: 3, ..good.clone() }), Some(BadEntry::BlockCounts { .. })));
+        assert!(matches!(
+            bad(v1::SliceBlock { packets: 3, ..good.clone() }),
+            Some(BadEntry::BlockCounts { .. })
+        ));
         assert!(matches!(bad(v1::SliceBlock { first_raw_ns: 3, ..good.clone() }), Some(BadEntry::BlockTime)));
-        assert!(matches!(bad(v1::SliceBlock { block_bytes: u32::MAX, ..good }), Some(BadEntry::BlockBytes(_))));
+        assert!(matches!(
+            bad(v1::SliceBlock { block_bytes: u32::MAX, ..good }),
+            Some(BadEntry::BlockBytes(_))
+        ));
     }
 
     proptest! {

@@ -127,7 +127,7 @@ impl Session {
         self.welcome(id).await?;
         tokio::spawn(checker.run(to_check));
         tokio::spawn(acknowledge(answered, self.outbound.clone(), seat.tally()));
-        let mut talk = Talk { session: self, id, seat: &seat, window, unchecked };
+        let talk = Talk { session: self, id, seat: &seat, window, unchecked };
         talk.submit(What::Hello, epoch, CHANGE_BYTES_MIN).await?;
         loop {
             tokio::select! {
@@ -169,11 +169,7 @@ fn ack(epoch: &EpochId, seq: u64) -> v1::Ack {
     v1::Ack { epoch: Some(epoch.into()), seq }
 }
 
-fn epoch_of(
-    wire: Option<&v1::Epoch>,
-    agent: AgentId,
-    field: &'static str,
-) -> Result<EpochId, Status> {
+fn epoch_of(wire: Option<&v1::Epoch>, agent: AgentId, field: &'static str) -> Result<EpochId, Status> {
     let wire = wire.ok_or_else(|| Status::invalid_argument(format!("{field} is missing")))?;
     let epoch = EpochId::try_from(wire).map_err(|e| Status::invalid_argument(e.to_string()))?;
     if epoch.agent != agent.0 {
@@ -192,7 +188,7 @@ struct Talk<'a> {
 }
 
 impl Talk<'_> {
-    async fn hear(&mut self, said: Said) -> Result<(), Status> {
+    async fn hear(&self, said: Said) -> Result<(), Status> {
         let shared = &self.session.shared;
         match said {
             Said::Exchange(request) => {
@@ -219,9 +215,8 @@ impl Talk<'_> {
                     )));
                 }
                 let sampled = heartbeat.clock.as_ref().map(|clock| RawNs(clock.raw_ns));
-                let raw_is = sampled.and_then(|raw| {
-                    shared.store.estimate(EpochHash::of(&epoch), raw).ok().flatten()
-                });
+                let raw_is =
+                    sampled.and_then(|raw| shared.store.estimate(EpochHash::of(&epoch), raw).ok().flatten());
                 self.seat.heartbeat(heartbeat, shared.store.now().utc, raw_is);
                 Ok(())
             }
@@ -242,7 +237,7 @@ impl Talk<'_> {
     }
 
     /// Take the bytes out of the window and the budget, waiting for them if need be, and pass it on.
-    async fn submit(&mut self, what: What, epoch: EpochId, bytes: usize) -> Result<(), Status> {
+    async fn submit(&self, what: What, epoch: EpochId, bytes: usize) -> Result<(), Status> {
         let bytes = bytes.clamp(CHANGE_BYTES_MIN, MESSAGE_BYTES_MAX);
         let gone = || Status::unavailable("the collector is stopping");
         let take = |semaphore: &Arc<Semaphore>| {

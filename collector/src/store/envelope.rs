@@ -65,8 +65,7 @@ impl Envelope {
         let record = v1::FlowRecord::from(&self.record);
         let name_len = self.interface.floor_char_boundary(self.interface.len().min(255));
         let mut value = Vec::with_capacity(RECORD_HEADER_BYTES + name_len + record.encoded_len());
-        let flags =
-            u8::from(self.first.is_some()) | u8::from(self.first.is_some_and(|e| e.conflict)) << 1;
+        let flags = u8::from(self.first.is_some()) | u8::from(self.first.is_some_and(|e| e.conflict)) << 1;
         value.extend([RECORD_VERSION, state_byte(self.state), flags, name_len as u8]);
         value.extend(self.first.map_or(0, |e| e.utc.tai_ns()).to_le_bytes());
         value.extend(self.first.map_or(0, |e| e.err_ns).to_le_bytes());
@@ -89,8 +88,7 @@ impl Envelope {
         let state = state_of(header[1]).ok_or_else(|| damaged(WHAT, format!("state {}", header[1])))?;
         let name_len = usize::from(header[3]);
         let (name, record) = rest.split_at_checked(name_len).ok_or_else(|| damaged(WHAT, "is cut"))?;
-        let interface =
-            std::str::from_utf8(name).map_err(|_| damaged(WHAT, "its interface is no text"))?;
+        let interface = std::str::from_utf8(name).map_err(|_| damaged(WHAT, "its interface is no text"))?;
         let record = v1::FlowRecord::decode(record).map_err(|e| damaged(WHAT, e.to_string()))?;
         let utc_at = |at| UtcNs::from_tai_ns(i64_at(header, at).cast_signed());
         let known = header[2] & 1 != 0;
@@ -163,10 +161,7 @@ pub(super) fn numbers<const N: usize>(values: [u64; N]) -> Vec<u8> {
     values.iter().flat_map(|n| n.to_le_bytes()).collect()
 }
 
-pub(super) fn numbers_of<const N: usize>(
-    what: &'static str,
-    value: &[u8],
-) -> Result<[u64; N], DamagedValue> {
+pub(super) fn numbers_of<const N: usize>(what: &'static str, value: &[u8]) -> Result<[u64; N], DamagedValue> {
     if value.len() != N * 8 {
         return Err(damaged(what, format!("has {} bytes, not {}", value.len(), N * 8)));
     }
@@ -214,8 +209,7 @@ pub(super) fn encode_epoch<'a>(
     let mut value = vec![1];
     value.extend((name_len as u16).to_le_bytes());
     value.extend_from_slice(&agent_name.as_bytes()[..name_len]);
-    let report =
-        v1::ClockReport { epoch: Some(epoch.into()), fixes: fixes.map(Into::into).collect() };
+    let report = v1::ClockReport { epoch: Some(epoch.into()), fixes: fixes.map(Into::into).collect() };
     value.extend_from_slice(&report.encode_to_vec());
     value
 }
@@ -274,8 +268,7 @@ mod tests {
         assert!(IndexEntry::decode(&entry.encode()[1..]).is_err());
 
         let epoch = EpochId { agent: [1; 16], boot_id: [2; 16], opened: RawNs(3) };
-        let fix =
-            Fix { raw: RawNs(1), utc: UtcNs::from_tai_ns(2), err_ns: 3, source: FixSource::Chrony };
+        let fix = Fix { raw: RawNs(1), utc: UtcNs::from_tai_ns(2), err_ns: 3, source: FixSource::Chrony };
         let value = encode_epoch(&epoch, "sensor", [fix].iter());
         assert_eq!(decode_epoch(&value), Ok((epoch, "sensor".to_owned(), vec![fix])));
     }

@@ -65,7 +65,7 @@ pub enum StoreError {
     #[error("{}: {source}", path.display())]
     Directory { path: PathBuf, source: std::io::Error },
     #[error(
-        "{} has {free_bytes} bytes free, retention.free_bytes_min is {wanted_bytes}: nothing more is taken in until there is room", path.display()
+        "{} has {free_bytes} bytes free, retention.free_min is {wanted_bytes}: nothing more is taken in until there is room", path.display()
     )]
     Full { path: PathBuf, free_bytes: u64, wanted_bytes: u64 },
 }
@@ -323,7 +323,8 @@ impl Store {
 
     /// When the first packet of the oldest segment file that has any was.
     fn oldest_packet(&self) -> Result<Option<UtcNs>, StoreError> {
-        let run = self.shared.rocks.run(Family::Segments, &[], std::ops::Bound::Unbounded, None, false, 64)?;
+        let run =
+            self.shared.rocks.run(Family::Segments, &[], std::ops::Bound::Unbounded, None, false, 64)?;
         for (key, _) in run {
             let Some(number) = keys::segment_of(&key) else { continue };
             // Damaged or removed just now: the next file knows.

@@ -83,7 +83,9 @@ impl Writer {
 
     /// Keep the limits, so that what comes next can be written.
     pub(super) fn make_room(&mut self) -> Result<(), StoreError> {
-        while self.shared.totals().slice_bytes > self.limits.packets_bytes_max && self.drop_oldest_segment()? {}
+        while self.shared.totals().slice_bytes > self.limits.packets_bytes_max
+            && self.drop_oldest_segment()?
+        {}
         let mut free = free_bytes(&self.shared.dir)?;
         while free < self.limits.free_bytes_min && self.drop_oldest_segment()? {
             free = free_bytes(&self.shared.dir)?;
@@ -111,7 +113,8 @@ impl Writer {
     /// False when only the file being written is left.
     fn drop_oldest_segment(&mut self) -> Result<bool, StoreError> {
         let current = self.segments.position().number;
-        let Some((&number, &[packets, bytes])) = self.table.iter().next().filter(|(n, _)| **n != current) else {
+        let Some((&number, &[packets, bytes])) = self.table.iter().next().filter(|(n, _)| **n != current)
+        else {
             return Ok(false);
         };
         let path = path_of(&self.shared.dir.join("segments"), number);

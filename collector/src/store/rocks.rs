@@ -243,8 +243,8 @@ fn family_options(family: Family, cache: &Cache, segments_from: &Arc<AtomicU32>)
             let from = Arc::clone(segments_from);
             options.set_write_buffer_size(WRITE_BUFFER_BYTES);
             options.set_compaction_filter("gone segments", move |_, key: &[u8], _: &[u8]| {
-                let gone = keys::slice_of(key)
-                    .is_some_and(|(segment, _)| segment < from.load(Ordering::Relaxed));
+                let gone =
+                    keys::slice_of(key).is_some_and(|(segment, _)| segment < from.load(Ordering::Relaxed));
                 if gone { Decision::Remove } else { Decision::Keep }
             });
         }

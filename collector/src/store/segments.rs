@@ -410,7 +410,10 @@ fn parse(body: &[u8]) -> Result<StoredFrame, String> {
         first: RawNs(u64_at(8)),
         packets: u32_at(24),
         interface: String::from_utf8_lossy(name).into_owned(),
-        flows: ids.chunks_exact(8).map(|id| FlowId(u64::from_le_bytes(std::array::from_fn(|i| id[i])))).collect(),
+        flows: ids
+            .chunks_exact(8)
+            .map(|id| FlowId(u64::from_le_bytes(std::array::from_fn(|i| id[i]))))
+            .collect(),
         block,
     })
 }

@@ -5,7 +5,9 @@ use std::process::{Command, Stdio};
 use gnomon_clock::{RawNs, UtcNs};
 use gnomon_flow::{EpochHash, FlowId, FlowRef, StoredFlow, TimeState};
 
-use super::testing::{FakeClock, LIMITS, NOW, S, change, epoch, fix, fixes, flows, gate, open, record, settle, slices};
+use super::testing::{
+    FakeClock, LIMITS, NOW, S, change, epoch, fix, fixes, flows, gate, open, record, settle, slices,
+};
 use super::{Body, Content, Limits, ScanKey, Span, Store, StoreError, keys};
 
 fn scan(store: &Store, span: Span, newest_first: bool) -> Vec<StoredFlow> {
@@ -110,7 +112,11 @@ fn a_higher_revision_replaces_a_lower_one_is_ignored_within_and_across_groups() 
     let e = epoch(1);
     let group = [
         fixes(e, vec![fix(100, 200)]),
-        flows(e, 1, vec![record(5, 1, 10 * S, 12 * S), record(5, 3, 9 * S, 14 * S), record(5, 2, 10 * S, 13 * S)]),
+        flows(
+            e,
+            1,
+            vec![record(5, 1, 10 * S, 12 * S), record(5, 3, 9 * S, 14 * S), record(5, 2, 10 * S, 13 * S)],
+        ),
     ];
     assert_eq!(writer.commit(&group).unwrap()[1].stale, 1);
     let revisions = |store: &Store| -> Vec<u32> {
@@ -156,7 +162,8 @@ fn a_record_without_evidence_waits_in_sight_and_is_indexed_when_a_fix_comes() {
     let status = store.status().unwrap();
     assert_eq!((status.flows, status.flows_pending), (1500, 0));
     assert!(scan(&store, BY_INGEST, true).iter().all(|f| f.time_state == TimeState::Indexed));
-    let first = store.get(FlowRef { epoch: EpochHash::of(&e), flow: FlowId(0), segment: 0 }).unwrap().unwrap();
+    let first =
+        store.get(FlowRef { epoch: EpochHash::of(&e), flow: FlowId(0), segment: 0 }).unwrap().unwrap();
     assert_eq!(first.record.revision, 2);
 }
 
@@ -167,10 +174,16 @@ fn nothing_ahead_of_the_collector_is_indexed_before_its_time() {
     let (store, mut writer) = open(dir.path(), &clock);
     let e = epoch(1);
     // RAW 100 s was 100 s ago; the record claims to be half a second and nine hours ahead.
-    writer.commit(&[
-        fixes(e, vec![fix(100, 200)]),
-        flows(e, 1, vec![record(1, 1, 200 * S + S / 2, 200 * S + S / 2), record(2, 1, 32_600 * S, 32_600 * S)]),
-    ]).unwrap();
+    writer
+        .commit(&[
+            fixes(e, vec![fix(100, 200)]),
+            flows(
+                e,
+                1,
+                vec![record(1, 1, 200 * S + S / 2, 200 * S + S / 2), record(2, 1, 32_600 * S, 32_600 * S)],
+            ),
+        ])
+        .unwrap();
     assert_eq!(scan(&store, Span::ALL, true).len(), 0);
     let status = store.status().unwrap();
     assert_eq!(status.flows_pending + status.flows_quarantined, 2);
@@ -188,10 +201,12 @@ fn records_move_when_their_time_turns_out_to_be_another() {
     let (store, mut writer) = open(dir.path(), &clock);
     let e = epoch(1);
     let wrong = gnomon_clock::Fix { source: gnomon_clock::FixSource::Kernel, ..fix(100, 4000) };
-    writer.commit(&[
-        fixes(e, vec![wrong]),
-        flows(e, 1, (0..700).map(|n| record(n, 1, 100 * S + n, 101 * S)).collect()),
-    ]).unwrap();
+    writer
+        .commit(&[
+            fixes(e, vec![wrong]),
+            flows(e, 1, (0..700).map(|n| record(n, 1, 100 * S + n, 101 * S)).collect()),
+        ])
+        .unwrap();
     assert_eq!(scan(&store, span(-3950, -3850), true).len(), 700);
     // A proven collector's word counts for more than the agent's own clock.
     writer.commit(&[fixes(e, vec![fix(101, 200)])]).unwrap();
@@ -270,9 +285,8 @@ fn the_oldest_packets_go_first_and_flows_after_them() {
     let status = store.status().unwrap();
     assert!(status.slice_bytes <= limits.packets_bytes_max + (2 << 20), "{status:?}");
     assert!(status.slice_packets < 40);
-    let kept: Vec<u64> = (1..=40)
-        .filter(|n| !store.slices_of(EpochHash::of(&e), FlowId(*n)).unwrap().is_empty())
-        .collect();
+    let kept: Vec<u64> =
+        (1..=40).filter(|n| !store.slices_of(EpochHash::of(&e), FlowId(*n)).unwrap().is_empty()).collect();
     assert_eq!(kept.len() as u64, status.slice_packets);
     assert_eq!(kept.last(), Some(&40));
     assert!(kept.windows(2).all(|w| w[1] == w[0] + 1), "only the oldest go: {kept:?}");
