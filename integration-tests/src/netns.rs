@@ -65,7 +65,10 @@ impl Netns {
     /// is captured has whole checksums.
     pub fn veth(&self, interface: &str, peer: &Netns, peer_interface: &str, mtu: u32) -> Result<()> {
         let mtu = mtu.to_string();
-        let args = format!("link add {interface} mtu {mtu} type veth peer name {peer_interface} mtu {mtu} netns {}", peer.name);
+        let args = format!(
+            "link add {interface} mtu {mtu} type veth peer name {peer_interface} mtu {mtu} netns {}",
+            peer.name
+        );
         self.ip(&args)?;
         self.ip(&format!("link set {interface} up"))?;
         peer.ip(&format!("link set {peer_interface} up"))?;

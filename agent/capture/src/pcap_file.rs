@@ -17,7 +17,7 @@ mod tests;
 use std::io::{self, Read};
 use std::path::Path;
 
-use crate::frame::Frame;
+use crate::frame::{FRAME_BYTES_MAX, Frame};
 
 pub use error::{FileError, TailCause, TruncatedTail};
 
@@ -25,12 +25,9 @@ use classic::Classic;
 use input::Input;
 use pcapng::Pcapng;
 
-/// The longest frame that is delivered. Longer ones are counted as [`FileStats::oversize`] and passed over.
-pub(crate) const FRAME_BYTES_MAX: usize = 256 * 1024;
-
 /// A record that claims more captured bytes than this is damage: it is the largest snapshot length libpcap knows for
 /// any link type (DLT_DBUS, DLT_USB_*).
-pub(crate) const RECORD_BYTES_MAX: u32 = 128 * 1024 * 1024;
+const RECORD_BYTES_MAX: u32 = 128 * 1024 * 1024;
 
 /// A capture file that is being read.
 pub struct PcapFile {

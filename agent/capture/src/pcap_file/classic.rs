@@ -11,8 +11,8 @@
 
 use gnomon_clock::RawNs;
 
-use super::{Damage, FRAME_BYTES_MAX, FileStats, RECORD_BYTES_MAX, Step};
-use crate::frame::{Frame, LinkType, Stamp};
+use super::{Damage, FileStats, RECORD_BYTES_MAX, Step};
+use crate::frame::{FRAME_BYTES_MAX, Frame, LinkType, Stamp};
 
 pub(super) const FILE_HEADER_BYTES: usize = 24;
 

@@ -16,8 +16,8 @@
 
 mod interface;
 
-use super::{Damage, FRAME_BYTES_MAX, FileStats, RECORD_BYTES_MAX, Step};
-use crate::frame::{Frame, Stamp};
+use super::{Damage, FileStats, RECORD_BYTES_MAX, Step};
+use crate::frame::{FRAME_BYTES_MAX, Frame, Stamp};
 use interface::{Interface, options};
 
 pub(super) const SECTION_HEADER: u32 = 0x0a0d_0d0a;
