@@ -17,7 +17,7 @@ mod tests;
 use std::io::{self, Read};
 use std::path::Path;
 
-use crate::frame::{FRAME_BYTES_MAX, Frame};
+use crate::frame::Frame;
 
 pub use error::{FileError, TailCause, TruncatedTail};
 
