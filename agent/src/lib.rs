@@ -3,6 +3,7 @@
 pub mod decode;
 pub mod engine;
 pub mod export;
+pub mod inspect;
 pub mod offline;
 pub mod rules;
 pub mod slicer;
