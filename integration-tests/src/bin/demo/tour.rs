@@ -182,8 +182,7 @@ pub(crate) fn of_interface(bin_dir: &Path, interface: &str, once: bool) -> Resul
     let dir = scratch()?;
     let (collector, gnomon) = collector(bin_dir, &dir)?;
     heading(&format!("an agent on {interface}: it copies frames and leaves the host its traffic"));
-    let mut agent =
-        Agent::start(bin_dir, &dir.join("agent"), None, interface, "host", &collector.url(), &[])?;
+    let mut agent = Agent::start(bin_dir, &dir.join("agent"), None, &table, &collector.url(), &[])?;
     thread::sleep(Duration::from_secs(3));
     if agent.process()?.has_ended()? {
         anyhow::bail!("the agent ended; it said:\n{}", agent.process()?.said());
