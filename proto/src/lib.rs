@@ -1,1 +1,24 @@
-//! The wire: protobuf messages and their conversion to and from the domain.
+//! The wire: protobuf messages and their conversion to and from the domain. No other crate names prost.
+
+mod flow;
+mod ingest;
+mod query;
+mod wire;
+
+pub use prost::Message;
+pub use wire::WireError;
+
+/// The generated messages, clients and servers of package `gnomon.v1`.
+#[allow(clippy::all, clippy::disallowed_methods, unreachable_pub, unused_qualifications)]
+pub mod v1 {
+    tonic::include_proto!("gnomon.v1");
+}
+
+/// The encoded descriptors of every message and service, for gRPC reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// What `Hello.protocol_version` says now.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Largest gRPC message either side takes: an entry holds at most one slice block or one batch of records.
+pub const MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;

@@ -1,0 +1,35 @@
+//! What a worker hands to the spool: the only thing that crosses from the per-packet thread to the rest of the agent.
+
+use std::sync::Arc;
+
+use gnomon_clock::{EpochId, RawNs};
+use gnomon_flow::{FlowId, FlowRecord};
+
+/// Packets of one worker in order of time, closed by size or by age. Not compressed yet.
+#[derive(Debug, Default)]
+pub struct PacketBlock {
+    /// The layout of `gnomon_flow::slice`. The buffer goes back to the worker when it was written.
+    pub bytes: Vec<u8>,
+    pub packets: u32,
+    pub first: RawNs,
+    pub last: RawNs,
+    /// The flows that have packets here, rising, each once.
+    pub flows: Vec<FlowId>,
+}
+
+#[derive(Debug)]
+pub enum Exported {
+    /// Never empty.
+    Flows(Vec<FlowRecord>),
+    /// Never empty.
+    Packets(PacketBlock),
+}
+
+/// One hand-over. All of it belongs to one worker, one interface and one epoch.
+#[derive(Debug)]
+pub struct Export {
+    pub worker: u8,
+    pub interface: Arc<str>,
+    pub epoch: EpochId,
+    pub body: Exported,
+}

@@ -1,0 +1,607 @@
+//! The one table of fields. The search language, the index, JSON, exports and the documentation are all made from it:
+//! the key you see in JSON is the name you type in a search.
+//!
+//! Ids are written to disk and to the wire: they never change, and an id that is retired stays reserved. A pure table,
+//! so it may be long.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use gnomon_clock::UtcNs;
+
+use crate::attribute::AttributeValue;
+use crate::community::community_id;
+use crate::key::{Addresses, FlowKey};
+use crate::stored::StoredFlow;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FieldId(pub u16);
+
+/// What values of a field are, which decides how they are compared in a search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FieldKind {
+    /// IPv4 or IPv6 address; compares with CIDR, short forms and `ip:port`.
+    Ip,
+    Integer,
+    /// Compares exactly, with `*` wildcards or by /regular expression/; letter case is ignored.
+    Text,
+    /// A point of time; JSON has RFC 3339 with nanoseconds.
+    Time,
+    Bool,
+}
+
+/// One value of a field of one record.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Value<'a> {
+    Ip(IpAddr),
+    Integer(u64),
+    Text(Cow<'a, str>),
+    Time(UtcNs),
+    Bool(bool),
+}
+
+/// Called with each value that a record has in a field.
+pub type Sink<'s> = &'s mut dyn FnMut(Value<'_>);
+
+pub struct Field {
+    pub id: FieldId,
+    /// The name in searches and in JSON. Arkime's where it has the field.
+    pub name: &'static str,
+    pub aliases: &'static [&'static str],
+    pub kind: FieldKind,
+    /// A record may have several values; JSON has an array.
+    pub many: bool,
+    /// Stands for several other fields in searches (`ip` for `ip.src` and `ip.dst`); not in JSON.
+    pub any_of: bool,
+    /// Text that is a closed set, for completion and checking; empty for open text.
+    pub values: &'static [&'static str],
+    pub doc: &'static str,
+    get: fn(&StoredFlow, FieldId, Sink<'_>),
+}
+
+impl Field {
+    /// Call `sink` with each value that `flow` has in this field.
+    pub fn each(&self, flow: &StoredFlow, sink: Sink<'_>) {
+        (self.get)(flow, self.id, sink);
+    }
+
+    /// The first value, for fields that have at most one.
+    pub fn first(&self, flow: &StoredFlow) -> Option<Value<'static>> {
+        let mut first = None;
+        self.each(flow, &mut |value| {
+            if first.is_none() {
+                first = Some(value.into_owned());
+            }
+        });
+        first
+    }
+
+    /// Whether the field is layer-7 metadata, kept as an attribute.
+    pub fn is_attribute(&self) -> bool {
+        self.id.0 >= ATTRIBUTE_ID_FIRST
+    }
+}
+
+impl Value<'_> {
+    pub fn into_owned(self) -> Value<'static> {
+        match self {
+            Value::Ip(ip) => Value::Ip(ip),
+            Value::Integer(n) => Value::Integer(n),
+            Value::Text(text) => Value::Text(Cow::Owned(text.into_owned())),
+            Value::Time(time) => Value::Time(time),
+            Value::Bool(b) => Value::Bool(b),
+        }
+    }
+}
+
+/// The field of this name or alias; letter case is ignored.
+pub fn by_name(name: &str) -> Option<&'static Field> {
+    FIELDS
+        .iter()
+        .find(|f| f.name.eq_ignore_ascii_case(name) || f.aliases.iter().any(|a| a.eq_ignore_ascii_case(name)))
+}
+
+pub fn by_id(id: FieldId) -> Option<&'static Field> {
+    FIELDS.binary_search_by_key(&id, |f| f.id).ok().map(|i| &FIELDS[i])
+}
+
+/// Ids from here on are attributes.
+pub const ATTRIBUTE_ID_FIRST: u16 = 1000;
+
+const fn one(
+    id: u16,
+    name: &'static str,
+    aliases: &'static [&'static str],
+    kind: FieldKind,
+    doc: &'static str,
+    get: fn(&StoredFlow, FieldId, Sink<'_>),
+) -> Field {
+    Field { id: FieldId(id), name, aliases, kind, many: false, any_of: false, values: &[], doc, get }
+}
+
+const fn any(
+    id: u16,
+    name: &'static str,
+    kind: FieldKind,
+    doc: &'static str,
+    get: fn(&StoredFlow, FieldId, Sink<'_>),
+) -> Field {
+    Field { id: FieldId(id), name, aliases: &[], kind, many: true, any_of: true, values: &[], doc, get }
+}
+
+const fn attribute(
+    id: FieldId,
+    name: &'static str,
+    aliases: &'static [&'static str],
+    kind: FieldKind,
+    doc: &'static str,
+) -> Field {
+    assert!(id.0 >= ATTRIBUTE_ID_FIRST);
+    Field { id, name, aliases, kind, many: true, any_of: false, values: &[], doc, get: attribute_values }
+}
+
+fn attribute_values(flow: &StoredFlow, id: FieldId, sink: Sink<'_>) {
+    for value in flow.record.attributes.of(id) {
+        sink(match value {
+            AttributeValue::Integer(n) => Value::Integer(*n),
+            AttributeValue::Text(text) => Value::Text(Cow::Borrowed(text)),
+            AttributeValue::Ip(ip) => Value::Ip(*ip),
+        });
+    }
+}
+
+fn integer(sink: Sink<'_>, n: impl Into<u64>) {
+    sink(Value::Integer(n.into()));
+}
+
+fn text(sink: Sink<'_>, text: &str) {
+    sink(Value::Text(Cow::Borrowed(text)));
+}
+
+fn owned(sink: Sink<'_>, text: String) {
+    sink(Value::Text(Cow::Owned(text)));
+}
+
+fn flag_count(flow: &StoredFlow, bit: usize, sink: Sink<'_>) {
+    if let Some(tcp) = &flow.record.tcp {
+        integer(sink, tcp.flags[bit]);
+    }
+}
+
+/// `aa:bb:cc:dd:ee:ff`.
+pub fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|b| format!("{b:02x}")).join(":")
+}
+
+fn macs(flow: &StoredFlow) -> (Option<[u8; 6]>, Option<[u8; 6]>) {
+    let record = &flow.record;
+    match record.key.addresses {
+        Addresses::Mac { orig, resp } => (Some(orig), Some(resp)),
+        _ => (record.orig.mac, record.resp.mac),
+    }
+}
+
+/// The names of IP protocols that are shown by name (IANA protocol numbers).
+pub const PROTOCOL_NAMES: &[(u8, &str)] = &[
+    (1, "icmp"),
+    (2, "igmp"),
+    (4, "ipip"),
+    (6, "tcp"),
+    (17, "udp"),
+    (33, "dccp"),
+    (41, "ipv6"),
+    (47, "gre"),
+    (50, "esp"),
+    (51, "ah"),
+    (58, "icmpv6"),
+    (88, "eigrp"),
+    (89, "ospf"),
+    (103, "pim"),
+    (112, "vrrp"),
+    (132, "sctp"),
+    (136, "udplite"),
+];
+
+/// The name of a flow's protocol: `tcp`, `icmp`, `arp`, `ip-253`, `ethertype-88cc`.
+pub fn protocol_name(key: &FlowKey) -> Cow<'static, str> {
+    match key.ethertype {
+        0x0800 | 0x86DD => PROTOCOL_NAMES
+            .iter()
+            .find(|(number, _)| *number == key.protocol)
+            .map_or_else(|| Cow::Owned(format!("ip-{}", key.protocol)), |(_, name)| Cow::Borrowed(*name)),
+        0x0806 => Cow::Borrowed("arp"),
+        0x88CC => Cow::Borrowed("lldp"),
+        0 => Cow::Borrowed("unknown"),
+        other => Cow::Owned(format!("ethertype-{other:04x}")),
+    }
+}
+
+pub const PROTOCOLS: FieldId = FieldId(1000);
+pub const TAGS: FieldId = FieldId(1001);
+pub const DNS_HOST: FieldId = FieldId(1010);
+pub const DNS_QUERY_TYPE: FieldId = FieldId(1011);
+pub const DNS_STATUS: FieldId = FieldId(1012);
+pub const DNS_IP: FieldId = FieldId(1013);
+pub const DNS_CNAME: FieldId = FieldId(1014);
+pub const HTTP_METHOD: FieldId = FieldId(1020);
+pub const HTTP_HOST: FieldId = FieldId(1021);
+pub const HTTP_URI: FieldId = FieldId(1022);
+pub const HTTP_STATUS: FieldId = FieldId(1023);
+pub const HTTP_USER_AGENT: FieldId = FieldId(1024);
+pub const HTTP_CONTENT_TYPE: FieldId = FieldId(1025);
+pub const HTTP_SERVER: FieldId = FieldId(1026);
+pub const HTTP_REFERER: FieldId = FieldId(1027);
+pub const TLS_HOST: FieldId = FieldId(1040);
+pub const TLS_VERSION: FieldId = FieldId(1041);
+pub const TLS_CIPHER: FieldId = FieldId(1042);
+pub const TLS_ALPN: FieldId = FieldId(1043);
+pub const TLS_JA3: FieldId = FieldId(1044);
+pub const TLS_JA3S: FieldId = FieldId(1045);
+pub const TLS_JA4: FieldId = FieldId(1046);
+pub const SSH_VERSION: FieldId = FieldId(1060);
+pub const NTP_MODE: FieldId = FieldId(1070);
+pub const NTP_MONLIST: FieldId = FieldId(1071);
+
+use FieldKind::{Bool, Integer, Ip, Text, Time};
+
+/// Every field, in the order of ids.
+pub static FIELDS: &[Field] = &[
+    one(
+        1,
+        "id",
+        &["_id"],
+        Text,
+        "The record's own id; `gnomon search 'id == …'` finds just it.",
+        |f, _, s| {
+            owned(s, f.id().to_string());
+        },
+    ),
+    one(2, "node", &["agent"], Text, "Name of the agent that saw the flow.", |f, _, s| {
+        text(s, &f.origin.agent_name)
+    }),
+    one(3, "node.id", &["agent.id"], Text, "The agent's own id (32 hexadecimal digits).", |f, _, s| {
+        owned(s, f.origin.agent.to_string());
+    }),
+    one(4, "interface", &[], Text, "Interface the flow was seen on.", |f, _, s| text(s, &f.origin.interface)),
+    one(
+        5,
+        "epoch",
+        &[],
+        Text,
+        "Stretch of the agent's raw clock that the record's times belong to.",
+        |f, _, s| {
+            owned(s, f.origin.epoch.to_string());
+        },
+    ),
+    one(10, "starttime", &["firstPacket"], Time, "Time of the segment's first packet.", |f, _, s| {
+        if let Some(first) = f.first {
+            s(Value::Time(first.utc));
+        }
+    }),
+    one(11, "stoptime", &["lastPacket"], Time, "Time of the segment's last packet.", |f, _, s| {
+        if let Some(last) = f.last {
+            s(Value::Time(last.utc));
+        }
+    }),
+    one(
+        12,
+        "session.length",
+        &["duration"],
+        Integer,
+        "Milliseconds from first to last packet.",
+        |f, _, s| {
+            integer(s, f.record.last.since(f.record.first) / 1_000_000);
+        },
+    ),
+    one(
+        13,
+        "time.error",
+        &[],
+        Integer,
+        "The record's times are within ± this many nanoseconds of UTC.",
+        |f, _, s| {
+            if let Some(err) = f.time_err_ns() {
+                integer(s, err);
+            }
+        },
+    ),
+    Field {
+        values: &["indexed", "pending", "quarantined"],
+        ..one(14, "time.state", &[], Text, "What the clock gate made of the record's time.", |f, _, s| {
+            text(s, f.time_state.name());
+        })
+    },
+    one(
+        15,
+        "ingesttime",
+        &[],
+        Time,
+        "When the collector took the record in, by the collector's clock.",
+        |f, _, s| {
+            if let Some(at) = f.ingested {
+                s(Value::Time(at));
+            }
+        },
+    ),
+    one(16, "time.conflict", &[], Bool, "The evidence about the record's time disagrees.", |f, _, s| {
+        if let Some(first) = f.first {
+            s(Value::Bool(first.conflict));
+        }
+    }),
+    any(20, "ip", Ip, "Address of either side.", |f, _, s| {
+        for ip in [f.record.key.orig_ip(), f.record.key.resp_ip()].into_iter().flatten() {
+            s(Value::Ip(ip));
+        }
+    }),
+    one(21, "ip.src", &["src_ip"], Ip, "Originator's address.", |f, _, s| {
+        if let Some(ip) = f.record.key.orig_ip() {
+            s(Value::Ip(ip));
+        }
+    }),
+    one(22, "ip.dst", &["dst_ip"], Ip, "Responder's address.", |f, _, s| {
+        if let Some(ip) = f.record.key.resp_ip() {
+            s(Value::Ip(ip));
+        }
+    }),
+    any(23, "port", Integer, "Port of either side.", |f, _, s| {
+        if f.record.key.has_ports() {
+            integer(s, f.record.key.orig_port);
+            integer(s, f.record.key.resp_port);
+        }
+    }),
+    one(24, "port.src", &["src_port"], Integer, "Originator's port.", |f, _, s| {
+        if f.record.key.has_ports() {
+            integer(s, f.record.key.orig_port);
+        }
+    }),
+    one(25, "port.dst", &["dst_port"], Integer, "Responder's port.", |f, _, s| {
+        if f.record.key.has_ports() {
+            integer(s, f.record.key.resp_port);
+        }
+    }),
+    one(
+        26,
+        "ip.protocol",
+        &["protocol"],
+        Text,
+        "Protocol above IP by name (`tcp`, `udp`, `icmp`, `ip-253`), or the layer-2 protocol (`arp`).",
+        |f, _, s| {
+            s(Value::Text(protocol_name(&f.record.key)));
+        },
+    ),
+    one(27, "ip.protocol.number", &[], Integer, "Protocol number above IP.", |f, _, s| {
+        if f.record.key.orig_ip().is_some() {
+            integer(s, f.record.key.protocol);
+        }
+    }),
+    one(28, "ethertype", &[], Integer, "EtherType under the VLAN tags.", |f, _, s| {
+        integer(s, f.record.key.ethertype)
+    }),
+    Field {
+        many: true,
+        ..one(29, "vlan", &[], Integer, "VLAN ids, outermost first.", |f, _, s| {
+            for vlan in f.record.key.vlan.into_iter().filter(|v| *v != 0) {
+                integer(s, vlan);
+            }
+        })
+    },
+    any(30, "mac", Text, "MAC address of either side.", |f, _, s| {
+        let (orig, resp) = macs(f);
+        for mac in [orig, resp].into_iter().flatten() {
+            owned(s, mac_text(mac));
+        }
+    }),
+    one(31, "mac.src", &[], Text, "Originator's MAC address.", |f, _, s| {
+        if let (Some(mac), _) = macs(f) {
+            owned(s, mac_text(mac));
+        }
+    }),
+    one(32, "mac.dst", &[], Text, "Responder's MAC address.", |f, _, s| {
+        if let (_, Some(mac)) = macs(f) {
+            owned(s, mac_text(mac));
+        }
+    }),
+    one(40, "packets", &[], Integer, "Packets both ways.", |f, _, s| integer(s, f.record.packets())),
+    one(41, "packets.src", &[], Integer, "Packets from the originator.", |f, _, s| {
+        integer(s, f.record.orig.packets)
+    }),
+    one(42, "packets.dst", &[], Integer, "Packets from the responder.", |f, _, s| {
+        integer(s, f.record.resp.packets)
+    }),
+    one(43, "bytes", &[], Integer, "Bytes on the wire both ways, link-layer headers included.", |f, _, s| {
+        integer(s, f.record.bytes());
+    }),
+    one(44, "bytes.src", &[], Integer, "Bytes on the wire from the originator.", |f, _, s| {
+        integer(s, f.record.orig.bytes)
+    }),
+    one(45, "bytes.dst", &[], Integer, "Bytes on the wire from the responder.", |f, _, s| {
+        integer(s, f.record.resp.bytes)
+    }),
+    one(46, "ip.bytes", &[], Integer, "Bytes by the IP headers both ways.", |f, _, s| {
+        integer(s, f.record.orig.ip_bytes.saturating_add(f.record.resp.ip_bytes));
+    }),
+    one(47, "ip.bytes.src", &[], Integer, "Bytes by the IP headers from the originator.", |f, _, s| {
+        integer(s, f.record.orig.ip_bytes);
+    }),
+    one(48, "ip.bytes.dst", &[], Integer, "Bytes by the IP headers from the responder.", |f, _, s| {
+        integer(s, f.record.resp.ip_bytes);
+    }),
+    one(49, "databytes", &[], Integer, "Payload bytes both ways, retransmissions not counted.", |f, _, s| {
+        integer(s, f.record.orig.data_bytes.saturating_add(f.record.resp.data_bytes));
+    }),
+    one(50, "databytes.src", &[], Integer, "Payload bytes from the originator.", |f, _, s| {
+        integer(s, f.record.orig.data_bytes);
+    }),
+    one(51, "databytes.dst", &[], Integer, "Payload bytes from the responder.", |f, _, s| {
+        integer(s, f.record.resp.data_bytes);
+    }),
+    one(52, "fragments", &[], Integer, "Packets that were IP fragments.", |f, _, s| {
+        integer(s, f.record.orig.fragments.saturating_add(f.record.resp.fragments));
+    }),
+    one(53, "ttl.src", &[], Integer, "Smallest TTL or hop limit from the originator.", |f, _, s| {
+        if let Some((min, _)) = f.record.orig.ttl {
+            integer(s, min);
+        }
+    }),
+    one(54, "ttl.dst", &[], Integer, "Smallest TTL or hop limit from the responder.", |f, _, s| {
+        if let Some((min, _)) = f.record.resp.ttl {
+            integer(s, min);
+        }
+    }),
+    one(60, "tcpflags.fin", &[], Integer, "Packets with FIN.", |f, _, s| flag_count(f, 0, s)),
+    one(61, "tcpflags.syn", &[], Integer, "Packets with SYN and no ACK.", |f, _, s| flag_count(f, 1, s)),
+    one(62, "tcpflags.rst", &[], Integer, "Packets with RST.", |f, _, s| flag_count(f, 2, s)),
+    one(63, "tcpflags.psh", &[], Integer, "Packets with PSH.", |f, _, s| flag_count(f, 3, s)),
+    one(64, "tcpflags.ack", &[], Integer, "Packets with ACK and no SYN.", |f, _, s| flag_count(f, 4, s)),
+    one(65, "tcpflags.urg", &[], Integer, "Packets with URG.", |f, _, s| flag_count(f, 5, s)),
+    one(66, "tcpflags.ece", &[], Integer, "Packets with ECE.", |f, _, s| flag_count(f, 6, s)),
+    one(67, "tcpflags.cwr", &[], Integer, "Packets with CWR.", |f, _, s| flag_count(f, 7, s)),
+    one(68, "tcpflags.syn-ack", &[], Integer, "Packets with SYN and ACK.", |f, _, s| {
+        if let Some(tcp) = &f.record.tcp {
+            integer(s, tcp.syn_ack);
+        }
+    }),
+    Field {
+        values: &["midstream", "syn-sent", "syn-received", "established", "closing", "closed", "reset"],
+        ..one(
+            69,
+            "tcp.state",
+            &[],
+            Text,
+            "Where the connection stood when the record was made.",
+            |f, _, s| {
+                if let Some(tcp) = &f.record.tcp {
+                    text(s, tcp.state.name());
+                }
+            },
+        )
+    },
+    one(70, "tcp.rtt", &["initRTT"], Integer, "Round trip of the handshake in nanoseconds.", |f, _, s| {
+        if let Some(rtt) = f.record.tcp.as_ref().and_then(|tcp| tcp.rtt_ns) {
+            integer(s, rtt);
+        }
+    }),
+    one(71, "tcp.retransmissions", &[], Integer, "Packets that repeated sequence space.", |f, _, s| {
+        if let Some(tcp) = &f.record.tcp {
+            integer(s, tcp.retransmissions);
+        }
+    }),
+    one(72, "icmp.type", &[], Integer, "ICMP type of the first packet.", |f, _, s| {
+        if let Some((kind, _)) = f.record.icmp {
+            integer(s, kind);
+        }
+    }),
+    one(73, "icmp.code", &[], Integer, "ICMP code of the first packet.", |f, _, s| {
+        if let Some((_, code)) = f.record.icmp {
+            integer(s, code);
+        }
+    }),
+    one(80, "communityId", &["community.id"], Text, "Community ID v1 of the flow.", |f, _, s| {
+        if let Some(id) = community_id(&f.record.key, f.record.icmp) {
+            owned(s, id);
+        }
+    }),
+    one(
+        81,
+        "segment",
+        &[],
+        Integer,
+        "0 for a flow's first record, one more after each active timeout.",
+        |f, _, s| {
+            integer(s, f.record.segment);
+        },
+    ),
+    Field {
+        values: &["open", "idle", "active", "end-of-flow", "forced", "lack-of-resources"],
+        ..one(82, "end.reason", &[], Text, "Why the record was closed; `open` while it is not.", |f, _, s| {
+            text(s, f.record.end.map_or("open", |end| end.name()));
+        })
+    },
+    one(
+        83,
+        "direction.guessed",
+        &[],
+        Bool,
+        "The first packet was not seen: who began is a guess.",
+        |f, _, s| {
+            s(Value::Bool(f.record.direction_guessed));
+        },
+    ),
+    Field {
+        values: &[
+            "truncated-link",
+            "truncated-network",
+            "truncated-transport",
+            "malformed",
+            "too-deep",
+            "unknown-link",
+        ],
+        ..one(
+            84,
+            "undecodable",
+            &[],
+            Text,
+            "Why the flow's packets could not be decoded further.",
+            |f, _, s| {
+                if let Some(problem) = f.record.problem {
+                    text(s, problem.name());
+                }
+            },
+        )
+    },
+    one(85, "stored.packets", &[], Integer, "Packets kept as slices.", |f, _, s| {
+        integer(s, f.record.sliced_packets)
+    }),
+    one(86, "stored.bytes", &[], Integer, "Bytes of packets kept as slices.", |f, _, s| {
+        integer(s, f.record.sliced_bytes)
+    }),
+    attribute(PROTOCOLS, "protocols", &[], Text, "Protocols recognised in the flow."),
+    attribute(TAGS, "tags", &[], Text, "Tags given by rules and alerts."),
+    attribute(DNS_HOST, "dns.host", &["host.dns"], Text, "Names asked for or answered."),
+    attribute(DNS_QUERY_TYPE, "dns.query.type", &[], Text, "Types asked for (A, AAAA, MX …)."),
+    attribute(DNS_STATUS, "dns.status", &[], Text, "Response codes (NOERROR, NXDOMAIN …)."),
+    attribute(DNS_IP, "dns.ip", &["ip.dns"], Ip, "Addresses answered."),
+    attribute(DNS_CNAME, "dns.cname", &[], Text, "Canonical names answered."),
+    attribute(HTTP_METHOD, "http.method", &[], Text, "Request methods."),
+    attribute(HTTP_HOST, "http.host", &["host.http"], Text, "Host headers."),
+    attribute(HTTP_URI, "http.uri", &[], Text, "Request targets."),
+    attribute(HTTP_STATUS, "http.statuscode", &["http.status"], Integer, "Response status codes."),
+    attribute(HTTP_USER_AGENT, "http.user-agent", &[], Text, "User-Agent headers."),
+    attribute(HTTP_CONTENT_TYPE, "http.content-type", &[], Text, "Content-Type headers."),
+    attribute(HTTP_SERVER, "http.server", &[], Text, "Server headers."),
+    attribute(HTTP_REFERER, "http.referer", &[], Text, "Referer headers."),
+    attribute(TLS_HOST, "tls.host", &["host.tls", "tls.sni"], Text, "Server names asked for (SNI)."),
+    attribute(TLS_VERSION, "tls.version", &[], Text, "Versions chosen."),
+    attribute(TLS_CIPHER, "tls.cipher", &[], Text, "Cipher suites chosen."),
+    attribute(TLS_ALPN, "tls.alpn", &[], Text, "Application protocols offered or chosen (ALPN)."),
+    attribute(TLS_JA3, "tls.ja3", &[], Text, "JA3 of the client hello."),
+    attribute(TLS_JA3S, "tls.ja3s", &[], Text, "JA3S of the server hello."),
+    attribute(TLS_JA4, "tls.ja4", &[], Text, "JA4 of the client hello."),
+    attribute(SSH_VERSION, "ssh.version", &["ssh.ver"], Text, "Version strings of both sides."),
+    attribute(NTP_MODE, "ntp.mode", &[], Text, "NTP modes seen."),
+    attribute(NTP_MONLIST, "ntp.monlist", &[], Integer, "1 where a monlist request or answer was seen."),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_rise_and_names_are_unique() {
+        assert!(FIELDS.is_sorted_by(|a, b| a.id < b.id), "by_id searches by halves");
+        let mut names: Vec<String> =
+            FIELDS.iter().flat_map(|f| f.aliases.iter().chain([&f.name])).map(|n| n.to_lowercase()).collect();
+        let all = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
+
+    #[test]
+    fn fields_are_found_by_name_alias_and_id() {
+        assert_eq!(by_name("IP.SRC").map(|f| f.id), Some(FieldId(21)));
+        assert_eq!(by_name("src_ip").map(|f| f.id), Some(FieldId(21)));
+        assert_eq!(by_id(TLS_JA4).map(|f| f.name), Some("tls.ja4"));
+        assert!(by_name("nonsense").is_none() && by_id(FieldId(9)).is_none());
+    }
+}
