@@ -1,0 +1,21 @@
+//! Questions and their answers: the language, matching, aggregation, capture files.
+
+mod aggregate;
+mod execute;
+pub mod expression;
+mod pcap_export;
+mod pcap_file;
+mod plan;
+mod search;
+mod tail;
+mod text_set;
+
+pub use aggregate::{
+    Bucket, CountAnswer, Histogram, HistogramAnswer, Measure, Sums, Top, TopAnswer, TopRow,
+};
+pub use execute::{Queries, QueryError, QueryLimits, TimeRange};
+pub use pcap_export::{IDS_MAX, PcapDownload, PcapPiece, PcapRequest, PcapSummary};
+pub use pcap_file::PcapFormat;
+pub use plan::{Hints, Plan};
+pub use search::{LIMIT_MAX, Search, SearchPage};
+pub use tail::TailItem;
