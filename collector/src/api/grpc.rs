@@ -16,11 +16,12 @@ use tonic::{Code, Request, Response, Status};
 use super::answers::Failure;
 use super::{Api, REQUEST_BYTES_MAX};
 use crate::query::{
-    Histogram, Measure, PcapFormat, PcapPiece, PcapRequest, PcapSummary, QueryError, Search, Sums, TimeRange, Top,
+    Histogram, Measure, PcapFormat, PcapPiece, PcapRequest, PcapSummary, QueryError, Search, Sums, TimeRange,
+    Top,
 };
 
-/// `http` with the gRPC services beside it: queries, health, reflection.
-pub(super) fn routes(api: &Api, http: axum::Router) -> Routes {
+/// `routes` with the services for people and programs: queries, health, reflection.
+pub fn add_services(routes: Routes, api: &Api) -> Routes {
     let query = QueryServer::new(Door { api: api.clone() })
         .max_decoding_message_size(REQUEST_BYTES_MAX)
         .max_encoding_message_size(gnomon_proto::MESSAGE_BYTES_MAX)
@@ -29,8 +30,7 @@ pub(super) fn routes(api: &Api, http: axum::Router) -> Routes {
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(gnomon_proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    let routes = Routes::from(http).add_service(query);
-    let routes = routes.add_service(health());
+    let routes = routes.add_service(query).add_service(health());
     match reflection.build_v1() {
         Ok(reflection) => routes.add_service(reflection),
         // The build writes the descriptors, and a test asks for them.
@@ -43,7 +43,9 @@ pub(super) fn routes(api: &Api, http: axum::Router) -> Routes {
 
 /// Serving as long as the process does: readiness for entries is `/readyz`.
 fn health() -> tonic_health::pb::health_server::HealthServer<tonic_health::server::HealthService> {
-    let service = tonic_health::server::HealthService::from_health_reporter(tonic_health::server::HealthReporter::new());
+    let service = tonic_health::server::HealthService::from_health_reporter(
+        tonic_health::server::HealthReporter::new(),
+    );
     tonic_health::pb::health_server::HealthServer::new(service)
 }
 
@@ -113,7 +115,10 @@ impl Query for Door {
     type PcapStream = Streaming<v1::PcapChunk>;
     type TailStream = Streaming<v1::TailResponse>;
 
-    async fn search(&self, request: Request<v1::SearchRequest>) -> Result<Response<v1::SearchResponse>, Status> {
+    async fn search(
+        &self,
+        request: Request<v1::SearchRequest>,
+    ) -> Result<Response<v1::SearchResponse>, Status> {
         let wire = request.into_inner();
         let search = Search {
             expression: wire.expression,

@@ -20,7 +20,9 @@ use super::answers::Failure;
 use super::parameters::Parameters;
 use super::routes::{Door, ROUTES, Route};
 use super::{Api, REQUEST_BYTES_MAX, json, openapi};
-use crate::query::{Histogram, Measure, PcapFormat, PcapPiece, PcapRequest, QueryError, Search, TailItem, Top};
+use crate::query::{
+    Histogram, Measure, PcapFormat, PcapPiece, PcapRequest, QueryError, Search, TailItem, Top,
+};
 
 /// Silence after which followers by server-sent events get a comment, so that nothing between gives up.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -31,7 +33,7 @@ pub(super) fn router(api: Api) -> Router {
         router = router.route(route.path, method(route));
     }
     router
-        .method_not_allowed_fallback(async |method: Method, uri: Uri| {
+        .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
             let message = format!("{} does not take {method}", uri.path());
             failure(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
         })
@@ -42,7 +44,10 @@ pub(super) fn router(api: Api) -> Router {
 
 /// What nobody serves, for callers of both kinds.
 async fn unknown(request: Request) -> Response {
-    let grpc = request.headers().get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"));
+    let grpc = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"));
     if grpc {
         return tonic::Status::unimplemented("there is no such service here").into_http::<Body>();
     }
@@ -54,7 +59,7 @@ fn method(route: &'static Route) -> MethodRouter<Api> {
     if route.door == Door::Flow {
         return get(flow);
     }
-    let handler = async move |State(api): State<Api>, request: Request| {
+    let handler = move |State(api): State<Api>, request: Request| async move {
         let events = request
             .headers()
             .get(header::ACCEPT)
@@ -153,7 +158,7 @@ async fn answer(
             });
             Ok(written(&json::status(&status.await?)))
         }
-        Door::OpenApi => Ok(written(&openapi::openapi(&api.version))),
+        Door::OpenApi => Ok(written(&openapi(&api.version))),
         Door::Healthz => Ok(text(StatusCode::OK, "ok\n".to_owned())),
         Door::Readyz => Ok(match (api.not_ready)() {
             None => text(StatusCode::OK, "ready\n".to_owned()),
@@ -210,8 +215,14 @@ fn tail(items: tokio::sync::mpsc::Receiver<TailItem>, events: bool) -> Response 
     };
     let lines = ReceiverStream::new(items).map(line);
     let (body, kind) = if events {
-        let lines = lines.timeout_repeating(tokio::time::interval(KEEP_ALIVE));
-        (Body::from_stream(lines.map(|line| line.unwrap_or(Ok(Bytes::from_static(b":\n\n"))))), "text/event-stream")
+        let lines = lines.timeout_repeating(tokio::time::interval_at(
+            tokio::time::Instant::now() + KEEP_ALIVE,
+            KEEP_ALIVE,
+        ));
+        (
+            Body::from_stream(lines.map(|line| line.unwrap_or(Ok(Bytes::from_static(b":\n\n"))))),
+            "text/event-stream",
+        )
     } else {
         (Body::from_stream(lines), "application/x-ndjson")
     };

@@ -65,9 +65,11 @@ fn operation(route: &Route, id: &str, parameters: Value, body: Option<Value>) ->
 }
 
 fn parameters(route: &Route) -> Value {
-    let in_path = route.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')).map(|name| {
-        json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}})
-    });
+    let in_path = route
+        .path
+        .split('/')
+        .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+        .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}));
     let in_query = route.parameters.iter().map(|parameter| {
         json!({
             "name": parameter.name, "in": "query", "description": parameter.doc, "schema": schema(parameter),
@@ -136,7 +138,8 @@ fn schemas() -> Value {
     let integer = || json!({"type": "integer", "minimum": 0});
     let text = || json!({"type": "string"});
     let time = || json!({"type": ["string", "null"], "format": "date-time"});
-    let array = |name: &str| json!({"type": "array", "items": {"$ref": format!("#/components/schemas/{name}")}});
+    let array =
+        |name: &str| json!({"type": "array", "items": {"$ref": format!("#/components/schemas/{name}")}});
     let object = |properties: Value| json!({"type": "object", "properties": properties});
     let partial = || json!({"$ref": "#/components/schemas/Partial"});
     json!({

@@ -56,11 +56,12 @@ impl Parameters {
     }
 
     fn add(&mut self, route: &'static Route, name: &str, value: String) -> Result<(), QueryError> {
-        let parameter = route.parameters.iter().find(|parameter| parameter.name == name).ok_or_else(|| {
-            let known: Vec<&str> = route.parameters.iter().map(|parameter| parameter.name).collect();
-            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            invalid("parameter", format!("{} is unknown; there are {known}", quoted(name)))
-        })?;
+        let parameter =
+            route.parameters.iter().find(|parameter| parameter.name == name).ok_or_else(|| {
+                let known: Vec<&str> = route.parameters.iter().map(|parameter| parameter.name).collect();
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                invalid("parameter", format!("{} is unknown; there are {known}", quoted(name)))
+            })?;
         let again = self.values.iter().any(|(known, _)| known.name == name);
         if again && parameter.kind != Kind::List {
             return Err(invalid(parameter.name, "is given twice"));
@@ -101,7 +102,8 @@ impl Parameters {
     /// A length of time in nanoseconds, or 0.
     pub(super) fn duration_ns(&self, name: &'static str) -> Result<u64, QueryError> {
         let text = self.text(name);
-        let ns = if text.is_empty() { Some(0) } else { relative_ns(text).and_then(|ns| u64::try_from(ns).ok()) };
+        let ns =
+            if text.is_empty() { Some(0) } else { relative_ns(text).and_then(|ns| u64::try_from(ns).ok()) };
         ns.ok_or_else(|| invalid(name, format!("{} is no length of time: write 10s, 5m or 1h", quoted(text))))
     }
 
@@ -114,7 +116,11 @@ impl Parameters {
                 invalid(name, format!("{} is no time: {forms}", quoted(text)))
             }),
         };
-        Ok(TimeRange { since: time("since")?, until: time("until")?, by_ingest: self.flag("by_ingest_time")? })
+        Ok(TimeRange {
+            since: time("since")?,
+            until: time("until")?,
+            by_ingest: self.flag("by_ingest_time")?,
+        })
     }
 }
 

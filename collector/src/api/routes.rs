@@ -65,11 +65,8 @@ const fn parameter(name: &'static str, kind: Kind, doc: &'static str) -> Paramet
     Parameter { name, kind, doc }
 }
 
-const EXPRESSION: Parameter = parameter(
-    "expression",
-    Kind::Text,
-    "Which flows, in the language of docs/search.md. Empty: all.",
-);
+const EXPRESSION: Parameter =
+    parameter("expression", Kind::Text, "Which flows, in the language of docs/search.md. Empty: all.");
 const SINCE: Parameter = parameter(
     "since",
     Kind::Time,
@@ -118,7 +115,11 @@ pub(super) static ROUTES: &[Route] = &[
             SINCE,
             UNTIL,
             BY_INGEST,
-            parameter("by", Kind::OneOf(&["flows", "packets", "bytes"]), "What rows are ranked by: flows unless given."),
+            parameter(
+                "by",
+                Kind::OneOf(&["flows", "packets", "bytes"]),
+                "What rows are ranked by: flows unless given.",
+            ),
             parameter("limit", Kind::Number, "Rows: 10 unless given, at most 10000."),
         ],
         answer: Answer::Json("TopResponse"),
@@ -133,7 +134,11 @@ pub(super) static ROUTES: &[Route] = &[
             SINCE,
             UNTIL,
             BY_INGEST,
-            parameter("interval", Kind::Duration, "Length of a bucket (10s, 5m, 1h); chosen for about 60 unless given."),
+            parameter(
+                "interval",
+                Kind::Duration,
+                "Length of a bucket (10s, 5m, 1h); chosen for about 60 unless given.",
+            ),
             parameter("group", Kind::Text, "A field to split by."),
         ],
         answer: Answer::Json("HistogramResponse"),
@@ -156,8 +161,16 @@ pub(super) static ROUTES: &[Route] = &[
             SINCE,
             UNTIL,
             BY_INGEST,
-            parameter("ids", Kind::List, "Flows by id, at most 10000; expression and range are ignored then."),
-            parameter("format", Kind::OneOf(&["pcapng", "pcap"]), "pcapng unless given; pcap has nanosecond stamps."),
+            parameter(
+                "ids",
+                Kind::List,
+                "Flows by id, at most 10000; expression and range are ignored then.",
+            ),
+            parameter(
+                "format",
+                Kind::OneOf(&["pcapng", "pcap"]),
+                "pcapng unless given; pcap has nanosecond stamps.",
+            ),
             parameter("packets_max", Kind::Number, "Stop after so many packets."),
         ],
         answer: Answer::Capture,

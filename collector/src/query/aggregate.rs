@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use gnomon_clock::UtcNs;
 use gnomon_flow::timestamp::rfc3339;
-use gnomon_flow::{Field, FieldKind, StoredFlow, Value, field};
+use gnomon_flow::{Field, StoredFlow, Value, field};
 
 use super::execute::{Queries, QueryError, TimeRange, joined, limit_or};
 
@@ -234,15 +234,12 @@ impl Queries {
                 let Some(at) = at.map(|at| at.max(span.since)) else { continue };
                 let unix_ns = at.unix_ns();
                 let start = unix_ns.saturating_sub(unix_ns.rem_euclid(interval_ns));
-                scratch.clear();
-                match group {
-                    Some(group) => distinct(group, &flow, &mut scratch),
-                    None => {}
-                }
-                let keys = if group.is_none() {
-                    vec![Vec::new()]
-                } else {
-                    scratch.drain(..).take(COMBINATIONS_MAX).map(|value| vec![value]).collect()
+                let keys = match group {
+                    None => vec![Vec::new()],
+                    Some(group) => {
+                        distinct(group, &flow, &mut scratch);
+                        scratch.drain(..).take(COMBINATIONS_MAX).map(|value| vec![value]).collect()
+                    }
                 };
                 for key in keys {
                     let full = buckets.len() >= BUCKETS_MAX;
@@ -283,7 +280,8 @@ fn interval_for(range_ns: i64, wanted_ns: i64) -> Result<i64, QueryError> {
     }
     if range_ns / wanted_ns > INTERVALS_MAX {
         let least = range_ns / INTERVALS_MAX + 1;
-        let problem = format!("gives more than {INTERVALS_MAX} buckets: at least {least} ns, or a shorter range");
+        let problem =
+            format!("gives more than {INTERVALS_MAX} buckets: at least {least} ns, or a shorter range");
         return Err(QueryError::invalid("interval", problem));
     }
     Ok(wanted_ns)
@@ -292,7 +290,10 @@ fn interval_for(range_ns: i64, wanted_ns: i64) -> Result<i64, QueryError> {
 fn named(parameter: &'static str, name: &str) -> Result<&'static Field, QueryError> {
     field::by_name(name).ok_or_else(|| {
         let cut = &name[..name.floor_char_boundary(40)];
-        QueryError::invalid(parameter, format!("unknown field `{cut}`; {}", super::expression::field_hint(name)))
+        QueryError::invalid(
+            parameter,
+            format!("unknown field `{cut}`; {}", super::expression::field_hint(name)),
+        )
     })
 }
 
@@ -341,7 +342,8 @@ impl Groups {
         // The combinations in the order of an odometer.
         let mut at = vec![0usize; fields.len()];
         for _ in 0..COMBINATIONS_MAX {
-            let key: Vec<Value<'static>> = at.iter().zip(&values).map(|(i, of_field)| of_field[*i].clone()).collect();
+            let key: Vec<Value<'static>> =
+                at.iter().zip(&values).map(|(i, of_field)| of_field[*i].clone()).collect();
             self.add_row(key, flow);
             let Some(turn) = (0..at.len()).rev().find(|i| at[*i] + 1 < values[*i].len()) else { return };
             at[turn] += 1;
@@ -373,7 +375,8 @@ impl Groups {
             ));
         }
         if self.cut > 0 {
-            reasons.push(format!("{} flows have more than {COMBINATIONS_MAX} combinations of values", self.cut));
+            reasons
+                .push(format!("{} flows have more than {COMBINATIONS_MAX} combinations of values", self.cut));
         }
         reasons
     }

@@ -90,7 +90,12 @@ pub(super) enum Work {
 
 impl Queries {
     /// Streams end when `shutdown` is cancelled, so that they do not hold up a graceful stop.
-    pub fn new(store: Store, clock: Arc<dyn Clock>, limits: QueryLimits, shutdown: CancellationToken) -> Queries {
+    pub fn new(
+        store: Store,
+        clock: Arc<dyn Clock>,
+        limits: QueryLimits,
+        shutdown: CancellationToken,
+    ) -> Queries {
         Queries {
             store,
             clock,
@@ -161,11 +166,7 @@ impl Queries {
     }
 
     /// The records that `expression` and `range` select, in order, from behind `after` on.
-    pub(super) fn selection(
-        &self,
-        expression: &str,
-        range: TimeRange,
-    ) -> Result<Selection, QueryError> {
+    pub(super) fn selection(&self, expression: &str, range: TimeRange) -> Result<Selection, QueryError> {
         let plan = Plan::new(&parse(expression)?, self.store.now().utc);
         if let (Some(since), Some(until)) = (range.since, range.until)
             && since >= until
@@ -343,7 +344,9 @@ impl Matches {
         let mut reasons = Vec::new();
         if self.expired {
             let seconds = self.control.deadline_ms as f64 / 1000.0;
-            reasons.push(format!("stopped after {seconds} s, the limit of a query: ask for a shorter time range"));
+            reasons.push(format!(
+                "stopped after {seconds} s, the limit of a query: ask for a shorter time range"
+            ));
         }
         if self.damaged > 0 {
             reasons.push(format!("{} damaged records could not be read", self.damaged));
@@ -362,6 +365,9 @@ pub(super) fn limit_or(field: &'static str, limit: u32, default: u32, max: u32) 
     match limit {
         0 => Ok(default as usize),
         n if n <= max => Ok(n as usize),
-        n => Err(QueryError::invalid(field, format!("{n} is more than {max}: take pages by the cursor, or narrow the question"))),
+        n => Err(QueryError::invalid(
+            field,
+            format!("{n} is more than {max}: take pages by the cursor, or narrow the question"),
+        )),
     }
 }

@@ -131,7 +131,9 @@ impl Queries {
                 let mut missing = 0;
                 for (done, id) in ids.iter().enumerate() {
                     if control.expired()? {
-                        chosen.reasons.push(format!("only {done} of {} records were looked up in time", ids.len()));
+                        chosen
+                            .reasons
+                            .push(format!("only {done} of {} records were looked up in time", ids.len()));
                         break;
                     }
                     match store.get(*id)? {
@@ -143,7 +145,9 @@ impl Queries {
                 }
                 match ids.first() {
                     Some(first) if missing == ids.len() => return Err(QueryError::NotFound(*first)),
-                    _ if missing > 0 => chosen.reasons.push(format!("{missing} of {} records are not there", ids.len())),
+                    _ if missing > 0 => {
+                        chosen.reasons.push(format!("{missing} of {} records are not there", ids.len()))
+                    }
                     _ => {}
                 }
                 Ok(chosen)
@@ -308,7 +312,10 @@ impl Missing {
             (self.gone, "blocks of packets were given up for space"),
             (self.damaged, "blocks of packets are damaged"),
             (self.unproven, "packets have no proven time and stand where their flow or its ingest puts them"),
-            (self.other_linktype, "packets have another link type than the first, which pcap cannot hold: take pcapng"),
+            (
+                self.other_linktype,
+                "packets have another link type than the first, which pcap cannot hold: take pcapng",
+            ),
             (self.late, "packets may be out of order: more overlap in time than fit in memory"),
         ]
         .into_iter()
@@ -318,7 +325,13 @@ impl Missing {
 }
 
 /// Write the file. Ends early when the caller goes away.
-fn send(chosen: Chosen, format: PcapFormat, packets_max: u64, sending: &Sending, permit: OwnedSemaphorePermit) {
+fn send(
+    chosen: Chosen,
+    format: PcapFormat,
+    packets_max: u64,
+    sending: &Sending,
+    permit: OwnedSemaphorePermit,
+) {
     if let Err(error) = merge(chosen, format, packets_max, sending) {
         sending.send(Err(error));
     }

@@ -288,7 +288,9 @@ impl IpSet {
         [src, dst].into_iter().flatten().any(|(ip, port)| {
             self.with_port.iter().any(|(bounds, wanted)| {
                 *wanted == port
-                    && bounds.is_none_or(|(from, to)| ip.is_some_and(|ip| same_family(ip, from) && (from..=to).contains(&ip)))
+                    && bounds.is_none_or(|(from, to)| {
+                        ip.is_some_and(|ip| same_family(ip, from) && (from..=to).contains(&ip))
+                    })
             })
         })
     }
@@ -315,7 +317,9 @@ fn read_hints(expression: &Expression, now: UtcNs, hints: &mut Hints) {
             let ids: Option<Vec<FlowRef>> = terms
                 .iter()
                 .map(|term| match term {
-                    Term::Text(super::expression::TextTerm::Exact(id)) => id.to_ascii_lowercase().parse().ok(),
+                    Term::Text(super::expression::TextTerm::Exact(id)) => {
+                        id.to_ascii_lowercase().parse().ok()
+                    }
                     _ => None,
                 })
                 .collect();

@@ -99,7 +99,8 @@ impl Order {
     fn place(self, cursor: &str) -> Result<ScanKey, QueryError> {
         let not_ours = || QueryError::invalid("cursor", "is no cursor: take next_cursor of the page before");
         let rest = cursor.strip_prefix('1').ok_or_else(not_ours)?;
-        let hex = rest.strip_prefix(['n', 'o', 'N', 'O']).filter(|hex| hex.len() <= 256).ok_or_else(not_ours)?;
+        let hex =
+            rest.strip_prefix(['n', 'o', 'N', 'O']).filter(|hex| hex.len() <= 256).ok_or_else(not_ours)?;
         if !rest.starts_with(self.letter()) {
             return Err(QueryError::invalid("cursor", "belongs to a search in another order"));
         }

@@ -114,7 +114,8 @@ mod tests {
 
     #[test]
     fn exact_values_ignore_case_few_and_many() {
-        let few = TextSet::of([&TextTerm::Exact("Straße".into()), &TextTerm::Exact("tcp".into())].into_iter());
+        let few =
+            TextSet::of([&TextTerm::Exact("Straße".into()), &TextTerm::Exact("tcp".into())].into_iter());
         assert!(few.has("STRAßE") && few.has("TCP") && !few.has("tcpx") && !few.has(""));
         let terms: Vec<TextTerm> = (0..100).map(|n| TextTerm::Exact(format!("Host{n}"))).collect();
         let many = TextSet::of(terms.iter());

@@ -2,7 +2,7 @@
 
 use gnomon_flow::{Field, FieldKind, field};
 
-use super::ast::{Comparison, Expression, FieldRef, Operand, Operator, Term, TextTerm};
+use super::ast::{Comparison, Expression, FieldRef, Operand, Term, TextTerm};
 use super::error::{ParseError, field_hint};
 use super::lexer::{Kind, Token, tokens};
 use super::{DEPTH_MAX, EXPRESSION_BYTES_MAX, PATTERNS_MAX, term};

@@ -22,7 +22,10 @@ fn expressions_have_one_canonical_form() {
     for (text, expected) in [
         ("", ""),
         ("  \n ", ""),
-        ("ip.src==10.0.0.0/8&&port.dst==[22, 443]&&packets>=3", "ip.src == 10.0.0.0/8 && port.dst == [22,443] && packets >= 3"),
+        (
+            "ip.src==10.0.0.0/8&&port.dst==[22, 443]&&packets>=3",
+            "ip.src == 10.0.0.0/8 && port.dst == [22,443] && packets >= 3",
+        ),
         ("SRC_IP == 10.1", "ip.src == 10.1.0.0/16"),
         ("!port == 3-7", "!(port == 3-7)"),
         ("!!port == 3", "!!(port == 3)"),
@@ -146,9 +149,9 @@ fn term(kind: FieldKind) -> BoxedStrategy<Term> {
         FieldKind::Text => prop_oneof![
             any::<String>().prop_map(TextTerm::Exact),
             "[a-z0-9.:-]{1,9}".prop_map(TextTerm::Exact),
-            (any::<String>(), prop::collection::vec(".+", 0..2), "[a-z/ \"]+").prop_map(|(first, inner, last)| {
-                TextTerm::Wildcard([vec![first], inner, vec![last]].concat())
-            }),
+            (any::<String>(), prop::collection::vec(".+", 0..2), "[a-z/ \"]+").prop_map(
+                |(first, inner, last)| { TextTerm::Wildcard([vec![first], inner, vec![last]].concat()) }
+            ),
             prop::sample::select(vec![r"a/b\\", r"[^/]+\.example", r"\d{3}", "ä|ö", "a\nb"])
                 .prop_map(|pattern| TextTerm::Regex(pattern.to_owned())),
         ]
@@ -159,9 +162,8 @@ fn term(kind: FieldKind) -> BoxedStrategy<Term> {
             any::<u32>().prop_map(|s| {
                 TimeTerm::At(UtcNs::from_unix_ns(i64::from(s) * 1_000_000_000), Precision::Second)
             }),
-            (0i64..40_000).prop_map(|d| {
-                TimeTerm::At(UtcNs::from_unix_ns(d * 86_400_000_000_000), Precision::Day)
-            }),
+            (0i64..40_000)
+                .prop_map(|d| { TimeTerm::At(UtcNs::from_unix_ns(d * 86_400_000_000_000), Precision::Day) }),
             any::<i64>().prop_map(|ns| TimeTerm::Now(ns / 2)),
         ]
         .prop_map(Term::Time)
@@ -174,9 +176,12 @@ fn comparison() -> impl Strategy<Value = Expression> {
     // Fields whose values are checked have tests of their own.
     let free: Vec<_> = FIELDS
         .iter()
-        .filter(|f| f.values.is_empty() && !f.name.starts_with("mac") && f.name != "ip.protocol" && f.name != "dns.ip")
+        .filter(|f| {
+            f.values.is_empty() && !f.name.starts_with("mac") && f.name != "ip.protocol" && f.name != "dns.ip"
+        })
+        .map(FieldRef)
         .collect();
-    (prop::sample::select(free), 0usize..6, 0u8..4).prop_flat_map(|(field, operator, shape)| {
+    (prop::sample::select(free), 0usize..6, 0u8..4).prop_flat_map(|(FieldRef(field), operator, shape)| {
         let operator = Operator::ALL[operator];
         let ordered = !operator.is_equality();
         let operator = match field.kind {
@@ -185,16 +190,14 @@ fn comparison() -> impl Strategy<Value = Expression> {
         };
         prop::collection::vec(term(field.kind), 1..4).prop_map(move |mut terms| {
             let operand = match shape {
-                _ if !operator.is_equality() => {
-                    Operand::One(match terms.remove(0) {
-                        Term::Integer(from, _) => Term::Integer(from, from),
-                        Term::Ip(IpTerm { network, .. }) => {
-                            let any = Network::new(std::net::Ipv4Addr::LOCALHOST.into(), 32);
-                            Term::Ip(IpTerm { network: network.or(any), port: None })
-                        }
-                        other => other,
-                    })
-                }
+                _ if !operator.is_equality() => Operand::One(match terms.remove(0) {
+                    Term::Integer(from, _) => Term::Integer(from, from),
+                    Term::Ip(IpTerm { network, .. }) => {
+                        let any = Network::new(std::net::Ipv4Addr::LOCALHOST.into(), 32);
+                        Term::Ip(IpTerm { network: network.or(any), port: None })
+                    }
+                    other => other,
+                }),
                 0 => Operand::Exists,
                 1 => Operand::One(terms.remove(0)),
                 2 => Operand::AnyOf(terms),

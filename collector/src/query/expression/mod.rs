@@ -16,6 +16,7 @@ mod ast;
 mod error;
 mod ip;
 mod lexer;
+mod manual;
 mod parser;
 mod term;
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub use ast::{Comparison, Expression, FieldRef, Operand, Operator, Precision, Te
 pub use error::ParseError;
 pub(super) use error::field_hint;
 pub use ip::{IpTerm, Network};
+pub use manual::search_docs;
 pub use parser::parse;
 pub use term::anchored_regex;
 pub use time::{moment, relative_ns};

@@ -6,13 +6,17 @@ pub mod expression;
 mod pcap_export;
 mod pcap_file;
 mod plan;
+#[cfg(test)]
+mod plan_tests;
 mod search;
+#[cfg(test)]
+pub(crate) mod store_tests;
 mod tail;
+#[cfg(test)]
+pub(crate) mod testing;
 mod text_set;
 
-pub use aggregate::{
-    Bucket, CountAnswer, Histogram, HistogramAnswer, Measure, Sums, Top, TopAnswer, TopRow,
-};
+pub use aggregate::{Bucket, CountAnswer, Histogram, HistogramAnswer, Measure, Sums, Top, TopAnswer, TopRow};
 pub use execute::{Queries, QueryError, QueryLimits, TimeRange};
 pub use pcap_export::{IDS_MAX, PcapDownload, PcapPiece, PcapRequest, PcapSummary};
 pub use pcap_file::PcapFormat;

@@ -18,6 +18,7 @@ use crate::fleet::Fleet;
 use crate::query::Queries;
 use crate::store::Store;
 
+pub use grpc::add_services;
 pub use openapi::openapi;
 pub use server::{Listen, serve};
 
@@ -44,10 +45,7 @@ impl fmt::Debug for Api {
     }
 }
 
-/// All routes, gRPC and HTTP; see [`serve`].
-///
-/// # Panics
-/// Never: the descriptors for reflection are made by the build.
+/// All routes, HTTP/JSON and gRPC; see [`serve`].
 pub fn router(api: &Api) -> axum::Router {
-    grpc::routes(api, http::router(api.clone())).into_axum_router()
+    add_services(http::router(api.clone()).into(), api).into_axum_router()
 }
