@@ -68,10 +68,10 @@ pub fn make(order: &Order, now: UtcNs) -> Result<Vec<PathBuf>, CertsError> {
         pairs.push(("collector".to_owned(), "collector", Purpose::Server(order.collector_names.clone())));
     }
     for name in &order.agents {
-        pairs.push((format!("agent-{}", checked(name)?), name, Purpose::Agent));
+        pairs.push((format!("agent-{}", checked(name)?), name.as_str(), Purpose::Agent));
     }
     for name in &order.clients {
-        pairs.push((format!("client-{}", checked(name)?), name, Purpose::Client));
+        pairs.push((format!("client-{}", checked(name)?), name.as_str(), Purpose::Client));
     }
     if pairs.is_empty() {
         return Err(CertsError::Nothing);

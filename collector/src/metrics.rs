@@ -40,7 +40,7 @@ fn of_store(sources: &Sources, read: fn(&StoreStatus) -> u64) -> Vec<(&'static s
     sources.store.status().map(|status| one(read(&status))).unwrap_or_default()
 }
 
-const METRICS: [Metric; 14] = [
+static METRICS: [Metric; 14] = [
     Metric {
         name: "gnomon.collector.ingest.received",
         unit: "",

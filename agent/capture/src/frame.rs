@@ -2,6 +2,9 @@
 
 use gnomon_clock::RawNs;
 
+/// No source hands over more bytes of one frame (BIG TCP on veth gives 195,546).
+pub const FRAME_BYTES_MAX: usize = 256 << 10;
+
 /// When a frame was seen, and how wrong that may be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stamp {
@@ -65,12 +68,17 @@ pub struct VlanTag {
     pub tci: u16,
 }
 
+impl VlanTag {
+    /// Bytes the tag took on the wire.
+    pub const BYTES: u32 = 4;
+}
+
 /// Bytes seen on the wire. Borrowed from the source's ring: whoever wants to keep them copies them.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {
     pub stamp: Stamp,
     pub link: LinkType,
-    /// Length on the wire; never less than `data.len()`.
+    /// Length on the wire without a tag that stands in `vlan`; never less than `data.len()`.
     pub original_len: u32,
     /// The captured bytes, of any length up to 256 KiB, including none.
     pub data: &'a [u8],

@@ -97,8 +97,7 @@ impl Committer {
 }
 
 impl CommitterHandle {
-    /// Ends the thread once every [`Committer`] is dropped and what they handed over is durable; what cannot be written
-    /// is left to the agents. Blocking.
+    /// Ends the thread once what was handed over is durable; what cannot be written is left to the agents. Blocking.
     pub fn stop(self) {
         self.stop.store(true, Ordering::Release);
         if self.thread.join().is_err() {
@@ -133,9 +132,12 @@ impl Work {
                     Err(RecvTimeoutError::Disconnected) => break,
                 }
             };
-            if let Some(first) = first
-                && !self.commit(first)
-            {
+            let go_on = match first {
+                Some(first) => self.commit(first),
+                // Somebody may still hold a sender, but has had time enough.
+                None => !self.stop.load(Ordering::Acquire),
+            };
+            if !go_on {
                 break;
             }
             self.writer.tick();

@@ -127,7 +127,7 @@ impl Session {
         self.welcome(id).await?;
         tokio::spawn(checker.run(to_check));
         tokio::spawn(acknowledge(answered, self.outbound.clone(), seat.tally()));
-        let mut talk = Talk { session: self, id, seat: &seat, window, unchecked };
+        let talk = Talk { session: self, id, seat: &seat, window, unchecked };
         talk.submit(What::Hello, epoch, CHANGE_BYTES_MIN).await?;
         loop {
             tokio::select! {
@@ -188,7 +188,7 @@ struct Talk<'a> {
 }
 
 impl Talk<'_> {
-    async fn hear(&mut self, said: Said) -> Result<(), Status> {
+    async fn hear(&self, said: Said) -> Result<(), Status> {
         let shared = &self.session.shared;
         match said {
             Said::Exchange(request) => {
@@ -237,7 +237,7 @@ impl Talk<'_> {
     }
 
     /// Take the bytes out of the window and the budget, waiting for them if need be, and pass it on.
-    async fn submit(&mut self, what: What, epoch: EpochId, bytes: usize) -> Result<(), Status> {
+    async fn submit(&self, what: What, epoch: EpochId, bytes: usize) -> Result<(), Status> {
         let bytes = bytes.clamp(CHANGE_BYTES_MIN, MESSAGE_BYTES_MAX);
         let gone = || Status::unavailable("the collector is stopping");
         let take = |semaphore: &Arc<Semaphore>| {

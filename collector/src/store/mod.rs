@@ -65,7 +65,7 @@ pub enum StoreError {
     #[error("{}: {source}", path.display())]
     Directory { path: PathBuf, source: std::io::Error },
     #[error(
-        "{} has {free_bytes} bytes free, retention.free_bytes_min is {wanted_bytes}: nothing more is taken in until there is room", path.display()
+        "{} has {free_bytes} bytes free, retention.free_min is {wanted_bytes}: nothing more is taken in until there is room", path.display()
     )]
     Full { path: PathBuf, free_bytes: u64, wanted_bytes: u64 },
 }

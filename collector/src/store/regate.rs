@@ -18,6 +18,8 @@ const REGATE_NS: u64 = 1_000_000_000;
 /// …or this often, when an epoch has more than [`HELD_FEW`] of them.
 const REGATE_MANY_NS: u64 = 30_000_000_000;
 const HELD_FEW: u64 = 4096;
+/// Epochs whose drift is watched; a timeline is up to 20 KiB.
+const KEYED_BY_MAX: usize = 4096;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Kind {
@@ -74,6 +76,10 @@ impl Writer {
             self.keyed_by.insert(epoch, new.clone());
             self.queue(epoch, Kind::Indexed);
         } else if !keyed_by.is_empty() {
+            if self.keyed_by.len() >= KEYED_BY_MAX {
+                // Slow drifts of these epochs are watched anew from here.
+                self.keyed_by.clear();
+            }
             self.keyed_by.insert(epoch, keyed_by);
         }
     }
@@ -122,9 +128,15 @@ impl Writer {
         let mut stage = self.stage();
         for (key, value) in &run {
             let Some(id) = keys::reference_of(key) else { continue };
-            match job.kind {
-                Kind::Held => self.judge_held(id, value, &epoch.timeline, &mut stage)?,
-                Kind::Indexed => self.judge_indexed(id, value, &epoch.timeline, &mut stage)?,
+            let judged = match job.kind {
+                Kind::Held => self.judge_held(id, value, &epoch.timeline, &mut stage),
+                Kind::Indexed => self.judge_indexed(id, value, &epoch.timeline, &mut stage),
+            };
+            match judged {
+                Err(StoreError::Damaged(error)) => {
+                    tracing::error!(%id, %error, "a record cannot be read: it stays where it is")
+                }
+                other => other?,
             }
         }
         let finished = run.len() < RUN;

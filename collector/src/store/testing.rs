@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use gnomon_clock::{Bracket, Clock, EpochId, Fix, FixSource, KernelStatus, MonoNs, Policy, RawNs, UtcNs};
 use gnomon_flow::{Addresses, Attributes, DirectionCounters, FlowEndReason, FlowId, FlowKey, FlowRecord};
@@ -18,17 +18,12 @@ pub(crate) const NOW: i64 = 1_800_000_000_000_000_000;
 #[derive(Debug)]
 pub(crate) struct FakeClock {
     elapsed: AtomicU64,
-    ahead: AtomicI64,
     pub(crate) max_error_ns: AtomicU64,
 }
 
 impl FakeClock {
     pub(crate) fn new() -> Arc<FakeClock> {
-        Arc::new(FakeClock {
-            elapsed: AtomicU64::new(S),
-            ahead: AtomicI64::new(0),
-            max_error_ns: AtomicU64::new(1_000_000),
-        })
+        Arc::new(FakeClock { elapsed: AtomicU64::new(S), max_error_ns: AtomicU64::new(1_000_000) })
     }
 
     pub(crate) fn advance(&self, ns: u64) {
@@ -51,7 +46,7 @@ impl Clock for FakeClock {
 
     fn bracket(&self) -> Bracket {
         let raw = self.raw();
-        let since = raw.0.cast_signed() - S.cast_signed() + self.ahead.load(Ordering::Relaxed);
+        let since = raw.0.cast_signed() - S.cast_signed();
         Bracket { raw, half_width_ns: 100, realtime: UtcNs::from_tai_ns(NOW + since) }
     }
 

@@ -268,7 +268,7 @@ impl Writer {
         };
         match &change.body {
             Body::Hello => {}
-            Body::Fixes(fixes) => self.add_fixes(hash, &epoch, fixes, stage),
+            Body::Fixes(fixes) => Self::add_fixes(hash, &epoch, fixes, stage),
             Body::Entry { seq, content } => {
                 let agent = AgentId(change.epoch.agent);
                 let durable = self.durable_seq(agent, hash, stage)?;
@@ -322,7 +322,7 @@ impl Writer {
         Ok(Some(epoch))
     }
 
-    fn add_fixes(&mut self, hash: EpochHash, epoch: &Epoch, fixes: &[Fix], stage: &mut Stage) {
+    fn add_fixes(hash: EpochHash, epoch: &Epoch, fixes: &[Fix], stage: &mut Stage) {
         let mut timeline = epoch.timeline.clone();
         let mut changed = timeline.set_authority(ClockGate::authority(&stage.now));
         for fix in fixes {
@@ -430,7 +430,7 @@ impl Writer {
             let moved = self.shared.gate.moved(&keyed_by, &stage.epochs[&hash].timeline);
             if moved {
                 // Outlives a crash: `load_jobs` finds it.
-                stage.batch.put(Family::Meta, keys::meta_rekey(hash), []);
+                stage.batch.put(Family::Meta, keys::meta_rekey(hash), Vec::new());
             }
             retimed.push((hash, keyed_by, moved));
         }
@@ -510,7 +510,7 @@ pub(super) fn put(stage: &mut Stage, id: FlowRef, old: Option<IndexEntry>, envel
             *stage.held.entry(id.epoch).or_default() -= 1;
         }
     } else {
-        stage.batch.put(Family::ByIngest, keys::timed(envelope.ingested, id), []);
+        stage.batch.put(Family::ByIngest, keys::timed(envelope.ingested, id), Vec::new());
     }
     *stage.totals.of(envelope.state) += 1;
     let value = envelope.encode();

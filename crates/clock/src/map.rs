@@ -20,8 +20,9 @@ use crate::time::{Estimate, Fix, FixSource, RawNs, UtcNs};
 /// No RAW clock is wrong in rate by more than this (the kernel's own limit for what it corrects).
 pub const RATE_ERR_MAX_PPM: u64 = 500;
 
-/// How far the momentary rate of RAW strays from its average over an epoch (temperature).
-pub const WANDER_PPM: u64 = 10;
+/// How far the momentary rate of RAW may be from its average between two fixes of the same epoch: the whole swing that
+/// temperature gives a crystal, as the average may have been taken at one end of it and the moment lie at the other.
+pub const WANDER_PPM: u64 = 20;
 
 /// Evidence is "near" within this many fixes or this much time, each side.
 const NEAR_FIXES: usize = 32;
@@ -118,6 +119,13 @@ impl Running {
         }
     }
 
+    /// The cone of one fix, on both sides of it.
+    fn cone(fix: &Fix, r: i128) -> Span {
+        let away = ((r - raw(fix)).abs() * RATE_ERR_MAX) >> 32;
+        let utc = i128::from(fix.utc.tai_ns()) + r - raw(fix);
+        Span { lo: utc - i128::from(fix.err_ns) - away - 1, hi: utc + i128::from(fix.err_ns) + away + 1 }
+    }
+
     fn agrees(&self, fix: &Fix) -> bool {
         let span = self.at(raw(fix));
         span.lo <= upper(fix) && lower(fix) <= span.hi
@@ -202,23 +210,28 @@ impl Group {
 
 /// The rate from the pair that pins it down best, if all members can live with it; else what no clock exceeds.
 fn best_rate(members: &[&Fix]) -> Rate {
-    let mut best: Option<Rate> = None;
+    // The search is in floating point, thousands of pairs each time evidence comes; the winner's rate is exact.
+    let mut best: Option<(f64, &Fix, &Fix)> = None;
     for anchor in anchors(members) {
         for other in members {
             let (a, b) = if anchor.raw < other.raw { (anchor, *other) } else { (*other, anchor) };
-            let d_raw = raw(b) - raw(a);
-            if d_raw == 0 {
-                continue;
-            }
-            let d_utc = i128::from(b.utc.tai_ns()) - i128::from(a.utc.tai_ns());
-            let err = ((i128::from(a.err_ns) + i128::from(b.err_ns)) << 32) / d_raw + 1 + WANDER;
-            let deviation = ((d_utc << 32) / d_raw) - ONE;
-            if err < RATE_ERR_MAX && deviation.abs() <= RATE_ERR_MAX && best.is_none_or(|b| err < b.err) {
-                best = Some(Rate { deviation, err });
+            let d_raw = b.raw.since(a.raw) as f64;
+            let off = b.utc.minus(a.utc) as f64 - d_raw;
+            let err = (a.err_ns as f64 + b.err_ns as f64) / d_raw;
+            let possible = d_raw > 0.0 && off.abs() <= d_raw * (RATE_ERR_MAX_PPM as f64 / 1e6);
+            if possible && best.is_none_or(|(least, _, _)| err < least) {
+                best = Some((err, a, b));
             }
         }
     }
-    let Some(rate) = best else { return Rate::UNKNOWN };
+    let Some((_, a, b)) = best else { return Rate::UNKNOWN };
+    let d_raw = raw(b) - raw(a);
+    let d_utc = i128::from(b.utc.tai_ns()) - i128::from(a.utc.tai_ns());
+    let err = ((i128::from(a.err_ns) + i128::from(b.err_ns)) << 32) / d_raw + 1 + WANDER;
+    if err >= RATE_ERR_MAX {
+        return Rate::UNKNOWN;
+    }
+    let rate = Rate { deviation: ((d_utc << 32) / d_raw) - ONE, err };
     let wider = Rate { err: rate.err.max(RATE_ERR_FALLBACK), ..rate };
     [rate, wider].into_iter().find(|r| consistent(*r, members.iter().copied())).unwrap_or(Rate::UNKNOWN)
 }
@@ -250,6 +263,8 @@ pub(crate) struct Map {
     chain: Vec<Segment>,
     /// (raw, source, group) of every fix that has a say in disputes, in rising raw.
     witnesses: Vec<(RawNs, FixSource, usize)>,
+    /// The sources among them, a bit each.
+    sources: u32,
     /// Fixes outside every group: only their own interval is known, near them.
     stray: Vec<Fix>,
     overruled: usize,
@@ -306,6 +321,7 @@ impl Map {
                 }
             };
             map.witnesses.push((fix.raw, fix.source, group));
+            map.sources |= 1 << fix.source as u32;
         }
         map.groups = members.iter().map(|m| Group::new(m)).collect();
         map.chain = chain(&map.groups, &map.witnesses);
@@ -360,7 +376,7 @@ impl Map {
                 }
             }
             // Stop when every source has spoken.
-            *seen != ALL_SOURCES
+            *seen != self.sources
         };
         for (steps, w) in self.witnesses[..split].iter().rev().enumerate() {
             if !take(&mut seen, steps, w) {
@@ -377,38 +393,15 @@ impl Map {
     }
 
     pub(crate) fn estimate(&self, raw: RawNs) -> Option<Estimate> {
-        let r = i128::from(raw.0);
-        let (first, last) = (self.chain.first()?, self.chain.last()?);
-        // The segments of the chain around r: one inside a segment or beyond the ends, two in a jump.
-        let next = self.chain.partition_point(|s| s.last < r);
-        let (centre, mut span, mut conflict, home);
-        if next == self.chain.len() {
-            span = self.groups[last.group].at(r);
-            (centre, conflict, home) = (span.mid(), false, last.group);
-        } else if next == 0 || self.chain[next].first <= r {
-            let group = if next == 0 { first.group } else { self.chain[next].group };
-            span = self.groups[group].at(r);
-            (centre, conflict, home) = (span.mid(), false, group);
-        } else {
-            let (from, to) = (self.chain[next - 1], self.chain[next]);
-            let (a, b) = (&self.groups[from.group], &self.groups[to.group]);
-            let middle = (a.at(r).mid() + b.at(r).mid()).div_euclid(2);
-            centre = middle.clamp(a.at(from.last).mid(), b.at(to.first).mid());
-            span = a.at(r).hull(b.at(r));
-            (conflict, home) = (true, from.group);
+        // Beyond the evidence nobody new speaks and nobody falls silent: the outermost fix decides who is heard, and
+        // the error is never less than there (two histories that disagree may seem to converge).
+        let (first, last) = (self.witnesses.first()?.0, self.witnesses.last()?.0);
+        let inside = raw.clamp(first, last);
+        let heard = self.near(inside);
+        let (centre, mut err, conflict) = self.bound(raw, inside, &heard)?;
+        if inside != raw {
+            err = err.max(self.bound(inside, inside, &heard)?.1);
         }
-        for group in self.near(raw) {
-            if group != home {
-                conflict = true;
-                span = span.hull(self.groups[group].at(r));
-            }
-        }
-        for fix in self.stray.iter().filter(|f| f.raw.0.abs_diff(raw.0) <= NEAR_NS) {
-            conflict = true;
-            let own = Running::start(Rate::UNKNOWN, fix).at(r);
-            span = span.hull(own);
-        }
-        let err = (span.hi - centre).max(centre - span.lo);
         let utc = i64::try_from(centre).unwrap_or(if centre < 0 { i64::MIN } else { i64::MAX });
         let clipped = (centre - i128::from(utc)).abs();
         Some(Estimate {
@@ -417,9 +410,41 @@ impl Map {
             conflict,
         })
     }
-}
 
-const ALL_SOURCES: u32 = (1 << (FixSource::File as u32 + 1)) - 1;
+    /// The chain's word at `raw`, the error that covers all groups of `heard`, and whether they disagree.
+    fn bound(&self, raw: RawNs, inside: RawNs, heard: &[usize]) -> Option<(i128, i128, bool)> {
+        let r = i128::from(raw.0);
+        let (first, last) = (self.chain.first()?, self.chain.last()?);
+        // The segments of the chain around r: one inside a segment or beyond the ends, two in a jump.
+        let next = self.chain.partition_point(|s| s.last < r);
+        let alone = |group: usize| {
+            let span = self.groups[group].at(r);
+            (span.mid(), span, false, group)
+        };
+        let (centre, mut span, mut conflict, home) = if next == self.chain.len() {
+            alone(last.group)
+        } else if next == 0 {
+            alone(first.group)
+        } else if self.chain[next].first <= r {
+            alone(self.chain[next].group)
+        } else {
+            let (from, to) = (self.chain[next - 1], self.chain[next]);
+            let (a, b) = (&self.groups[from.group], &self.groups[to.group]);
+            let middle = (a.at(r).mid() + b.at(r).mid()).div_euclid(2);
+            let centre = middle.max(a.at(from.last).mid()).min(b.at(to.first).mid());
+            (centre, a.at(r).hull(b.at(r)), true, from.group)
+        };
+        for group in heard.iter().filter(|g| **g != home) {
+            conflict = true;
+            span = span.hull(self.groups[*group].at(r));
+        }
+        for fix in self.stray.iter().filter(|f| f.raw.0.abs_diff(inside.0) <= NEAR_NS) {
+            conflict = true;
+            span = span.hull(Running::cone(fix, r));
+        }
+        Some((centre, (span.hi - centre).max(centre - span.lo), conflict))
+    }
+}
 
 /// The history with the most fixes behind it in which UTC never goes back.
 fn chain(groups: &[Group], witnesses: &[(RawNs, FixSource, usize)]) -> Vec<Segment> {
