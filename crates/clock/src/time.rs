@@ -72,6 +72,12 @@ impl UtcNs {
         UtcNs(self.0.saturating_add(ns))
     }
 
+    /// Can a running gnomon live at this time? Clocks that were never set say 1970 or 2000; gnomon is younger than
+    /// 2025. (Capture files may be older: their stamps are not asked.)
+    pub const fn is_plausible(self) -> bool {
+        self.0 >= PLAUSIBLE_NS_MIN
+    }
+
     /// Nanoseconds from `other` to `self`, saturating.
     pub fn minus(self, other: UtcNs) -> i64 {
         self.0.saturating_sub(other.0)
@@ -79,6 +85,9 @@ impl UtcNs {
 }
 
 const NS_PER_S: i64 = 1_000_000_000;
+
+/// 2025-01-01T00:00:00 UTC, TAI nanoseconds.
+const PLAUSIBLE_NS_MIN: i64 = (1_735_689_600 + 37) * NS_PER_S;
 
 /// TAI − UTC before the first entry below (the value of 1972-01-01; earlier rubber seconds are not modelled).
 const TAI_MINUS_UTC_FIRST: i32 = 10;
