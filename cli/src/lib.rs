@@ -1,1 +1,20 @@
-//! gnomon, the command line client of the query API.
+//! The `gnomon` command: a client of the collector's query API.
+
+pub mod arguments;
+mod client;
+mod command;
+mod exit;
+mod output;
+mod when;
+
+use std::process::ExitCode;
+
+use arguments::Arguments;
+
+/// Run one command and say how it ended: see `gnomon --help`, "Exit codes".
+pub async fn run(arguments: Arguments) -> ExitCode {
+    match command::run(arguments).await {
+        Ok(outcome) => outcome.into(),
+        Err(error) => exit::report(&error),
+    }
+}

@@ -2,6 +2,9 @@
 
 use gnomon_clock::RawNs;
 
+/// No source hands over more bytes of one frame (BIG TCP on veth gives 195,546).
+pub const FRAME_BYTES_MAX: usize = 256 << 10;
+
 /// When a frame was seen, and how wrong that may be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stamp {

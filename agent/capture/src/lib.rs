@@ -1,5 +1,25 @@
 //! Frames from AF_XDP, AF_PACKET and capture files behind one narrow source.
+//!
+//! Two ways to stand on an interface: on a *tap* the frames are for nobody else and AF_XDP takes them from the host;
+//! on a *host* NIC AF_PACKET watches beside it. Nothing is taken unless it was asked for.
 
+pub mod afxdp;
+pub mod interface;
+
+mod error;
 mod frame;
+mod mapping;
+mod mode;
+mod options;
+pub mod packet_mmap;
+mod source;
+mod stats;
+mod wait;
 
-pub use frame::{Frame, LinkType, Stamp, VlanTag};
+pub use error::CaptureError;
+pub use frame::{FRAME_BYTES_MAX, Frame, LinkType, Stamp, VlanTag};
+pub use interface::Plan;
+pub use mode::{CaptureMode, Refusal, Rung};
+pub use options::{Backend, Fanout, Options, Queues, Stance};
+pub use source::{Source, open};
+pub use stats::{DropReason, NetdevStats, QueueStats, SourceStats};

@@ -26,6 +26,21 @@ pub struct KernelStatus {
     pub unsync: bool,
     /// TAI − UTC as the kernel was told, or 0 when nobody told it.
     pub tai_offset_s: i32,
+    /// TIME_OOP: the clock repeats 23:59:59, so its readings are ambiguous by a second.
+    pub in_leap_second: bool,
+}
+
+impl Bracket {
+    /// The reading as a point of time, with the leap seconds that the kernel has seen and our table has not.
+    ///
+    /// A kernel that was told TAI − UTC (chronyd with `leapsectz`) knows it in full; one that was not counts the leap
+    /// seconds since boot from 0.
+    pub fn civil(&self, status: &KernelStatus) -> UtcNs {
+        let table_s = (self.realtime.tai_ns() - self.realtime.unix_ns()) / 1_000_000_000;
+        let kernel_s = i64::from(status.tai_offset_s);
+        let unknown_s = if kernel_s < 10 { kernel_s } else { kernel_s - table_s };
+        self.realtime.saturating_add_ns(unknown_s.clamp(0, 2) * 1_000_000_000)
+    }
 }
 
 /// Everything gnomon asks of a clock. The kernel's clocks implement it, and so does the simulated kernel.

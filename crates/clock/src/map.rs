@@ -118,6 +118,13 @@ impl Running {
         }
     }
 
+    /// The cone of one fix, on both sides of it.
+    fn cone(fix: &Fix, r: i128) -> Span {
+        let away = ((r - raw(fix)).abs() * RATE_ERR_MAX) >> 32;
+        let utc = i128::from(fix.utc.tai_ns()) + r - raw(fix);
+        Span { lo: utc - i128::from(fix.err_ns) - away - 1, hi: utc + i128::from(fix.err_ns) + away + 1 }
+    }
+
     fn agrees(&self, fix: &Fix) -> bool {
         let span = self.at(raw(fix));
         span.lo <= upper(fix) && lower(fix) <= span.hi
@@ -377,38 +384,15 @@ impl Map {
     }
 
     pub(crate) fn estimate(&self, raw: RawNs) -> Option<Estimate> {
-        let r = i128::from(raw.0);
-        let (first, last) = (self.chain.first()?, self.chain.last()?);
-        // The segments of the chain around r: one inside a segment or beyond the ends, two in a jump.
-        let next = self.chain.partition_point(|s| s.last < r);
-        let (centre, mut span, mut conflict, home);
-        if next == self.chain.len() {
-            span = self.groups[last.group].at(r);
-            (centre, conflict, home) = (span.mid(), false, last.group);
-        } else if next == 0 || self.chain[next].first <= r {
-            let group = if next == 0 { first.group } else { self.chain[next].group };
-            span = self.groups[group].at(r);
-            (centre, conflict, home) = (span.mid(), false, group);
-        } else {
-            let (from, to) = (self.chain[next - 1], self.chain[next]);
-            let (a, b) = (&self.groups[from.group], &self.groups[to.group]);
-            let middle = (a.at(r).mid() + b.at(r).mid()).div_euclid(2);
-            centre = middle.clamp(a.at(from.last).mid(), b.at(to.first).mid());
-            span = a.at(r).hull(b.at(r));
-            (conflict, home) = (true, from.group);
+        // Beyond the evidence nobody new speaks and nobody falls silent: the outermost fix decides who is heard, and
+        // the error is never less than there (two histories that disagree may seem to converge).
+        let (first, last) = (self.witnesses.first()?.0, self.witnesses.last()?.0);
+        let inside = raw.clamp(first, last);
+        let heard = self.near(inside);
+        let (centre, mut err, conflict) = self.bound(raw, inside, &heard)?;
+        if inside != raw {
+            err = err.max(self.bound(inside, inside, &heard)?.1);
         }
-        for group in self.near(raw) {
-            if group != home {
-                conflict = true;
-                span = span.hull(self.groups[group].at(r));
-            }
-        }
-        for fix in self.stray.iter().filter(|f| f.raw.0.abs_diff(raw.0) <= NEAR_NS) {
-            conflict = true;
-            let own = Running::start(Rate::UNKNOWN, fix).at(r);
-            span = span.hull(own);
-        }
-        let err = (span.hi - centre).max(centre - span.lo);
         let utc = i64::try_from(centre).unwrap_or(if centre < 0 { i64::MIN } else { i64::MAX });
         let clipped = (centre - i128::from(utc)).abs();
         Some(Estimate {
@@ -416,6 +400,40 @@ impl Map {
             err_ns: u64::try_from(err + clipped).unwrap_or(u64::MAX),
             conflict,
         })
+    }
+
+    /// The chain's word at `raw`, the error that covers all groups of `heard`, and whether they disagree.
+    fn bound(&self, raw: RawNs, inside: RawNs, heard: &[usize]) -> Option<(i128, i128, bool)> {
+        let r = i128::from(raw.0);
+        let (first, last) = (self.chain.first()?, self.chain.last()?);
+        // The segments of the chain around r: one inside a segment or beyond the ends, two in a jump.
+        let next = self.chain.partition_point(|s| s.last < r);
+        let alone = |group: usize| {
+            let span = self.groups[group].at(r);
+            (span.mid(), span, false, group)
+        };
+        let (centre, mut span, mut conflict, home) = if next == self.chain.len() {
+            alone(last.group)
+        } else if next == 0 {
+            alone(first.group)
+        } else if self.chain[next].first <= r {
+            alone(self.chain[next].group)
+        } else {
+            let (from, to) = (self.chain[next - 1], self.chain[next]);
+            let (a, b) = (&self.groups[from.group], &self.groups[to.group]);
+            let middle = (a.at(r).mid() + b.at(r).mid()).div_euclid(2);
+            let centre = middle.max(a.at(from.last).mid()).min(b.at(to.first).mid());
+            (centre, a.at(r).hull(b.at(r)), true, from.group)
+        };
+        for group in heard.iter().filter(|g| **g != home) {
+            conflict = true;
+            span = span.hull(self.groups[*group].at(r));
+        }
+        for fix in self.stray.iter().filter(|f| f.raw.0.abs_diff(inside.0) <= NEAR_NS) {
+            conflict = true;
+            span = span.hull(Running::cone(fix, r));
+        }
+        Some((centre, (span.hi - centre).max(centre - span.lo), conflict))
     }
 }
 

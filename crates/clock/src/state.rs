@@ -1,6 +1,8 @@
 //! The agent's clock: what it knows, in which state that puts it, and when to look again.
 
-use crate::time::{Estimate, Fix, FixSource, RawNs};
+use crate::map::agree;
+use crate::time::{EpochId, Estimate, Fix, FixSource, MonoNs, RawNs};
+use crate::timeline::{Added, Timeline};
 
 /// How much an agent's time is worth. Capture runs in every one of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -60,5 +62,230 @@ impl ClockState {
             ClockState::Unbounded => "unbounded",
             ClockState::Conflict => "conflict",
         }
+    }
+}
+
+const SAMPLE_EVERY_NS: u64 = 1_000_000_000;
+const SAMPLE_EVERY_NS_UNSYNCED: u64 = 100_000_000;
+const EXCHANGE_EVERY_NS: u64 = 16_000_000_000;
+const EXCHANGE_EVERY_NS_UNSYNCED: u64 = 1_000_000_000;
+
+/// When to do what next, by the monotonic clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due {
+    pub sample_at: MonoNs,
+    pub exchange_at: MonoNs,
+}
+
+/// The agent's knowledge of its own clock in the running epoch. Pure: told of fixes and steps, it says the state and
+/// when to look again.
+#[derive(Clone, Debug)]
+pub struct AgentClock {
+    timeline: Timeline,
+    sampled_at: Option<MonoNs>,
+    exchanged_at: Option<MonoNs>,
+    /// Disjoint evidence was seen; how many fixes agreed with each other since.
+    disputed: Option<usize>,
+    last_step: Option<(RawNs, Option<i64>)>,
+    steps: u64,
+}
+
+impl AgentClock {
+    pub fn new(epoch: EpochId) -> AgentClock {
+        AgentClock {
+            timeline: Timeline::new(epoch),
+            sampled_at: None,
+            exchanged_at: None,
+            disputed: None,
+            last_step: None,
+            steps: 0,
+        }
+    }
+
+    /// Forgets the evidence: RAW is not comparable any more. Both sample and exchange are due at once.
+    pub fn open_epoch(&mut self, epoch: EpochId) {
+        let (last_step, steps) = (self.last_step, self.steps);
+        *self = AgentClock { last_step, steps, ..AgentClock::new(epoch) };
+    }
+
+    pub fn timeline(&self) -> &Timeline {
+        &self.timeline
+    }
+
+    pub fn epoch(&self) -> EpochId {
+        self.timeline.epoch()
+    }
+
+    /// Takes a fix in, whichever its source.
+    pub fn add(&mut self, fix: Fix) -> Added {
+        let fresh: Vec<Fix> = self.fresh(fix.raw);
+        let added = self.timeline.add(fix);
+        if !added.changed {
+            return added;
+        }
+        if fresh.iter().any(|other| !agree(other, &fix)) {
+            self.disputed = Some(0);
+        } else if let Some(agreed) = self.disputed {
+            // Three that agree with all that is fresh end the dispute.
+            self.disputed = (agreed + 1 < SYNCED_FIXES_MIN).then_some(agreed + 1);
+        }
+        added
+    }
+
+    /// The newest fix of each source that still speaks.
+    fn fresh(&self, raw: RawNs) -> Vec<Fix> {
+        let mut fresh: Vec<Fix> = Vec::new();
+        let newest_first: Vec<&Fix> = self.timeline.fixes().collect();
+        for fix in newest_first.into_iter().rev() {
+            let near = raw.0.abs_diff(fix.raw.0) <= HOLDOVER_AFTER_EXCHANGE_NS;
+            if near && !fresh.iter().any(|f| f.source == fix.source) {
+                fresh.push(*fix);
+            }
+        }
+        fresh
+    }
+
+    /// The clock was set, by this much if that is known. Everything is due at once.
+    pub fn stepped(&mut self, raw: RawNs, by_ns: Option<i64>) {
+        self.steps += 1;
+        self.last_step = Some((raw, by_ns));
+        self.sampled_at = None;
+        self.exchanged_at = None;
+    }
+
+    /// When the clock was last set, and by how much if known.
+    pub fn last_step(&self) -> Option<(RawNs, Option<i64>)> {
+        self.last_step
+    }
+
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    pub fn sampled(&mut self, now: MonoNs) {
+        self.sampled_at = Some(now);
+    }
+
+    /// An exchange was begun (not: answered).
+    pub fn exchanged(&mut self, now: MonoNs) {
+        self.exchanged_at = Some(now);
+    }
+
+    /// The state at `raw`. A dispute ends when three fixes agree with each other and with every source that still
+    /// speaks, though the map may go on flagging the time around it.
+    pub fn state(&self, raw: RawNs) -> ClockState {
+        if self.disputed.is_some() {
+            return ClockState::Conflict;
+        }
+        match self.timeline.state(raw) {
+            ClockState::Conflict => self.recent_state(raw),
+            state => state,
+        }
+    }
+
+    /// The state by the newest fixes alone, when the dispute is over but the history is not settled.
+    fn recent_state(&self, raw: RawNs) -> ClockState {
+        let fixes: Vec<Fix> = self.timeline.fixes().copied().collect();
+        let recent = &fixes[fixes.len().saturating_sub(SYNCED_FIXES_MIN)..];
+        Timeline::from_fixes(self.epoch(), recent.iter().copied()).state(raw)
+    }
+
+    /// Samples: 1 Hz, 10 Hz while not synchronised. Exchanges: each second until synchronised, then each 16 s, spread
+    /// over a fleet by the agent's identity. At once after a step.
+    pub fn due(&self, raw: RawNs) -> Due {
+        let synced = self.state(raw) == ClockState::Synced;
+        let sample_every = if synced { SAMPLE_EVERY_NS } else { SAMPLE_EVERY_NS_UNSYNCED };
+        let spread_ns = u64::from(self.epoch().agent[0]) * 4_000_000;
+        let exchange_every = if synced { EXCHANGE_EVERY_NS + spread_ns } else { EXCHANGE_EVERY_NS_UNSYNCED };
+        let after =
+            |at: Option<MonoNs>, every: u64| at.map_or(MonoNs(0), |at| MonoNs(at.0.saturating_add(every)));
+        Due {
+            sample_at: after(self.sampled_at, sample_every),
+            exchange_at: after(self.exchanged_at, exchange_every),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::UtcNs;
+
+    const S: u64 = 1_000_000_000;
+
+    fn fix(source: FixSource, raw_s: u64, off_ns: i64, err_ns: u64) -> Fix {
+        let utc = UtcNs::from_tai_ns(1_800_000_000_000_000_000 + (raw_s * S) as i64 + off_ns);
+        Fix { raw: RawNs(raw_s * S), utc, err_ns, source }
+    }
+
+    #[test]
+    fn the_states_follow_each_other() {
+        use ClockState::*;
+        let mut clock = AgentClock::new(EpochId::default());
+        assert_eq!(clock.state(RawNs(0)), Cold);
+        clock.add(fix(FixSource::Kernel, 1, 0, 2_000_000));
+        assert_eq!(clock.state(RawNs(S)), Acquiring);
+        clock.add(fix(FixSource::Kernel, 2, 0, 2_000_000));
+        clock.add(fix(FixSource::Kernel, 3, 0, 2_000_000));
+        assert_eq!(clock.state(RawNs(3 * S)), Synced);
+        assert_eq!(clock.state(RawNs(13 * S)), Synced);
+        assert_eq!(clock.state(RawNs(14 * S)), Holdover);
+        assert_eq!(clock.state(RawNs(2_500 * S)), Unbounded);
+        clock.add(fix(FixSource::Collector, 14, 0, 500_000));
+        assert_eq!(clock.state(RawNs(50 * S)), Synced, "the exchange speaks each 16 s");
+        assert_eq!(clock.state(RawNs(55 * S)), Holdover);
+        clock.open_epoch(EpochId::default());
+        assert_eq!(clock.state(RawNs(60 * S)), Cold);
+    }
+
+    #[test]
+    fn a_conflict_ends_when_three_agree_and_nobody_contradicts() {
+        let mut clock = AgentClock::new(EpochId::default());
+        for s in 1..20 {
+            clock.add(fix(FixSource::Kernel, s, 0, 2_000_000));
+        }
+        clock.add(fix(FixSource::Collector, 20, -9_000_000_000, 500_000));
+        assert_eq!(clock.state(RawNs(20 * S)), ClockState::Conflict);
+        for s in 21..30 {
+            clock.add(fix(FixSource::Kernel, s, 0, 2_000_000));
+            assert_eq!(
+                clock.state(RawNs(s * S)),
+                ClockState::Conflict,
+                "the exchange still speaks against it"
+            );
+        }
+        // chronyd is told better and sets the clock.
+        clock.stepped(RawNs(30 * S), Some(-9_000_000_000));
+        for s in 31..34 {
+            assert_eq!(clock.state(RawNs(s * S)), ClockState::Conflict);
+            clock.add(fix(FixSource::Kernel, s, -9_000_000_000, 2_000_000));
+        }
+        assert_eq!(
+            clock.state(RawNs(33 * S)),
+            ClockState::Conflict,
+            "the first of them broke with the kernel's past"
+        );
+        clock.add(fix(FixSource::Kernel, 34, -9_000_000_000, 2_000_000));
+        assert_eq!(clock.state(RawNs(34 * S)), ClockState::Synced);
+        assert_eq!((clock.steps(), clock.last_step().unwrap().1), (1, Some(-9_000_000_000)));
+    }
+
+    #[test]
+    fn cadence_is_fast_until_synchronised_and_immediate_after_a_step() {
+        let mut clock = AgentClock::new(EpochId::default());
+        let at = |clock: &AgentClock, raw_s| {
+            let due = clock.due(RawNs(raw_s * S));
+            (due.sample_at.0, due.exchange_at.0)
+        };
+        assert_eq!(at(&clock, 0), (0, 0));
+        clock.sampled(MonoNs(5 * S));
+        clock.exchanged(MonoNs(5 * S));
+        assert_eq!(at(&clock, 1), (5 * S + S / 10, 6 * S));
+        for s in 1..4 {
+            clock.add(fix(FixSource::Collector, s, 0, 500_000));
+        }
+        assert_eq!(at(&clock, 4), (6 * S, 21 * S));
+        clock.stepped(RawNs(4 * S), None);
+        assert_eq!(at(&clock, 4), (0, 0));
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod attribute;
 pub mod community;
+pub mod escape;
 pub mod field;
 pub mod id;
 pub mod json;

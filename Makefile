@@ -1,0 +1,36 @@
+# gnomon. `make demo` shows the main job on live traffic; `make test` runs every test. Both install what they lack.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help deps build demo test bench lint generate clean
+
+IFACE ?=
+ONCE ?=
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@echo "  make demo ONCE=1      the same once, checking every part; exit 0 only if all was seen to work"
+	@echo "  make demo IFACE=eth0  capture a real interface (its traffic stays its own)"
+
+deps: ## install what building, the demo and the tests need (apt, rustup)
+	@deploy/install-deps.sh
+
+build: deps ## build the release binaries
+	@source deploy/build-env.sh && cargo build --release --locked -p gnomon-agent -p gnomon-collector -p gnomon-cli -p gnomon-integration-tests --bins
+
+demo: build ## capture live traffic with AF_XDP in a network of its own, and show it
+	@source deploy/build-env.sh && deploy/demo.sh "$$target_dir/release" $(if $(IFACE),--interface $(IFACE)) $(if $(ONCE),--once)
+
+test: deps ## run every test
+	@source deploy/build-env.sh && deploy/test.sh
+
+bench: build ## run the benchmarks
+	@source deploy/build-env.sh && deploy/bench.sh "$$target_dir/release"
+
+lint: deps ## formatting, clippy, tidy, generated files, licences, deployment files
+	@source deploy/build-env.sh && deploy/lint.sh
+
+generate: deps ## write the generated documentation and examples anew
+	@source deploy/build-env.sh && cargo run --quiet -p xtask -- generate
+
+clean: ## remove what building made
+	cargo clean

@@ -1,0 +1,189 @@
+//! One hardware queue: its socket, and the loop that takes frames out of it.
+
+use gnomon_clock::RawNs;
+use rustix::net::xdp::XdpDescOptions;
+
+use super::arrival::{Arrivals, Look};
+use super::socket::XdpSocket;
+use crate::frame::{FRAME_BYTES_MAX, Frame, LinkType, Stamp};
+use crate::stats::QueueStats;
+
+/// Buffers go back to the kernel in batches of this many, so that a slow sink does not hold them all.
+const RETURN_BATCH: u32 = 64;
+
+/// Where a frame of several buffers stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Assembly {
+    /// The next descriptor begins a frame.
+    Idle,
+    /// The scratch buffer holds its beginning.
+    Collecting,
+    /// Its beginning was unusable: the rest is thrown away.
+    Skipping,
+}
+
+/// A bound queue and what it counted.
+pub(super) struct Queue {
+    pub(super) number: u32,
+    pub(super) socket: XdpSocket,
+    produced: u32,
+    arrivals: Arrivals,
+    assembly: Assembly,
+    scratch: Vec<u8>,
+    pub(super) received: u64,
+    pub(super) received_bytes: u64,
+    pub(super) truncated: u64,
+    pub(super) oversize: u64,
+    pub(super) invalid: u64,
+}
+
+/// Frames the kernel dropped, by reason.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Lost {
+    pub(super) fill_ring_empty: u64,
+    pub(super) oversize: u64,
+}
+
+impl Queue {
+    pub(super) fn new(number: u32, socket: XdpSocket, multi_buffer: bool, now: RawNs) -> Queue {
+        let consumed = socket.rx.consumed();
+        Queue {
+            number,
+            socket,
+            produced: consumed,
+            arrivals: Arrivals::new(consumed, now),
+            assembly: Assembly::Idle,
+            // Never grows: what would not fit is counted instead.
+            scratch: Vec::with_capacity(if multi_buffer { FRAME_BYTES_MAX } else { 0 }),
+            received: 0,
+            received_bytes: 0,
+            truncated: 0,
+            oversize: 0,
+            invalid: 0,
+        }
+    }
+
+    pub(super) fn ready(&self) -> bool {
+        self.socket.rx.produced() != self.socket.rx.consumed()
+    }
+
+    /// Remembers how far the kernel has written: what the next [`Queue::drain`] may take.
+    #[inline]
+    pub(super) fn look(&mut self) {
+        self.produced = self.socket.rx.produced();
+    }
+
+    /// Hands over at most `max_frames` of the frames seen by the last [`Queue::look`].
+    #[inline]
+    pub(super) fn drain<F: FnMut(Frame<'_>)>(
+        &mut self,
+        max_frames: usize,
+        look: Look,
+        snaplen: usize,
+        sink: &mut F,
+    ) -> usize {
+        let mut left = self.socket.rx.waiting(self.produced);
+        let (mut seen, seen_stamp, fresh_stamp) = self.arrivals.stamps(self.socket.rx.consumed(), look);
+        let mut delivered = 0;
+        while left > 0 && delivered < max_frames {
+            let mut taken = 0;
+            while taken < left.min(RETURN_BATCH) && delivered < max_frames {
+                let stamp = if taken < seen { seen_stamp } else { fresh_stamp };
+                delivered += usize::from(self.take(taken, stamp, snaplen, sink));
+                taken += 1;
+            }
+            self.socket.rx.release(taken);
+            self.socket.fill.submit();
+            left -= taken;
+            seen = seen.saturating_sub(taken);
+        }
+        self.arrivals.advance(self.socket.rx.consumed(), self.produced, look);
+        if self.socket.fill.needs_wakeup() {
+            self.socket.wake();
+        }
+        delivered
+    }
+
+    /// Takes the descriptor `ahead`; true when it completed a frame that was handed over.
+    #[inline]
+    fn take<F: FnMut(Frame<'_>)>(&mut self, ahead: u32, stamp: Stamp, snaplen: usize, sink: &mut F) -> bool {
+        let XdpSocket { rx, fill, umem, .. } = &mut self.socket;
+        let desc = rx.peek(ahead);
+        let more = desc.options.contains(XdpDescOptions::XDP_PKT_CONTD);
+        // Staged only: the kernel sees it when the batch ends, after the bytes were read. A descriptor outside the memory
+        // has no buffer to give back.
+        if let Some(chunk) = umem.chunk_of(&desc) {
+            fill.stage(chunk);
+        }
+        let piece = umem.bytes(&desc);
+        if let (Assembly::Idle, false, Some(data)) = (self.assembly, more, piece) {
+            self.received += 1;
+            self.received_bytes += data.len() as u64;
+            self.truncated += u64::from(data.len() > snaplen);
+            sink(frame(data, stamp, snaplen));
+            return true;
+        }
+        self.assembly = match (self.assembly, piece) {
+            (Assembly::Skipping, _) => Assembly::Skipping,
+            (_, None) => {
+                self.invalid += 1;
+                Assembly::Skipping
+            }
+            (state, Some(piece)) => {
+                if state == Assembly::Idle {
+                    self.scratch.clear();
+                }
+                if self.scratch.len() + piece.len() > self.scratch.capacity() {
+                    self.oversize += 1;
+                    Assembly::Skipping
+                } else {
+                    self.scratch.extend_from_slice(piece);
+                    Assembly::Collecting
+                }
+            }
+        };
+        if more {
+            return false;
+        }
+        let whole = self.assembly == Assembly::Collecting;
+        self.assembly = Assembly::Idle;
+        if whole {
+            self.received += 1;
+            self.received_bytes += self.scratch.len() as u64;
+            self.truncated += u64::from(self.scratch.len() > snaplen);
+            sink(frame(&self.scratch, stamp, snaplen));
+        }
+        whole
+    }
+
+    /// XDP_STATISTICS, and what its rx_dropped means: in copy mode, a frame for which no buffer was free or, without
+    /// multi-buffer, one that fits none. Zero copy loses frames in the NIC, before it: see the driver's counters.
+    pub(super) fn kernel_stats(&self, multi_buffer: bool) -> (QueueStats, Lost) {
+        let mut stats = QueueStats {
+            queue: self.number,
+            received: self.received,
+            waiting: self.socket.rx.waiting(self.socket.rx.produced()),
+            ..QueueStats::default()
+        };
+        let Ok(kernel) = self.socket.statistics() else { return (stats, Lost::default()) };
+        stats.ring_full = kernel.rx_ring_full.unwrap_or(0);
+        stats.rx_dropped = kernel.rx_dropped;
+        stats.fill_ring_empty = kernel.rx_fill_ring_empty_descs.unwrap_or(0);
+        let fill_ring_empty =
+            if multi_buffer { kernel.rx_dropped } else { kernel.rx_dropped.min(stats.fill_ring_empty) };
+        (stats, Lost { fill_ring_empty, oversize: kernel.rx_dropped - fill_ring_empty })
+    }
+}
+
+#[inline]
+fn frame(data: &[u8], stamp: Stamp, snaplen: usize) -> Frame<'_> {
+    Frame {
+        stamp,
+        link: LinkType::Ethernet,
+        // At most 256 KiB of scratch or a chunk.
+        original_len: data.len() as u32,
+        data: &data[..data.len().min(snaplen)],
+        vlan: None,
+        outgoing: false,
+    }
+}

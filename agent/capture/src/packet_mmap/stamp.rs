@@ -1,0 +1,95 @@
+//! From the kernel's CLOCK_REALTIME stamps to CLOCK_MONOTONIC_RAW.
+
+use gnomon_clock::{Bracket, RawNs};
+
+use crate::frame::Stamp;
+
+/// The rate of the clock is not exactly the one the kernel applies: how far off it may be.
+const RATE_ERROR_PPB: u64 = 500_000;
+/// A stamp older than this says more about a clock step than about the frame.
+const LATENCY_NS_MAX: i64 = 1_000_000_000;
+
+/// Maps the stamps of one batch by one bracket.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StampMap {
+    read_raw: RawNs,
+    read_unix_ns: i64,
+    half_width_ns: u64,
+    /// 1 / (1 + ρ): RAW nanoseconds in a nanosecond of REALTIME.
+    raw_per_real: f64,
+    rate_error: f64,
+    /// For frames whose stamp says nothing.
+    unstamped: Stamp,
+}
+
+impl StampMap {
+    /// `unseen_ns`: how long before the bracket a frame of this batch may have arrived at the most.
+    pub(super) fn new(bracket: &Bracket, rho_ppb: i64, unseen_ns: u64) -> StampMap {
+        StampMap {
+            read_raw: bracket.raw,
+            read_unix_ns: bracket.realtime.unix_ns(),
+            half_width_ns: bracket.half_width_ns,
+            raw_per_real: 1.0 / (1.0 + rho_ppb as f64 * 1e-9),
+            rate_error: (rho_ppb.unsigned_abs() + RATE_ERROR_PPB) as f64 * 1e-9,
+            unstamped: Stamp { raw: bracket.raw, err_ns: saturate(unseen_ns) },
+        }
+    }
+
+    /// Stamp 0, one in the future or one over a second old is no evidence: the frame then arrived between the last time
+    /// the ring was empty and now.
+    #[inline]
+    pub(super) fn stamp(&self, unix_ns: i64) -> Stamp {
+        let latency = self.read_unix_ns.saturating_sub(unix_ns);
+        if unix_ns == 0 || !(0..=LATENCY_NS_MAX).contains(&latency) {
+            return self.unstamped;
+        }
+        let latency = latency as f64;
+        Stamp {
+            raw: self.read_raw.saturating_sub((latency * self.raw_per_real) as u64),
+            // One more nanosecond for the rounding above.
+            err_ns: saturate(self.half_width_ns + (latency * self.rate_error) as u64 + 1),
+        }
+    }
+}
+
+/// `u32::MAX` (4.29 s) means "that or more".
+fn saturate(ns: u64) -> u32 {
+    u32::try_from(ns).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gnomon_clock::UtcNs;
+
+    const NOW_UNIX: i64 = 1_800_000_000_000_000_000;
+
+    fn map(rho_ppb: i64) -> StampMap {
+        let bracket = Bracket {
+            raw: RawNs(50_000_000_000),
+            half_width_ns: 40,
+            realtime: UtcNs::from_unix_ns(NOW_UNIX),
+        };
+        StampMap::new(&bracket, rho_ppb, 25_000_000)
+    }
+
+    #[test]
+    fn latency_is_taken_back_at_the_clocks_rate() {
+        let stamp = map(0).stamp(NOW_UNIX - 1_000_000);
+        assert_eq!(stamp.raw, RawNs(50_000_000_000 - 1_000_000));
+        assert_eq!(stamp.err_ns, 40 + 500 + 1);
+        // chrony slews by 83,333 ppm: 1 ms of REALTIME is 0.923 ms of RAW.
+        let stamp = map(83_333_000).stamp(NOW_UNIX - 1_000_000);
+        let truth = 50_000_000_000_f64 - 1_000_000.0 / 1.083_333;
+        assert!((stamp.raw.0 as f64 - truth).abs() <= f64::from(stamp.err_ns));
+        assert!((stamp.raw.0 as f64 - truth).abs() <= 2.0);
+    }
+
+    #[test]
+    fn i12_stamps_that_say_nothing_become_the_reading_with_its_true_error() {
+        for unix_ns in [0, NOW_UNIX + 1, NOW_UNIX - 1_000_000_001, i64::MIN] {
+            let stamp = map(0).stamp(unix_ns);
+            assert_eq!((stamp.raw, stamp.err_ns), (RawNs(50_000_000_000), 25_000_000), "stamp {unix_ns}");
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! AF_PACKET on real interfaces: everything that was sent is received or counted, and the host keeps its traffic.
+
+mod network;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use gnomon_capture::{CaptureError, DropReason, Fanout, Options, Source, open};
+use gnomon_clock::{Clock, KernelClock};
+use network::{
+    OtherHost, Seen, Sender, assert_complete, drain_all, echo_client, echo_server, gso_tcp,
+    in_private_namespace, ip, numbered, veth, wait_for,
+};
+
+fn open_rx(options: &Options) -> Source {
+    open("rx0", options, Arc::new(KernelClock)).expect("AF_PACKET opens")
+}
+
+fn conserved(mtu: u32, len: usize, count: u64) {
+    veth(mtu, 1);
+    let mut source = open_rx(&Options::default());
+    assert_eq!(Sender::new("tx0", false).send_numbered(0, count, len), count);
+    let mut seen = Seen::default();
+    drain_all(&mut source, Duration::from_millis(300), &mut seen);
+    let stats = source.stats();
+    assert_complete(&seen, 0, count, &stats);
+    assert_eq!((stats.received, stats.lost()), (count, 0), "{stats:?}");
+    assert_eq!(stats.received_bytes, count * len as u64);
+    assert!(seen.lengths.iter().all(|l| *l == len as u32));
+}
+
+#[test]
+fn conserves_64_bytes() {
+    in_private_namespace(|| conserved(1500, 64, 20_000));
+}
+
+#[test]
+fn conserves_1514_bytes() {
+    in_private_namespace(|| conserved(1500, 1514, 5_000));
+}
+
+#[test]
+fn conserves_9014_bytes() {
+    in_private_namespace(|| conserved(9000, 9014, 1_000));
+}
+
+#[test]
+fn sees_a_64_kib_gso_frame_whole() {
+    in_private_namespace(|| {
+        veth(1500, 1);
+        let mut source = open_rx(&Options::default());
+        let frame = gso_tcp(62_648, 1448);
+        let sender = Sender::new("tx0", true);
+        for _ in 0..200 {
+            assert!(sender.send(&frame));
+        }
+        let mut seen = Seen::default();
+        drain_all(&mut source, Duration::from_millis(300), &mut seen);
+        let stats = source.stats();
+        assert_eq!((seen.lengths.len(), stats.lost(), stats.truncated), (200, 0, 0), "{stats:?}");
+        assert!(seen.lengths.iter().all(|len| *len == 62_702), "{:?}", &seen.lengths[..4]);
+    });
+}
+
+#[test]
+fn a_full_ring_is_counted_exactly() {
+    in_private_namespace(|| {
+        veth(1500, 1);
+        let mut source = open_rx(&Options { umem_bytes: 128 << 10, ..Options::default() });
+        let sent = Sender::new("tx0", false).send_numbered(0, 20_000, 512);
+        let mut seen = Seen::default();
+        drain_all(&mut source, Duration::from_millis(300), &mut seen);
+        let stats = source.stats();
+        assert!(stats.dropped(DropReason::Kernel) > 10_000, "{stats:?}");
+        assert_eq!(seen.numbers.len() as u64 + stats.lost(), sent, "{stats:?}");
+        // And it goes on afterwards.
+        assert_eq!(Sender::new("tx0", false).send_numbered(sent, 10, 64), 10);
+        drain_all(&mut source, Duration::from_millis(200), &mut seen);
+        assert_eq!(&seen.numbers[seen.numbers.len() - 10..], (sent..sent + 10).collect::<Vec<_>>());
+        assert_eq!(source.stats().lost(), stats.lost());
+    });
+}
+
+#[test]
+fn a_small_batch_ends_in_the_middle_of_a_block_and_goes_on() {
+    in_private_namespace(|| {
+        veth(1500, 1);
+        let mut source = open_rx(&Options::default());
+        Sender::new("tx0", false).send_numbered(0, 100, 100);
+        let mut numbers = Vec::new();
+        wait_for(Duration::from_secs(5), || {
+            let count = source.drain(7, |frame| numbers.push(network::number_of(&frame).unwrap())).unwrap();
+            assert!(count <= 7);
+            numbers.len() == 100
+        });
+        assert_eq!(numbers, (0..100).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn snaplen_cuts_the_frame_and_keeps_its_length() {
+    in_private_namespace(|| {
+        veth(1500, 1);
+        let mut source = open_rx(&Options { snaplen: 96, ..Options::default() });
+        Sender::new("tx0", false).send_numbered(0, 10, 1000);
+        let mut frames = 0;
+        wait_for(Duration::from_secs(5), || {
+            source
+                .drain(100, |frame| {
+                    assert_eq!((frame.data.len(), frame.original_len), (96, 1000));
+                    frames += 1;
+                })
+                .unwrap();
+            frames == 10
+        });
+        assert_eq!(source.stats().truncated, 10);
+    });
+}
+
+#[test]
+fn visible_within_200_ms_and_stamped_when_it_came() {
+    in_private_namespace(|| {
+        veth(1500, 1);
+        let mut source = open_rx(&Options::default());
+        let sender = Sender::new("tx0", false);
+        let mut latencies = Vec::new();
+        for number in 0..20 {
+            let before = KernelClock.raw();
+            assert!(sender.send(&numbered(number, 64)));
+            let after = KernelClock.raw();
+            let mut stamp = None;
+            wait_for(Duration::from_secs(5), || {
+                source.drain(10, |frame| stamp = Some(frame.stamp)).unwrap();
+                source.wait(Duration::from_millis(5)).unwrap();
+                stamp.is_some()
+            });
+            latencies.push(KernelClock.raw().since(before));
+            let stamp = stamp.unwrap();
+            let err = u64::from(stamp.err_ns);
+            assert!(
+                stamp.raw.saturating_add(err) >= before && stamp.raw.saturating_sub(err) <= after,
+                "{stamp:?} not in {before:?}..{after:?}"
+            );
+            assert!(stamp.err_ns < 1_000_000, "{stamp:?}");
+        }
+        latencies.sort_unstable();
+        // The median only: the machine may be loaded.
+        assert!(latencies[10] < 200_000_000, "{latencies:?}");
+    });
+}
+
+#[test]
+fn frames_older_than_a_second_have_an_honest_error() {
+    in_private_namespace(|| {
+        veth(1500, 1);
+        let mut source = open_rx(&Options::default());
+        source.drain(1, |_| ()).unwrap();
+        let before = KernelClock.raw();
+        Sender::new("tx0", false).send_numbered(0, 1, 64);
+        std::thread::sleep(Duration::from_millis(1300));
+        let mut stamp = None;
+        source.drain(10, |frame| stamp = Some(frame.stamp)).unwrap();
+        let stamp = stamp.expect("released long ago");
+        assert!(
+            stamp.raw.saturating_sub(u64::from(stamp.err_ns)) <= before.saturating_add(1_000_000),
+            "{stamp:?}"
+        );
+    });
+}
+
+#[test]
+fn a_vlan_tag_is_handed_over_whether_in_the_frame_or_beside_it() {
+    in_private_namespace(|| {
+        veth(1500, 1);
+        let mut source = open_rx(&Options::default());
+        let mut frame = vec![2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1, 0x81, 0, 0x20, 0x64];
+        frame.extend(network::ETHERTYPE);
+        frame.extend([0; 60]);
+        assert!(Sender::new("tx0", false).send(&frame));
+        let mut tci = None;
+        wait_for(Duration::from_secs(5), || {
+            source
+                .drain(10, |seen| {
+                    let inline = (seen.data[12..14] == [0x81, 0])
+                        .then(|| u16::from_be_bytes([seen.data[14], seen.data[15]]));
+                    tci = seen.vlan.map(|tag| tag.tci).or(inline);
+                    // With the tag beside the bytes, the frame is 4 bytes shorter.
+                    assert_eq!(seen.data.len(), if seen.vlan.is_some() { 74 } else { 78 });
+                })
+                .unwrap();
+            tci.is_some()
+        });
+        assert_eq!(tci, Some(0x2064));
+    });
+}
+
+#[test]
+fn loopback_frames_come_once_and_the_copy_is_counted() {
+    in_private_namespace(|| {
+        let mut source = open("lo", &Options::default(), Arc::new(KernelClock)).unwrap();
+        let receiver = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        for _ in 0..100 {
+            sender.send_to(b"once", receiver.local_addr().unwrap()).unwrap();
+        }
+        let mut frames = 0;
+        wait_for(Duration::from_secs(5), || {
+            source.drain(1000, |_| frames += 1).unwrap();
+            frames >= 100
+        });
+        let stats = source.stats();
+        assert_eq!((frames, stats.dropped(DropReason::LoopbackDuplicate), stats.lost()), (100, 100, 0));
+    });
+}
+
+#[test]
+fn a_deleted_interface_is_an_error_and_a_downed_one_is_not() {
+    in_private_namespace(|| {
+        veth(1500, 1);
+        let mut source = open_rx(&Options::default());
+        ip("link set rx0 down");
+        for _ in 0..3 {
+            source.wait(Duration::from_millis(50)).unwrap();
+            source.drain(10, |_| ()).unwrap();
+        }
+        assert!(!source.stats().interface_up);
+        ip("link set rx0 up");
+        assert!(source.stats().interface_up);
+        assert_eq!(Sender::new("tx0", false).send_numbered(0, 5, 64), 5);
+        let mut seen = Seen::default();
+        drain_all(&mut source, Duration::from_millis(200), &mut seen);
+        assert_eq!(seen.numbers.len(), 5);
+        ip("link del rx0");
+        let mut error = None;
+        wait_for(Duration::from_secs(3), || {
+            source.wait(Duration::from_millis(50)).unwrap();
+            error = source.drain(10, |_| ()).err();
+            error.is_some()
+        });
+        assert!(matches!(error, Some(CaptureError::InterfaceGone { .. })), "{error:?}");
+    });
+}
+
+#[test]
+fn fanout_splits_by_flow_without_loss_or_duplicate() {
+    in_private_namespace(|| {
+        veth(1500, 1);
+        let options = Options { fanout: Some(Fanout { group: 7, workers: 2 }), ..Options::default() };
+        let mut sources = [open_rx(&options), open_rx(&options)];
+        let sender = Sender::new("tx0", false);
+        let udp = |from: u8, to: u8, port: u8| {
+            let mut frame = vec![2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1, 8, 0];
+            frame.extend([0x45, 0, 0, 32, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, from, 10, 0, 0, to]);
+            // Ports both ways: the flow hash must put both directions together.
+            let (source, target) =
+                if from < to { ([0x10, port], [0x20, 0]) } else { ([0x20, 0], [0x10, port]) };
+            frame.extend(source);
+            frame.extend(target);
+            frame.extend([0, 12, 0, 0, port, 0, 0, 0]);
+            frame
+        };
+        for port in 0..200 {
+            assert!(sender.send(&udp(1, 2, port)) && sender.send(&udp(2, 1, port)));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        let mut ports = [Vec::new(), Vec::new()];
+        for (source, ports) in sources.iter_mut().zip(&mut ports) {
+            source.drain(1000, |frame| ports.push(frame.data[42])).unwrap();
+        }
+        let [a, b] = ports;
+        assert_eq!(a.len() + b.len(), 400);
+        assert!(!a.is_empty() && !b.is_empty());
+        assert!(!a.iter().any(|port| b.contains(port)), "a flow was split");
+    });
+}
+
+#[test]
+fn a_member_that_joins_under_traffic_sees_no_frame_of_another() {
+    in_private_namespace(|| {
+        veth(1500, 1);
+        let options = Options {
+            fanout: Some(Fanout { group: 8, workers: 33 }),
+            umem_bytes: 4 << 20,
+            ..Options::default()
+        };
+        let mut sources = vec![open_rx(&options)];
+        let stop = Arc::new(AtomicBool::new(false));
+        let sender = std::thread::spawn({
+            let (sender, stop) = (Sender::new("tx0", false), stop.clone());
+            move || {
+                let mut number = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    sender.send_numbered(number, 1, 64);
+                    number += 1;
+                }
+            }
+        });
+        for _ in 0..32 {
+            sources.push(open_rx(&options));
+        }
+        stop.store(true, Ordering::Relaxed);
+        sender.join().unwrap();
+        let mut seen = Seen::default();
+        for source in &mut sources {
+            drain_all(source, Duration::from_millis(60), &mut seen);
+        }
+        let count = seen.numbers.len();
+        seen.numbers.sort_unstable();
+        seen.numbers.dedup();
+        assert!(
+            count > 0 && seen.numbers.len() == count,
+            "{} of {count} frames were seen twice",
+            count - seen.numbers.len()
+        );
+    });
+}
+
+#[test]
+fn the_default_on_an_addressed_interface_leaves_the_host_its_traffic() {
+    in_private_namespace(|| {
+        veth(1500, 1);
+        let peer = OtherHost::new();
+        ip(&format!("link set tx0 netns {}", peer.pid()));
+        assert!(peer.run("ip addr add 10.77.0.1/24 dev tx0") && peer.run("ip link set tx0 up"));
+        ip("addr add 10.77.0.2/24 dev rx0");
+        let mut source = open_rx(&Options::default());
+        assert!(!source.mode().takes_frames);
+        echo_server("10.77.0.2:7777", 1);
+        assert!(peer.run(&echo_client("10.77.0.2", 7777)), "the host must answer");
+        let (mut incoming, mut outgoing) = (0, 0);
+        wait_for(Duration::from_secs(5), || {
+            source
+                .drain(100, |frame| {
+                    let is_tcp = frame.data.get(12..14) == Some(&[8, 0]) && frame.data.get(23) == Some(&6);
+                    incoming += u64::from(is_tcp && !frame.outgoing);
+                    outgoing += u64::from(is_tcp && frame.outgoing);
+                })
+                .unwrap();
+            incoming >= 4 && outgoing >= 3
+        });
+    });
+}
+
+#[test]
+fn a_wrong_name_says_which_names_are_right() {
+    in_private_namespace(|| {
+        let error = open("eth99", &Options::default(), Arc::new(KernelClock)).err().unwrap().to_string();
+        assert!(error.contains("eth99") && error.contains("lo"), "{error}");
+    });
+}

@@ -1,0 +1,218 @@
+//! What can be typed. The doc comments are the help and the man page.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  something was found          3  the answer is partial (stderr says why)
+  1  nothing was found            4  the collector could not be asked, or failed
+  2  a mistake in what was typed
+
+Times (--since, --until):  -15m  -2h  -5d  2026-11-21T21:30:00Z  1700000000
+  Relative times count from the collector's clock: this machine's is not asked.
+
+Examples:
+  gnomon search 'ip.src == 10.0.0.0/8 && port.dst == [22,443] && packets >= 3' --since -1h
+  gnomon pcap 'dns.host == *example.com' -w - | tshark -r -
+  gnomon top ip.src port.dst 'tcp.state == syn-sent' --by flows
+  gnomon fields                  every name an expression can use";
+
+/// Search flows and packets that gnomon's agents have captured.
+#[derive(Debug, Parser)]
+#[command(name = "gnomon", version, about, after_help = AFTER_HELP, propagate_version = true)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Connection {
+    /// The collector's gRPC address.
+    #[arg(
+        long,
+        global = true,
+        env = "GNOMON_SERVER",
+        default_value = "http://127.0.0.1:7440",
+        value_name = "URL"
+    )]
+    pub(crate) server: String,
+    /// Certificate of the authority that signed the collector's (PEM).
+    #[arg(long, global = true, env = "GNOMON_CA", value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Your own certificate (PEM), where the collector asks for one.
+    #[arg(long, global = true, env = "GNOMON_CERT", value_name = "FILE", requires = "key")]
+    pub(crate) cert: Option<PathBuf>,
+    /// The key of your certificate (PEM).
+    #[arg(long, global = true, env = "GNOMON_KEY", value_name = "FILE", requires = "cert")]
+    pub(crate) key: Option<PathBuf>,
+    /// Talk to a collector beyond this machine without encryption.
+    #[arg(long, global = true, env = "GNOMON_INSECURE")]
+    pub(crate) insecure: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Columns for reading.
+    Table,
+    /// One JSON array.
+    Json,
+    /// One JSON object a line.
+    Jsonl,
+    /// Comma separated, with a header (RFC 4180).
+    Csv,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Output {
+    #[arg(long, short, value_enum, default_value = "table")]
+    pub(crate) output: Format,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Range {
+    /// Only what was going on at this time or later.
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub(crate) since: Option<String>,
+    /// Only what was going on at this time or before.
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub(crate) until: Option<String>,
+    /// Take the times as times of ingest: finds pending and quarantined records too.
+    #[arg(long)]
+    pub(crate) by_ingest_time: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Query {
+    /// What to look for; everything when left out. See `gnomon fields` and docs/search.md.
+    #[arg(default_value = "", hide_default_value = true)]
+    pub(crate) expression: String,
+    #[command(flatten)]
+    pub(crate) range: Range,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum By {
+    Flows,
+    Packets,
+    Bytes,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PcapKind {
+    Pcapng,
+    Pcap,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Find flows, newest first.
+    Search {
+        #[command(flatten)]
+        query: Query,
+        /// Most flows to show.
+        #[arg(long, short = 'n', default_value_t = 100)]
+        limit: u64,
+        /// Oldest first.
+        #[arg(long)]
+        oldest_first: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show one record with all its fields, by the id that searches show.
+    Show {
+        id: String,
+        #[arg(long, short, value_enum, default_value = "table")]
+        output: Format,
+    },
+    /// Count flows, packets and bytes.
+    Count {
+        #[command(flatten)]
+        query: Query,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// The most frequent values of one field, or combinations of several: `gnomon top ip.src port.dst 'packets >= 3'`.
+    Top {
+        /// Field names, and at most one expression.
+        #[arg(required = true, value_name = "FIELD… [EXPRESSION]")]
+        words: Vec<String>,
+        #[command(flatten)]
+        range: Range,
+        #[arg(long, value_enum, default_value = "flows")]
+        by: By,
+        #[arg(long, short = 'n', default_value_t = 10)]
+        limit: u32,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Flows, packets and bytes over time.
+    Histogram {
+        #[command(flatten)]
+        query: Query,
+        /// Width of a bucket (`10s`, `5m`, `1h`); chosen when left out.
+        #[arg(long)]
+        interval: Option<String>,
+        /// Split every bucket by the values of this field.
+        #[arg(long, value_name = "FIELD")]
+        group: Option<String>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Write the packets of flows as a capture file.
+    Pcap {
+        #[command(flatten)]
+        query: Query,
+        /// File to write, or `-` for standard output.
+        #[arg(long, short, value_name = "FILE")]
+        write: String,
+        /// A record by its id (may be given several times) in the place of an expression.
+        #[arg(long, conflicts_with_all = ["since", "until"])]
+        id: Vec<String>,
+        #[arg(long, value_enum, default_value = "pcapng")]
+        format: PcapKind,
+        /// Most packets to write; 0 for all.
+        #[arg(long, default_value_t = 0)]
+        packets: u64,
+    },
+    /// Follow new flows as they arrive, until interrupted.
+    Tail {
+        /// Only flows that match.
+        #[arg(default_value = "", hide_default_value = true)]
+        expression: String,
+        #[arg(long, short, value_enum, default_value = "table")]
+        output: Format,
+        /// End after this many flows.
+        #[arg(long, short = 'n')]
+        limit: Option<u64>,
+    },
+    /// The agents' live rates, drops and queues, again each second.
+    Live {
+        /// Show this many times and end; 0 goes on until interrupted.
+        #[arg(long, default_value_t = 0)]
+        times: u64,
+    },
+    /// The agents and their state.
+    Agents {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// What the collector holds, and the state of its clock.
+    Status {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Every field an expression can name.
+    Fields {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Print a shell's completion script.
+    Completions { shell: Shell },
+    /// Print the man page.
+    Man,
+}

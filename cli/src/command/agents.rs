@@ -1,0 +1,163 @@
+//! `live`, `agents`, `status`, `fields`: the state of things.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use anyhow::Result;
+use gnomon_clock::UtcNs;
+use gnomon_flow::escape::terminal_safe;
+use gnomon_flow::timestamp::rfc3339;
+use gnomon_proto::v1;
+use serde_json::{Value, json};
+
+use crate::arguments::Format;
+use crate::client::Client;
+use crate::exit::Outcome;
+use crate::output::{Sheet, human};
+
+pub(crate) async fn list(client: &mut Client, format: Format) -> Result<Outcome> {
+    let agents = client.agents(v1::AgentsRequest {}).await?.into_inner().agents;
+    let columns = [
+        "node",
+        "connected",
+        "last_seen",
+        "version",
+        "interfaces",
+        "clock",
+        "spooled",
+        "sacrificed",
+        "peer",
+        "id",
+    ];
+    let mut sheet = Sheet::new(&columns);
+    for agent in &agents {
+        let heartbeat = agent.heartbeat.clone().unwrap_or_default();
+        let spool = heartbeat.spool.unwrap_or_default();
+        let interfaces: Vec<String> =
+            heartbeat.interfaces.iter().map(|i| format!("{} ({})", i.name, i.mode)).collect();
+        let id: String = agent.id.iter().map(|b| format!("{b:02x}")).collect();
+        sheet.rows.push(vec![
+            agent.name.as_str().into(),
+            agent.connected.into(),
+            agent.last_seen_unix_ns.map_or(Value::Null, |ns| rfc3339(UtcNs::from_unix_ns(ns)).into()),
+            agent.version.as_str().into(),
+            json!(interfaces),
+            clock_words(heartbeat.clock.as_ref(), agent).into(),
+            spool.entries.into(),
+            (spool.sacrificed_slice_packets + spool.sacrificed_flow_records).into(),
+            agent.peer.as_str().into(),
+            id.into(),
+        ]);
+    }
+    sheet.print(format)?;
+    Ok(Outcome::of(!agents.is_empty(), false))
+}
+
+fn clock_words(clock: Option<&v1::ClockStatus>, agent: &v1::Agent) -> String {
+    let Some(clock) = clock else { return "unknown".to_owned() };
+    let state = clock.state().as_str_name().trim_start_matches("CLOCK_STATE_").to_lowercase();
+    match (agent.clock_offset_ns, agent.clock_err_ns) {
+        (Some(offset), Some(err)) => {
+            format!("{state} {:+.3} ± {:.3} ms", offset as f64 / 1e6, err as f64 / 1e6)
+        }
+        _ => format!("{state} ± {:.3} ms", clock.err_ns as f64 / 1e6),
+    }
+}
+
+pub(crate) async fn live(client: &mut Client, times: u64) -> Result<Outcome> {
+    let people = io::stdout().is_terminal();
+    let (mut shown, mut found) = (0u64, false);
+    loop {
+        let agents = client.agents(v1::AgentsRequest {}).await?.into_inner().agents;
+        found |= !agents.is_empty();
+        let text = live_text(&agents);
+        let mut out = io::stdout().lock();
+        if people {
+            // Home and clear, so that the table stands still.
+            write!(out, "\x1b[H\x1b[2J")?;
+        }
+        writeln!(out, "{text}")?;
+        out.flush()?;
+        drop(out);
+        shown += 1;
+        if shown == times {
+            return Ok(Outcome::of(found, false));
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+fn live_text(agents: &[v1::Agent]) -> String {
+    let mut lines = vec![format!(
+        "{:<14} {:<12} {:>10} {:>12} {:>12} {:>9} {:>8}  {}",
+        "NODE", "INTERFACE", "PACKETS/S", "BITS/S", "PACKETS", "FLOWS", "SPOOLED", "DROPS"
+    )];
+    for agent in agents {
+        let heartbeat = agent.heartbeat.clone().unwrap_or_default();
+        let spooled = heartbeat.spool.as_ref().map_or(0, |s| s.entries);
+        let state = if agent.connected { "" } else { " (gone)" };
+        for interface in &heartbeat.interfaces {
+            let mut drops: Vec<_> = interface.drops.iter().filter(|(_, n)| **n > 0).collect();
+            drops.sort();
+            let drops: Vec<String> = drops.iter().map(|(reason, n)| format!("{reason} {n}")).collect();
+            let drops = if drops.is_empty() { "none".to_owned() } else { drops.join(", ") };
+            let trouble =
+                if interface.error.is_empty() { drops } else { format!("{drops}; {}", interface.error) };
+            lines.push(format!(
+                "{:<14} {:<12} {:>10} {:>12} {:>12} {:>9} {:>8}  {}",
+                terminal_safe(&format!("{}{state}", agent.name)),
+                terminal_safe(&interface.name),
+                human(interface.packets_per_second),
+                human(interface.bits_per_second),
+                human(interface.packets as f64),
+                human(interface.flows_active as f64),
+                spooled,
+                terminal_safe(&trouble),
+            ));
+        }
+    }
+    if agents.is_empty() {
+        lines.push("no agent has connected yet".to_owned());
+    }
+    lines.join("\n")
+}
+
+pub(crate) async fn status(client: &mut Client, format: Format) -> Result<Outcome> {
+    let status = client.status(v1::StatusRequest {}).await?.into_inner();
+    let time = |ns: Option<i64>| ns.map_or(Value::Null, |ns| rfc3339(UtcNs::from_unix_ns(ns)).into());
+    let pairs: Vec<(&str, Value)> = vec![
+        ("version", status.version.as_str().into()),
+        ("flows", status.flows.into()),
+        ("flows_pending", status.flows_pending.into()),
+        ("flows_quarantined", status.flows_quarantined.into()),
+        ("flows_reach_back_to", time(status.oldest_flow_unix_ns)),
+        ("newest_flow", time(status.newest_flow_unix_ns)),
+        ("packets", status.slice_packets.into()),
+        ("packet_bytes", status.slice_bytes.into()),
+        ("packets_reach_back_to", time(status.oldest_packet_unix_ns)),
+        ("disk_free_bytes", status.disk_free_bytes.into()),
+        ("now", time(Some(status.now_unix_ns))),
+        ("now_err_ns", status.now_err_ns.into()),
+        ("clock_proven", status.clock_proven.into()),
+    ];
+    let mut sheet = Sheet::default();
+    if format == Format::Table {
+        sheet.columns = vec!["what".into(), "value".into()];
+        sheet.rows = pairs.into_iter().map(|(name, value)| vec![name.into(), value]).collect();
+    } else {
+        sheet.columns = pairs.iter().map(|(name, _)| (*name).to_owned()).collect();
+        sheet.rows = vec![pairs.into_iter().map(|(_, value)| value).collect()];
+    }
+    sheet.print(format)?;
+    Ok(Outcome::Found)
+}
+
+pub(crate) async fn fields(client: &mut Client, format: Format) -> Result<Outcome> {
+    let fields = client.fields(v1::FieldsRequest {}).await?.into_inner().fields;
+    let mut sheet = Sheet::new(&["name", "type", "aliases", "doc"]);
+    for field in fields {
+        sheet.rows.push(vec![field.name.into(), field.kind.into(), json!(field.aliases), field.doc.into()]);
+    }
+    sheet.print(format)?;
+    Ok(Outcome::Found)
+}

@@ -1,0 +1,100 @@
+//! `search`, `show`, `tail`.
+
+use anyhow::Result;
+use gnomon_flow::StoredFlow;
+use gnomon_proto::v1;
+
+use super::warn_partial;
+use crate::arguments::{Format, Query};
+use crate::client::{Client, time_range};
+use crate::exit::Outcome;
+use crate::output::{FlowWriter, Sheet, flow_sheet};
+
+/// Flows asked for at a time.
+const PAGE: u64 = 1_000;
+
+pub(crate) async fn search(
+    client: &mut Client,
+    query: Query,
+    limit: u64,
+    oldest_first: bool,
+    format: Format,
+) -> Result<Outcome> {
+    let range = time_range(client, &query.range).await?;
+    let mut request = v1::SearchRequest {
+        expression: query.expression,
+        range: Some(range),
+        oldest_first,
+        limit: 0,
+        cursor: String::new(),
+    };
+    let (mut found, mut partial) = (0u64, false);
+    let mut table = Vec::new();
+    let mut writer = FlowWriter::new(format);
+    while found < limit {
+        request.limit = u32::try_from((limit - found).min(PAGE)).unwrap_or(u32::MAX);
+        let answer = client.search(request.clone()).await?.into_inner();
+        partial |= warn_partial(answer.partial.as_ref());
+        let flows = answer.flows.iter().map(StoredFlow::try_from).collect::<Result<Vec<_>, _>>()?;
+        found += flows.len() as u64;
+        match format {
+            // JSON lines and CSV stream; a table and a JSON array want the whole.
+            Format::Jsonl | Format::Csv => flows.iter().try_for_each(|flow| writer.write(flow))?,
+            Format::Table | Format::Json => table.extend(flows),
+        }
+        if answer.next_cursor.is_empty() || partial {
+            break;
+        }
+        request.cursor = answer.next_cursor;
+    }
+    match format {
+        Format::Json => flow_sheet(&table, format).print(format)?,
+        Format::Table if !table.is_empty() => flow_sheet(&table, format).print(format)?,
+        Format::Table => eprintln!("nothing found"),
+        Format::Jsonl | Format::Csv => {}
+    }
+    Ok(Outcome::of(found > 0, partial))
+}
+
+pub(crate) async fn show(client: &mut Client, id: String, format: Format) -> Result<Outcome> {
+    let flow = StoredFlow::try_from(&client.get(v1::GetRequest { id }).await?.into_inner())?;
+    if format != Format::Table {
+        flow_sheet(&[flow], format).print(format)?;
+        return Ok(Outcome::Found);
+    }
+    let all = flow_sheet(&[flow], Format::Json);
+    let mut sheet = Sheet::new(&["field", "value"]);
+    for (name, value) in all.columns.into_iter().zip(all.rows.into_iter().flatten()) {
+        if !value.is_null() {
+            sheet.rows.push(vec![name.into(), value]);
+        }
+    }
+    sheet.print(format)?;
+    Ok(Outcome::Found)
+}
+
+pub(crate) async fn tail(
+    client: &mut Client,
+    expression: String,
+    format: Format,
+    limit: Option<u64>,
+) -> Result<Outcome> {
+    let mut stream = client.tail(v1::TailRequest { expression }).await?.into_inner();
+    let mut writer = FlowWriter::new(format);
+    let (mut shown, mut missed) = (0u64, 0u64);
+    while limit.is_none_or(|limit| shown < limit) {
+        let Some(message) = stream.message().await? else { break };
+        if message.missed > missed {
+            eprintln!(
+                "partial: {} flows were missed because they came faster than they were read",
+                message.missed - missed
+            );
+            missed = message.missed;
+        }
+        if let Some(flow) = &message.flow {
+            writer.write(&StoredFlow::try_from(flow)?)?;
+            shown += 1;
+        }
+    }
+    Ok(Outcome::of(shown > 0, missed > 0))
+}

@@ -1,0 +1,65 @@
+//! The commands, one question to the API each.
+
+mod agents;
+mod aggregate;
+mod flows;
+mod pcap;
+
+use std::io;
+
+use anyhow::Result;
+use clap::CommandFactory;
+use gnomon_proto::v1;
+
+use crate::arguments::{Arguments, Command};
+use crate::client;
+use crate::exit::Outcome;
+
+/// Run what was asked for.
+pub(crate) async fn run(arguments: Arguments) -> Result<Outcome> {
+    // These ask no collector.
+    match arguments.command {
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "gnomon", &mut io::stdout());
+            return Ok(Outcome::Found);
+        }
+        Command::Man => {
+            clap_mangen::Man::new(Arguments::command()).render(&mut io::stdout())?;
+            return Ok(Outcome::Found);
+        }
+        _ => {}
+    }
+    let mut client = client::connect(&arguments.connection).await?;
+    match arguments.command {
+        Command::Search { query, limit, oldest_first, output } => {
+            flows::search(&mut client, query, limit, oldest_first, output.output).await
+        }
+        Command::Show { id, output } => flows::show(&mut client, id, output).await,
+        Command::Tail { expression, output, limit } => {
+            flows::tail(&mut client, expression, output, limit).await
+        }
+        Command::Count { query, output } => aggregate::count(&mut client, query, output.output).await,
+        Command::Top { words, range, by, limit, output } => {
+            aggregate::top(&mut client, words, &range, by, limit, output.output).await
+        }
+        Command::Histogram { query, interval, group, output } => {
+            aggregate::histogram(&mut client, query, interval, group, output.output).await
+        }
+        Command::Pcap { query, write, id, format, packets } => {
+            pcap::write(&mut client, query, &write, id, format, packets).await
+        }
+        Command::Live { times } => agents::live(&mut client, times).await,
+        Command::Agents { output } => agents::list(&mut client, output.output).await,
+        Command::Status { output } => agents::status(&mut client, output.output).await,
+        Command::Fields { output } => agents::fields(&mut client, output.output).await,
+        Command::Completions { .. } | Command::Man => Ok(Outcome::Found),
+    }
+}
+
+/// Say on stderr that an answer is not whole.
+fn warn_partial(partial: Option<&v1::Partial>) -> bool {
+    if let Some(partial) = partial {
+        eprintln!("partial: {}", gnomon_flow::escape::terminal_safe(&partial.reason));
+    }
+    partial.is_some()
+}

@@ -1,0 +1,71 @@
+//! How a command ended, as scripts see it.
+
+use std::io;
+use std::process::ExitCode;
+
+use tonic::Code;
+
+/// What a command that worked has to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Found,
+    NothingFound,
+    Partial,
+}
+
+impl Outcome {
+    pub(crate) fn of(found: bool, partial: bool) -> Outcome {
+        match (partial, found) {
+            (true, _) => Outcome::Partial,
+            (false, true) => Outcome::Found,
+            (false, false) => Outcome::NothingFound,
+        }
+    }
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> ExitCode {
+        ExitCode::from(match outcome {
+            Outcome::Found => 0,
+            Outcome::NothingFound => 1,
+            Outcome::Partial => 3,
+        })
+    }
+}
+
+/// A mistake in what was typed, found by `gnomon` itself.
+#[derive(Debug)]
+pub(crate) struct Usage(pub(crate) String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+const USAGE: u8 = 2;
+const FAILED: u8 = 4;
+
+/// Say what went wrong on stderr and choose the exit code.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    // The reader of our output went away (`gnomon tail | head`): nothing is wrong.
+    if error
+        .chain()
+        .any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
+    {
+        return ExitCode::SUCCESS;
+    }
+    if let Some(status) = error.chain().find_map(|e| e.downcast_ref::<tonic::Status>()) {
+        eprintln!("error: {}", gnomon_flow::escape::terminal_safe(status.message()).replace("\\u{a}", "\n"));
+        return match status.code() {
+            Code::InvalidArgument => ExitCode::from(USAGE),
+            Code::NotFound => Outcome::NothingFound.into(),
+            _ => ExitCode::from(FAILED),
+        };
+    }
+    eprintln!("error: {error:#}");
+    let usage = error.chain().any(|e| e.is::<Usage>());
+    ExitCode::from(if usage { USAGE } else { FAILED })
+}

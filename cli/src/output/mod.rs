@@ -1,0 +1,113 @@
+//! Answers on stdout: as a table for people, as JSON, JSON lines or CSV for programs.
+
+mod flows;
+
+use std::io::{self, Write};
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use gnomon_flow::escape::terminal_safe;
+use serde_json::{Map, Value};
+
+use crate::arguments::Format;
+
+pub(crate) use flows::{FlowWriter, flow_sheet};
+
+/// An answer of rows and columns. Names of columns are the keys in JSON.
+#[derive(Debug, Default)]
+pub(crate) struct Sheet {
+    pub(crate) columns: Vec<String>,
+    pub(crate) rows: Vec<Vec<Value>>,
+}
+
+impl Sheet {
+    pub(crate) fn new(columns: &[&str]) -> Sheet {
+        Sheet { columns: columns.iter().map(|c| (*c).to_owned()).collect(), rows: Vec::new() }
+    }
+
+    /// Write the whole sheet.
+    pub(crate) fn print(&self, format: Format) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        match format {
+            Format::Table => writeln!(out, "{}", self.table())?,
+            Format::Csv => {
+                let mut csv = csv::Writer::from_writer(&mut out);
+                csv.write_record(&self.columns)?;
+                for row in &self.rows {
+                    csv.write_record(row.iter().map(plain))?;
+                }
+                csv.flush()?;
+            }
+            Format::Json => {
+                let objects: Vec<Value> = self.objects().collect();
+                writeln!(out, "{}", serde_json::to_string_pretty(&objects)?)?;
+            }
+            Format::Jsonl => {
+                for object in self.objects() {
+                    writeln!(out, "{object}")?;
+                }
+            }
+        }
+        out.flush()
+    }
+
+    fn objects(&self) -> impl Iterator<Item = Value> {
+        self.rows.iter().map(|row| {
+            let pairs = self.columns.iter().cloned().zip(row.iter().cloned());
+            Value::Object(pairs.filter(|(_, value)| !value.is_null()).collect::<Map<_, _>>())
+        })
+    }
+
+    fn table(&self) -> Table {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        table.set_header(self.columns.iter().map(|c| c.to_uppercase()));
+        for row in &self.rows {
+            table.add_row(row.iter().map(|value| terminal_safe(&plain(value)).into_owned()));
+        }
+        let numeric = |column: usize| self.rows.iter().any(|row| row[column].is_number());
+        for column in 0..self.columns.len() {
+            if let Some(settings) = table.column_mut(column) {
+                settings.set_padding((0, 2));
+                if numeric(column) {
+                    settings.set_cell_alignment(CellAlignment::Right);
+                }
+            }
+        }
+        table
+    }
+}
+
+/// A value as one cell.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join(","),
+        other => other.to_string(),
+    }
+}
+
+/// `1.2 k`, `34 M`: for people only.
+pub(crate) fn human(n: f64) -> String {
+    let units = ["", " k", " M", " G", " T", " P"];
+    let mut scaled = n;
+    let mut unit = 0;
+    while scaled >= 1000.0 && unit + 1 < units.len() {
+        scaled /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{scaled:.0}") } else { format!("{scaled:.1}{}", units[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_people_are_short() {
+        assert_eq!(human(0.0), "0");
+        assert_eq!(human(999.0), "999");
+        assert_eq!(human(1_500.0), "1.5 k");
+        assert_eq!(human(2.5e13), "25.0 T");
+    }
+}
