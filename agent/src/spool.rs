@@ -127,7 +127,7 @@ pub fn open(limits: Limits, clock: Arc<dyn Clock>) -> Result<(Spool, Appender, R
     fs::create_dir_all(&dir).map_err(error("cannot make the directory"))?;
     let mut ledger = Ledger::new(&dir);
     let acked = ledger.read().map_err(error("cannot read the ledger"))?;
-    let mut index = Index { next_number: 1, ..Index::default() };
+    let mut index = Index::new();
     let mut files: Vec<(u64, Lane)> = Vec::new();
     for entry in fs::read_dir(&dir).map_err(error("cannot read the directory"))? {
         let name = entry.map_err(error("cannot read the directory"))?.file_name();

@@ -150,6 +150,10 @@ fn lane_index(lane: Lane) -> usize {
 }
 
 impl Index {
+    pub(super) fn new() -> Index {
+        Index { next_number: 1, ..Index::default() }
+    }
+
     pub(super) fn epoch_index(&self, id: &EpochId) -> Option<usize> {
         // The one in use is the last one nearly always.
         self.epochs.iter().rposition(|epoch| epoch.id == *id)

@@ -17,7 +17,7 @@ use super::segment::{
     SegmentFile, Totals,
 };
 use super::{ROOM_WAIT, Shared, suspended_ns};
-use crate::export::{Export, Exported};
+use crate::export::Export;
 
 /// Tries for one entry, each after something was done about the last failure.
 const WRITE_TRIES: usize = 4;
