@@ -231,8 +231,11 @@ impl<'a> Layers<'a> {
                     };
                 }
                 let nearest = suggest::nearest(&key, &valid, &self.schema.keys());
-                let origin = place(&key);
-                ConfigError::UnknownKey { origin, nearest, section, valid: valid.join(", "), key }
+                let keys = match section.as_str() {
+                    "" => format!("the keys at the top are: {}", valid.join(", ")),
+                    section => format!("the keys of `{section}` are: {}", valid.join(", ")),
+                };
+                ConfigError::UnknownKey { origin: place(&key), key, nearest, keys }
             }
             Problem::Type { key, expected, found } => {
                 ConfigError::Type { origin: place(&key), key, expected, found }

@@ -1,6 +1,14 @@
 //! What every gnomon daemon does: configuration, telemetry, health, shutdown, build info.
 //!
-//! A daemon's `main` is: parse flags, [`config::load`], start telemetry, run the pipeline under a shutdown handle.
-//! Nothing here knows what an agent or a collector is.
+//! A daemon's `main` is: parse flags, [`config::load`], [`telemetry::init`], [`shutdown::Shutdown::install`], run the
+//! pipeline, [`exit::report`]. Nothing here knows what an agent or a collector is.
 
+pub mod build_info;
 pub mod config;
+pub mod escape;
+
+pub mod example;
+pub mod exit;
+pub mod notify;
+pub mod shutdown;
+pub mod telemetry;

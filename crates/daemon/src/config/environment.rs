@@ -83,8 +83,7 @@ fn unknown(
         origin,
         nearest: suggest::nearest(variable, &names, &[]),
         key: variable.to_owned(),
-        section: String::new(),
-        valid: names.join(", "),
+        keys: format!("the variables are: {}", names.join(", ")),
     }
 }
 

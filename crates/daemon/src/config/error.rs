@@ -21,16 +21,14 @@ pub enum ConfigError {
     TooLarge { path: PathBuf, bytes: u64, limit: u64 },
     #[error("{path}:{line}:{column}: not valid TOML: {message}", path = path.display())]
     Syntax { path: PathBuf, line: usize, column: usize, message: String },
-    #[error("{}unknown key `{key}`{}", at(origin), hint(nearest.as_deref(), section, valid))]
+    #[error("{}unknown key `{key}`{}", at(origin), hint(nearest.as_deref(), keys))]
     UnknownKey {
         origin: Origin,
         key: String,
         /// The dotted path that was probably meant.
         nearest: Option<String>,
-        /// The dotted path of the section the key stands in, empty for the top.
-        section: String,
-        /// The keys of that section.
-        valid: String,
+        /// The keys there are in its place, in words.
+        keys: String,
     },
     #[error("{}`{old}` was renamed: use `{new}`", at(origin))]
     Renamed { origin: Origin, old: String, new: String },
@@ -86,11 +84,10 @@ pub fn in_range<V: PartialOrd + Display>(
     Err(ConfigError::out_of_range(key, value, format_args!("{} to {}", allowed.start(), allowed.end())))
 }
 
-fn hint(nearest: Option<&str>, section: &str, valid: &str) -> String {
+fn hint(nearest: Option<&str>, keys: &str) -> String {
     match nearest {
         Some(nearest) => format!("; did you mean `{nearest}`?"),
-        None if section.is_empty() => format!("; the keys at the top are: {valid}"),
-        None => format!("; the keys of `{section}` are: {valid}"),
+        None => format!("; {keys}"),
     }
 }
 

@@ -315,7 +315,7 @@ impl Node {
                 let number =
                     value.as_float().or_else(|| value.as_integer().map(|n| n as f64)).unwrap_or(f64::NAN);
                 let outside = min.is_some_and(|min| number < min) || max.is_some_and(|max| number > max);
-                self.bound(key, number, outside || !number.is_finite())
+                self.bound(key, &number, outside || !number.is_finite())
             }
             _ => {
                 Err(Problem::Type { key: key.to_owned(), expected: self.expected(), found: describe(value) })
@@ -323,7 +323,7 @@ impl Node {
         }
     }
 
-    fn bound(&self, key: &str, number: impl ToString, outside: bool) -> Result<(), Problem> {
+    fn bound(&self, key: &str, number: &impl ToString, outside: bool) -> Result<(), Problem> {
         if !outside {
             return Ok(());
         }
