@@ -68,12 +68,17 @@ pub struct VlanTag {
     pub tci: u16,
 }
 
+impl VlanTag {
+    /// Bytes the tag took on the wire.
+    pub const BYTES: u32 = 4;
+}
+
 /// Bytes seen on the wire. Borrowed from the source's ring: whoever wants to keep them copies them.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {
     pub stamp: Stamp,
     pub link: LinkType,
-    /// Length on the wire; never less than `data.len()`.
+    /// Length on the wire without a tag that stands in `vlan`; never less than `data.len()`.
     pub original_len: u32,
     /// The captured bytes, of any length up to 256 KiB, including none.
     pub data: &'a [u8],

@@ -27,7 +27,8 @@ pub enum Addresses {
 pub struct FlowKey {
     /// 802.1Q/802.1ad VLAN ids, outermost first; 0 where there is none.
     pub vlan: [u16; 2],
-    /// The EtherType (or 802.3 length) that follows the VLAN tags; 0x0800 and 0x86DD for raw IP links.
+    /// The EtherType that follows the VLAN tags; 0x0800 and 0x86DD for raw IP links; 4 (Linux's ETH_P_802_2) for 802.3
+    /// frames with LLC, whose length field is no part of the key.
     pub ethertype: u16,
     /// The IP protocol number (upper-layer protocol for IPv6); 0 for what is not IP.
     pub protocol: u8,

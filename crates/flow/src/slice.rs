@@ -45,11 +45,17 @@ pub struct SlicedPacket<'a> {
 impl SlicedPacket<'_> {
     /// Append the packet to `block`. Does not allocate when the capacity suffices: see [`PACKET_HEADER_BYTES`].
     pub fn append_to(&self, block: &mut Vec<u8>) {
+        self.append_spliced_to(self.data.len(), &[], block);
+    }
+
+    /// Append the packet with `inserted` put before byte `at` of its data (a VLAN tag that the hardware took out).
+    pub fn append_spliced_to(&self, at: usize, inserted: &[u8], block: &mut Vec<u8>) {
         let mut header = [0u8; PACKET_HEADER_BYTES];
         header[0..8].copy_from_slice(&self.raw.0.to_le_bytes());
         header[8..16].copy_from_slice(&self.flow.0.to_le_bytes());
         header[16..20].copy_from_slice(&self.original_len.to_le_bytes());
-        let captured_len = u32::try_from(self.data.len()).unwrap_or(u32::MAX);
+        // No frame comes near 4 GiB: sources hand over 256 KiB at most.
+        let captured_len = u32::try_from(self.data.len() + inserted.len()).unwrap_or(u32::MAX);
         header[20..24].copy_from_slice(&captured_len.to_le_bytes());
         header[24..28].copy_from_slice(&self.err_ns.to_le_bytes());
         header[28..30].copy_from_slice(&self.linktype.to_le_bytes());
@@ -57,7 +63,10 @@ impl SlicedPacket<'_> {
             u16::from(self.from_responder) * FLAG_FROM_RESPONDER + u16::from(self.outgoing) * FLAG_OUTGOING;
         header[30..32].copy_from_slice(&flags.to_le_bytes());
         block.extend_from_slice(&header);
-        block.extend_from_slice(&self.data[..captured_len as usize]);
+        let (before, after) = self.data.split_at(at.min(self.data.len()));
+        block.extend_from_slice(before);
+        block.extend_from_slice(inserted);
+        block.extend_from_slice(after);
     }
 }
 
@@ -135,6 +144,14 @@ mod tests {
         sample(b"").append_to(&mut block);
         let read: Result<Vec<_>, _> = packets(&block).collect();
         assert_eq!(read, Ok(vec![sample(b"abc"), sample(b"")]));
+    }
+
+    #[test]
+    fn what_was_taken_out_is_put_back_in_its_place() {
+        let mut block = Vec::new();
+        sample(b"abef").append_spliced_to(2, b"cd", &mut block);
+        let read: Result<Vec<_>, _> = packets(&block).collect();
+        assert_eq!(read, Ok(vec![sample(b"abcdef")]));
     }
 
     #[test]

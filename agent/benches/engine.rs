@@ -1,0 +1,128 @@
+//! What a packet costs in the worker, without the kernel and without the disk: decode, flow table, slice append.
+//!
+//! `cargo bench -p gnomon-agent --bench engine` prints nanoseconds a packet. Frames stand in a ring of 4096 buffers, as
+//! they would in a UMEM; packets arrive at 1 Mpps of their own time, flows in random order.
+
+use std::hint::black_box;
+
+use gnomon_agent::decode::decode;
+use gnomon_agent::engine::{Engine, EngineConfig};
+use gnomon_agent::rules::{Keep, SlicePolicy};
+use gnomon_agent::table::TableConfig;
+use gnomon_capture::{Frame, LinkType, Stamp};
+use gnomon_clock::{Clock, KernelClock, RawNs};
+
+const RING_FRAMES: usize = 4096;
+const BATCH_FRAMES: usize = 256;
+/// Sizes of the simple Internet mix, 7:4:1, without FCS.
+const IMIX: [usize; 12] = [60, 60, 590, 60, 590, 60, 60, 590, 60, 1514, 590, 60];
+
+struct Ring {
+    frames: Vec<Vec<u8>>,
+    /// A full-period generator modulo 2³²: flow numbers in an order no prefetcher knows.
+    random: u32,
+    flows: u32,
+}
+
+impl Ring {
+    fn new(sizes: &[usize], flows: u32) -> Ring {
+        let frames = (0..RING_FRAMES).map(|n| tcp_frame(sizes[n % sizes.len()])).collect();
+        Ring { frames, random: 1, flows }
+    }
+
+    /// Frame `n`, made to belong to a random flow.
+    fn next(&mut self, n: u64) -> Frame<'_> {
+        self.random = self.random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let flow = ((u64::from(self.random) * u64::from(self.flows)) >> 32) as u32;
+        let data = &mut self.frames[n as usize % RING_FRAMES];
+        data[26..30].copy_from_slice(&(0x0a00_0000 + flow).to_be_bytes());
+        Frame {
+            stamp: Stamp { raw: RawNs(1_000_000_000 + n * 1000), err_ns: 1000 },
+            link: LinkType::Ethernet,
+            original_len: data.len() as u32,
+            data,
+            vlan: None,
+            outgoing: false,
+        }
+    }
+}
+
+fn tcp_frame(len: usize) -> Vec<u8> {
+    let mut data = vec![0; len];
+    data[..14].copy_from_slice(&[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0]);
+    data[14..24].copy_from_slice(&[0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 6]);
+    data[16..18].copy_from_slice(&((len - 14) as u16).to_be_bytes());
+    data[30..34].copy_from_slice(&[192, 0, 2, 1]);
+    data[34..38].copy_from_slice(&[0x9c, 0x40, 0, 80]);
+    data[46..50].copy_from_slice(&[0x50, 0x10, 0xff, 0xff]);
+    data
+}
+
+fn run(name: &str, sizes: &[usize], flows: u32, keep: Keep, packets: u64) {
+    let mut ring = Ring::new(sizes, flows);
+    let mut engine = Engine::new(
+        0,
+        EngineConfig {
+            table: TableConfig { flows_max: 1 << 20, ..TableConfig::default() },
+            policy: SlicePolicy { rules: Vec::new(), otherwise: keep },
+            ..EngineConfig::default()
+        },
+    );
+    let before = resident_bytes();
+    let mut records = 0;
+    let mut pass = |from: u64, packets: u64, engine: &mut Engine| {
+        let start = KernelClock.monotonic();
+        let mut n = from;
+        while n < from + packets {
+            for _ in 0..BATCH_FRAMES {
+                engine.on_frame(&ring.next(n));
+                n += 1;
+            }
+            engine.end_batch(RawNs(1_000_000_000 + n * 1000));
+            records += engine.take_records().map_or(0, |records| records.len());
+            while let Some(block) = engine.take_block() {
+                engine.recycle(block);
+            }
+        }
+        KernelClock.monotonic().since(start) as f64 / (n - from) as f64
+    };
+    // Fills the table and the caches. Random numbers repeat: 5 packets a flow see 99 % of the flows.
+    let warm = (u64::from(flows) * 5).max(200_000);
+    let warm_ns = pass(0, warm, &mut engine);
+    let rss = resident_bytes().saturating_sub(before);
+    let ns = pass(warm, packets, &mut engine);
+    let stats = engine.stats();
+    assert_eq!(stats.slicer.packets_queue_full, 0);
+    println!(
+        "{name:28} {ns:7.1} ns/packet  {:6.2} Mpps  (filling {warm_ns:.1} ns; {} flows, {} B resident each; {records} records)",
+        1000.0 / ns,
+        stats.table.flows_active,
+        rss / stats.table.flows_active.max(1),
+    );
+}
+
+fn decode_only(sizes: &[usize], packets: u64) {
+    let mut ring = Ring::new(sizes, 10_000);
+    let start = KernelClock.monotonic();
+    for n in 0..packets {
+        black_box(decode(&ring.next(n)));
+    }
+    let ns = KernelClock.monotonic().since(start) as f64 / packets as f64;
+    println!("{:28} {ns:7.1} ns/packet", "decode 60 B");
+}
+
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
+}
+
+fn main() {
+    let packets = 4_000_000;
+    decode_only(&[60], packets);
+    for (name, flows) in [("1 flow", 1), ("10 k flows", 10_000), ("1 M flows", 1_000_000)] {
+        run(&format!("60 B, {name}, no slices"), &[60], flows, Keep::Nothing, packets);
+        run(&format!("60 B, {name}, all kept"), &[60], flows, Keep::All, packets);
+    }
+    run("IMIX, 10 k flows, headers", &IMIX, 10_000, Keep::Headers, packets);
+    run("IMIX, 10 k flows, all kept", &IMIX, 10_000, Keep::All, packets);
+}

@@ -1,0 +1,244 @@
+//! From a frame to a [`Packet`]: whose it is, how long it was on the wire, and what its headers say.
+//!
+//! Constraints: one pass, no allocation, no panic on any bytes. Nothing is lost: what cannot be decoded to the end
+//! comes out with the best key there is and the [`DecodeProblem`]. Lengths come from the headers and the wire, never
+//! from how much was captured, so a sliced capture tells the same story as a whole one. Checksums are not verified:
+//! they are wrong in every frame captured before the NIC filled them in.
+
+mod arp;
+mod ethernet;
+mod icmp;
+mod ipv4;
+mod ipv6;
+mod llc;
+mod loopback;
+mod network;
+mod ports;
+mod rest;
+mod sll;
+mod tcp;
+mod transport;
+mod udp;
+mod vlan;
+
+#[cfg(test)]
+pub(crate) mod example;
+
+use gnomon_capture::{Frame, LinkType, VlanTag};
+use gnomon_flow::{Addresses, DecodeProblem, FlowKey};
+
+use rest::Rest;
+pub use tcp::TcpHeader;
+pub(crate) use transport::{ESP, ICMP, ICMPV6, SCTP, TCP, UDP};
+
+/// Where a packet stands in a fragmented datagram.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fragment {
+    /// Not a fragment (an IPv6 "atomic fragment", RFC 6946, is none either).
+    #[default]
+    Whole,
+    /// Has the transport header, and with it the ports.
+    First,
+    /// Has neither: its key is the address pair and the protocol, with ports 0.
+    Later,
+}
+
+/// A decoded frame. Small and `Copy`; the payload is borrowed from the source's ring.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet<'a> {
+    /// Seen from the sender of this packet.
+    pub key: FlowKey,
+    /// Length on the wire, with the tag that the hardware took out.
+    pub wire_len: u32,
+    /// Length by the IP header, 0 for what is not IP. Never more than was on the wire.
+    pub ip_len: u32,
+    /// Bytes above the transport header on the wire. Ethernet padding is none of them.
+    pub payload_len: u32,
+    /// As much of them as was captured.
+    pub payload: &'a [u8],
+    /// The captured bytes of the frame that are headers of layers 2 to 4.
+    pub header_len: u32,
+    pub tcp: Option<TcpHeader>,
+    /// ICMP or ICMPv6 type and code.
+    pub icmp: Option<(u8, u8)>,
+    pub fragment: Fragment,
+    /// TTL or hop limit.
+    pub ttl: Option<u8>,
+    pub source_mac: Option<[u8; 6]>,
+    pub problem: Option<DecodeProblem>,
+    /// The key is all it can be, so the packet belongs to its flow in spite of a `problem`. Otherwise it belongs to a
+    /// flow of the packets that have the same problem.
+    pub key_complete: bool,
+}
+
+/// Decode a frame of any link type and any length.
+#[inline]
+pub fn decode<'a>(frame: &Frame<'a>) -> Packet<'a> {
+    let tag_len = if frame.vlan.is_some() { VlanTag::BYTES } else { 0 };
+    let wire_len = frame.original_len.max(u32::try_from(frame.data.len()).unwrap_or(u32::MAX));
+    let mut packet = Packet {
+        key: FlowKey {
+            vlan: [0; 2],
+            ethertype: 0,
+            protocol: 0,
+            addresses: Addresses::None,
+            orig_port: 0,
+            resp_port: 0,
+        },
+        wire_len: wire_len.saturating_add(tag_len),
+        ip_len: 0,
+        payload_len: 0,
+        payload: &[],
+        header_len: 0,
+        tcp: None,
+        icmp: None,
+        fragment: Fragment::Whole,
+        ttl: None,
+        source_mac: None,
+        problem: None,
+        key_complete: true,
+    };
+    let rest = Rest::new(frame.data, wire_len);
+    match frame.link {
+        LinkType::Ethernet => ethernet::decode(&mut packet, rest, frame.vlan),
+        LinkType::RawIp => network::decode_ip(&mut packet, rest),
+        LinkType::Null | LinkType::Loop => loopback::decode(&mut packet, rest, frame.link),
+        LinkType::LinuxSll => sll::decode_v1(&mut packet, rest, frame.vlan),
+        LinkType::LinuxSll2 => sll::decode_v2(&mut packet, rest, frame.vlan),
+        LinkType::Other(_) => packet.stop(rest, DecodeProblem::UnknownLink),
+    }
+    packet
+}
+
+/// What is kept as "headers" where they could not be told from the rest.
+const UNDECODED_HEADER_BYTES: usize = 64;
+
+impl<'a> Packet<'a> {
+    /// Decoding went as far as it should: `rest` is the payload.
+    fn end(&mut self, rest: Rest<'a>) {
+        self.payload = rest.captured();
+        self.payload_len = rest.wire();
+        self.header_len = rest.at();
+    }
+
+    /// Decoding ends before the key is whole.
+    fn stop(&mut self, rest: Rest<'a>, problem: DecodeProblem) {
+        self.problem = Some(problem);
+        self.key_complete = false;
+        self.header_len = rest.at() + rest.captured().len().min(UNDECODED_HEADER_BYTES) as u32;
+    }
+
+    /// Something is wrong with the packet, but whose it is is known.
+    fn note(&mut self, problem: DecodeProblem) {
+        self.problem = self.problem.or(Some(problem));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::example::{self, frame};
+    use super::*;
+    use gnomon_capture::Stamp;
+    use proptest::prelude::*;
+
+    const LINKS: [LinkType; 7] = [
+        LinkType::Ethernet,
+        LinkType::RawIp,
+        LinkType::Null,
+        LinkType::Loop,
+        LinkType::LinuxSll,
+        LinkType::LinuxSll2,
+        LinkType::Other(147),
+    ];
+
+    fn check_bounds(frame: &Frame<'_>) {
+        let packet = decode(frame);
+        assert!(packet.ip_len <= packet.wire_len);
+        assert!(packet.payload_len <= packet.wire_len);
+        assert!(packet.payload.len() <= packet.payload_len as usize);
+        assert!(packet.header_len as usize + packet.payload.len() <= frame.data.len());
+        assert!(packet.key_complete || packet.problem.is_some());
+        if packet.key.addresses == Addresses::None && frame.link != LinkType::RawIp {
+            assert!(packet.problem.is_some(), "a frame without a talker must say why");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn any_bytes_give_a_packet_within_bounds(
+            data in prop::collection::vec(any::<u8>(), 0..200),
+            extra in prop_oneof![Just(0u32), 0u32..3000, Just(u32::MAX / 2)],
+            link in prop::sample::select(&LINKS[..]),
+            vlan in prop::option::of((any::<u16>(), any::<u16>())),
+        ) {
+            check_bounds(&Frame {
+                stamp: Stamp::default(),
+                link,
+                original_len: (data.len() as u32).saturating_add(extra),
+                data: &data,
+                vlan: vlan.map(|(tpid, tci)| VlanTag { tpid, tci }),
+                outgoing: false,
+            });
+        }
+
+        #[test]
+        fn damaged_packets_give_a_packet_within_bounds(
+            which in 0..example::ALL.len(),
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut data = (example::ALL[which])();
+            let wire = data.len() as u32;
+            for (at, byte) in damage {
+                let at = at.index(data.len());
+                data[at] = byte;
+            }
+            data.truncate(cut.index(data.len() + 1));
+            check_bounds(&Frame { original_len: wire, ..frame(&data) });
+        }
+    }
+
+    #[test]
+    fn a_packet_cut_anywhere_keeps_its_lengths_and_joins_its_flow_once_the_ports_are_there() {
+        for make in example::ALL {
+            let data = make();
+            let whole = decode(&frame(&data));
+            assert_eq!(whole.problem, None);
+            let mut joined_from = None;
+            for cut in (0..data.len()).rev() {
+                let sliced = Frame { original_len: data.len() as u32, ..frame(&data[..cut]) };
+                check_bounds(&sliced);
+                let packet = decode(&sliced);
+                assert_eq!(packet.wire_len, whole.wire_len);
+                if packet.key_complete {
+                    assert_eq!(packet.key, whole.key);
+                    assert_eq!(packet.ip_len, whole.ip_len);
+                    joined_from = Some(cut);
+                } else {
+                    assert!(packet.problem.is_some());
+                }
+                if packet.problem.is_none() {
+                    assert_eq!(packet.payload_len, whole.payload_len, "cut at {cut}");
+                    assert_eq!(packet.tcp, whole.tcp);
+                }
+            }
+            assert!(joined_from.is_some_and(|cut| cut <= whole.header_len as usize));
+        }
+    }
+
+    #[test]
+    fn the_tag_the_hardware_took_out_counts_as_wire_bytes_and_stands_outermost() {
+        let data = example::tagged(&[(0x8100, 7)], &example::tcp_v4());
+        let tag = VlanTag { tpid: 0x88a8, tci: 0xe005 };
+        let packet = decode(&Frame { vlan: Some(tag), ..frame(&data) });
+        assert_eq!(packet.key.vlan, [5, 7]);
+        assert_eq!(packet.wire_len as usize, data.len() + 4);
+    }
+
+    #[test]
+    fn an_unknown_link_type_is_a_packet_with_a_problem() {
+        let packet = decode(&Frame { link: LinkType::Other(147), ..frame(b"abc") });
+        assert_eq!((packet.problem, packet.wire_len), (Some(DecodeProblem::UnknownLink), 3));
+    }
+}

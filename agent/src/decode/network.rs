@@ -1,0 +1,35 @@
+//! Which network layer an EtherType leads to.
+
+use gnomon_flow::DecodeProblem;
+
+use super::rest::Rest;
+use super::{Packet, arp, ipv4, ipv6, llc};
+
+pub(super) const ETHERTYPE_IPV4: u16 = 0x0800;
+pub(super) const ETHERTYPE_IPV6: u16 = 0x86dd;
+const ETHERTYPE_ARP: u16 = 0x0806;
+/// Below this the field is the length of an 802.3 frame (IEEE 802.3-2022 section 3.2.6).
+const ETHERTYPE_MIN: u16 = 0x0600;
+
+#[inline]
+pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>, ethertype: u16) {
+    packet.key.ethertype = ethertype;
+    match ethertype {
+        ETHERTYPE_IPV4 => ipv4::decode(packet, rest),
+        ETHERTYPE_IPV6 => ipv6::decode(packet, rest),
+        ETHERTYPE_ARP => arp::decode(packet, rest),
+        length if length < ETHERTYPE_MIN => llc::decode(packet, rest.limit(u32::from(length))),
+        // A flow of its talkers. What is above layer 2 is no payload of a transport.
+        _ => packet.header_len = rest.at(),
+    }
+}
+
+/// An IP header without a link layer: its first four bits say which.
+pub(super) fn decode_ip<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+    match rest.captured().first().map(|byte| byte >> 4) {
+        Some(4) => ipv4::decode(packet, rest),
+        Some(6) => ipv6::decode(packet, rest),
+        Some(_) => packet.stop(rest, DecodeProblem::Malformed),
+        None => packet.stop(rest, DecodeProblem::TruncatedNetwork),
+    }
+}

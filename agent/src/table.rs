@@ -1,0 +1,366 @@
+//! The flow table of one worker: from packets to records.
+//!
+//! Constraints: no allocation, lock or clock call for a packet of a known flow; a hard bound on flows; all time is the
+//! packets' own. Every packet is counted in exactly one segment of one flow, and every segment ends in exactly one final
+//! record, so the packets of all final records add up to the packets seen.
+//!
+//! Eviction: when the table is full, a hand goes round the entries (the CLOCK algorithm) and takes the first whose flow
+//! had no second packet since the hand last passed. Floods of one-packet flows evict each other and not the flows that
+//! live; the hand looks at no more than [`EVICTION_STEPS_MAX`] entries a time.
+
+mod entry;
+mod index;
+mod key;
+mod sequence;
+mod tcp;
+mod wheel;
+
+use gnomon_capture::Stamp;
+use gnomon_clock::RawNs;
+use gnomon_flow::{FlowEndReason, FlowId, FlowKey, FlowRecord};
+
+use crate::decode::{ESP, ICMP, ICMPV6, Packet, SCTP, TCP, UDP};
+use entry::Entry;
+pub use entry::{FlowSlice, InterimPolicy};
+use index::Index;
+use key::{KeyHasher, TableKey};
+use wheel::Wheel;
+
+/// How far the evicting hand goes before it takes what it is at.
+const EVICTION_STEPS_MAX: usize = 64;
+/// Timers looked at in one [`Table::tick`]. More than one a packet of a full batch, so that timers keep up with packets.
+const TIMERS_PER_TICK_MAX: usize = 1024;
+/// Flows ended in one [`Table::close_some`].
+const CLOSED_AT_ONCE_MAX: usize = 1024;
+
+/// After how long without a packet a flow has ended, in nanoseconds of the packets' time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdleTimeouts {
+    pub tcp_ns: u64,
+    pub udp_ns: u64,
+    /// ICMP and ICMPv6.
+    pub icmp_ns: u64,
+    pub sctp_ns: u64,
+    pub esp_ns: u64,
+    pub other_ns: u64,
+}
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+impl Default for IdleTimeouts {
+    fn default() -> IdleTimeouts {
+        IdleTimeouts {
+            tcp_ns: 480 * SECOND_NS,
+            udp_ns: 60 * SECOND_NS,
+            icmp_ns: 60 * SECOND_NS,
+            sctp_ns: 60 * SECOND_NS,
+            esp_ns: 600 * SECOND_NS,
+            other_ns: 60 * SECOND_NS,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableConfig {
+    /// 1 to 2³⁰. A flow takes about 400 bytes, of which untouched ones cost nothing.
+    pub flows_max: u32,
+    pub idle: IdleTimeouts,
+    /// A flow that goes on is reported in segments no longer than this.
+    pub active_timeout_ns: u64,
+    /// The idle timeout of a TCP connection that was closed or reset.
+    pub linger_ns: u64,
+    /// `None`: no interim records.
+    pub interim: Option<InterimPolicy>,
+}
+
+impl Default for TableConfig {
+    fn default() -> TableConfig {
+        TableConfig {
+            flows_max: 1 << 19,
+            idle: IdleTimeouts::default(),
+            active_timeout_ns: 480 * SECOND_NS,
+            linger_ns: 5 * SECOND_NS,
+            interim: Some(InterimPolicy::default()),
+        }
+    }
+}
+
+/// Cumulative, but for `active`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TableStats {
+    pub flows_active: u64,
+    pub flows_made: u64,
+    /// Ended to make room.
+    pub flows_evicted: u64,
+    pub records_interim: u64,
+    pub records_final: u64,
+    /// Interim records that were put off because too many were due.
+    pub interims_delayed: u64,
+}
+
+/// Where a packet was counted.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    entry: u32,
+    pub flow: FlowId,
+    pub from_responder: bool,
+    /// The packet began the flow.
+    pub is_new: bool,
+}
+
+#[derive(Debug)]
+pub struct Table {
+    config: TableConfig,
+    worker: u8,
+    hasher: KeyHasher,
+    index: Index,
+    entries: Vec<Entry>,
+    free: Vec<u32>,
+    wheel: Wheel,
+    hand: u32,
+    flows_numbered: u64,
+    /// The wheel's tick that `interims` counts in.
+    interim_tick: u64,
+    interims: u32,
+    stats: TableStats,
+}
+
+impl Table {
+    pub fn new(worker: u8, config: TableConfig) -> Table {
+        let flows_max = config.flows_max.clamp(1, 1 << 30);
+        Table {
+            config: TableConfig { flows_max, ..config },
+            worker,
+            hasher: KeyHasher::random(),
+            index: Index::new(flows_max),
+            // Address space only, until a flow needs it.
+            entries: Vec::with_capacity(flows_max as usize),
+            free: Vec::with_capacity(flows_max as usize),
+            wheel: Wheel::new(flows_max),
+            hand: 0,
+            flows_numbered: 0,
+            interim_tick: 0,
+            interims: 0,
+            stats: TableStats::default(),
+        }
+    }
+
+    /// Count a packet. Records that it closed (at most two) are pushed to `out`.
+    #[inline]
+    pub fn observe(&mut self, packet: &Packet<'_>, stamp: Stamp, out: &mut Vec<FlowRecord>) -> Seen {
+        let (key, from_high) = TableKey::of(packet);
+        let hash = self.hasher.hash(&key);
+        let found = self.index.find(hash, |at| self.entries[at as usize].key == key);
+        let (at, is_new) = match found {
+            Some(at) => (at, self.split(at, key, from_high, packet, stamp, out)),
+            None => (self.begin(hash, key, from_high, packet, stamp, out), true),
+        };
+        let entry = &mut self.entries[at as usize];
+        let side = entry.side(from_high);
+        entry.add(packet, stamp, side, self.config.interim.as_ref());
+        entry.used |= !is_new;
+        let deadline = deadline(&self.config, entry);
+        if deadline < entry.timer {
+            entry.timer = deadline;
+            self.wheel.schedule(at, deadline);
+        }
+        Seen { entry: at, flow: entry.id, from_responder: side == 1, is_new }
+    }
+
+    /// What the slicer keeps with the flow of a packet just observed.
+    #[inline]
+    pub fn slice_mut(&mut self, seen: Seen) -> &mut FlowSlice {
+        &mut self.entries[seen.entry as usize].slice
+    }
+
+    /// The key of a packet's flow, originator first.
+    pub fn key(&self, seen: Seen) -> FlowKey {
+        let entry = &self.entries[seen.entry as usize];
+        entry.key.flow_key(entry.orig_is_high())
+    }
+
+    /// End the flow or its segment if `packet` belongs to the next one. Whether a new flow begins.
+    #[inline]
+    fn split(
+        &mut self,
+        at: u32,
+        key: TableKey,
+        from_high: bool,
+        packet: &Packet<'_>,
+        stamp: Stamp,
+        out: &mut Vec<FlowRecord>,
+    ) -> bool {
+        let entry = &mut self.entries[at as usize];
+        let idle_ns = idle_ns(&self.config, entry);
+        // Stamps of a capture file may go back: too early is as far from the flow as too late.
+        let distance = stamp.raw.since(entry.last).max(entry.first.since(stamp.raw));
+        let reason = if distance > idle_ns {
+            ended_by_silence(entry)
+        } else if entry.is_reopened_by(packet.tcp.as_ref(), entry.side(from_high)) {
+            FlowEndReason::EndOfFlow
+        } else if stamp.raw.since(entry.first) >= self.config.active_timeout_ns {
+            out.push(entry.record(Some(FlowEndReason::Active), stamp.raw, self.config.interim.as_ref()));
+            entry.next_segment(stamp.raw);
+            self.stats.records_final += 1;
+            return false;
+        } else {
+            return false;
+        };
+        out.push(entry.record(Some(reason), stamp.raw, None));
+        let timer = entry.timer;
+        let id = self.number();
+        let entry = &mut self.entries[at as usize];
+        *entry = Entry::new(key, from_high, id, packet, stamp);
+        // Still on the wheel.
+        entry.timer = timer;
+        self.stats.records_final += 1;
+        self.stats.flows_made += 1;
+        true
+    }
+
+    fn begin(
+        &mut self,
+        hash: u64,
+        key: TableKey,
+        from_high: bool,
+        packet: &Packet<'_>,
+        stamp: Stamp,
+        out: &mut Vec<FlowRecord>,
+    ) -> u32 {
+        if self.free.is_empty() && self.entries.len() >= self.config.flows_max as usize {
+            self.evict(stamp.raw, out);
+        }
+        let entry = Entry::new(key, from_high, self.number(), packet, stamp);
+        let at = match self.free.pop() {
+            Some(at) => {
+                self.entries[at as usize] = entry;
+                at
+            }
+            None => {
+                self.entries.push(entry);
+                (self.entries.len() - 1) as u32
+            }
+        };
+        self.index.insert(hash, at);
+        self.stats.flows_made += 1;
+        self.stats.flows_active += 1;
+        at
+    }
+
+    fn number(&mut self) -> FlowId {
+        self.flows_numbered += 1;
+        FlowId::new(self.worker, self.flows_numbered)
+    }
+
+    /// Called with every entry in use.
+    fn evict(&mut self, now: RawNs, out: &mut Vec<FlowRecord>) {
+        let mut at = self.hand;
+        for _ in 0..EVICTION_STEPS_MAX {
+            at = if self.hand as usize >= self.entries.len() { 0 } else { self.hand };
+            self.hand = at + 1;
+            if !std::mem::take(&mut self.entries[at as usize].used) {
+                break;
+            }
+        }
+        self.stats.flows_evicted += 1;
+        self.end(at, FlowEndReason::LackOfResources, now, out);
+    }
+
+    /// The flow's last record.
+    fn end(&mut self, at: u32, reason: FlowEndReason, now: RawNs, out: &mut Vec<FlowRecord>) {
+        let entry = &mut self.entries[at as usize];
+        out.push(entry.record(Some(reason), now, None));
+        entry.live = false;
+        entry.tcp = Default::default();
+        let hash = self.hasher.hash(&entry.key);
+        self.index.remove(hash, at);
+        self.wheel.cancel(at);
+        self.free.push(at);
+        self.stats.records_final += 1;
+        self.stats.flows_active -= 1;
+    }
+
+    /// It is `now` by the packets' clock: end what is idle, report what changed. Whether more is due: then call again,
+    /// after taking the records away if they are many.
+    pub fn tick(&mut self, now: RawNs, out: &mut Vec<FlowRecord>) -> bool {
+        self.wheel.advance(now);
+        if self.wheel.tick() != self.interim_tick {
+            self.interim_tick = self.wheel.tick();
+            self.interims = 0;
+        }
+        for _ in 0..TIMERS_PER_TICK_MAX {
+            let Some(at) = self.wheel.pop_due() else { return false };
+            self.due(at, now, out);
+        }
+        true
+    }
+
+    fn due(&mut self, at: u32, now: RawNs, out: &mut Vec<FlowRecord>) {
+        let entry = &mut self.entries[at as usize];
+        if entry.last.saturating_add(idle_ns(&self.config, entry)) <= now {
+            let reason = ended_by_silence(entry);
+            return self.end(at, reason, now, out);
+        }
+        if let (Some(policy), Some(due)) = (&self.config.interim, entry.interim_due())
+            && due <= now
+        {
+            self.interims = self.interims.saturating_add(1);
+            let late_ticks = u64::from(self.interims.saturating_sub(1) / policy.per_tick_max.max(1));
+            if late_ticks == 0 {
+                out.push(entry.record(None, now, Some(policy)));
+                self.stats.records_interim += 1;
+            } else {
+                entry.delay_interim(now.saturating_add(late_ticks.saturating_mul(wheel::TICK_NS)));
+                self.stats.interims_delayed += 1;
+            }
+        }
+        entry.timer = deadline(&self.config, entry);
+        self.wheel.schedule(at, entry.timer);
+    }
+
+    /// End flows whatever their state (the agent stops, the file or the epoch ended). Whether there are more.
+    pub fn close_some(&mut self, now: RawNs, out: &mut Vec<FlowRecord>) -> bool {
+        // Free entries are popped with the others.
+        self.free.clear();
+        for _ in 0..CLOSED_AT_ONCE_MAX {
+            let Some(last) = self.entries.last() else { break };
+            if last.live {
+                self.end((self.entries.len() - 1) as u32, FlowEndReason::Forced, now, out);
+            }
+            self.entries.pop();
+        }
+        self.free.clear();
+        !self.entries.is_empty()
+    }
+
+    pub fn stats(&self) -> TableStats {
+        self.stats
+    }
+}
+
+/// When the flow is to be looked at next.
+#[inline]
+fn deadline(config: &TableConfig, entry: &Entry) -> RawNs {
+    let idle = entry.last.saturating_add(idle_ns(config, entry));
+    entry.interim_due().map_or(idle, |due| due.min(idle))
+}
+
+#[inline]
+fn idle_ns(config: &TableConfig, entry: &Entry) -> u64 {
+    match entry.key.protocol() {
+        TCP if entry.tcp.is_closed() => config.linger_ns,
+        TCP => config.idle.tcp_ns,
+        UDP => config.idle.udp_ns,
+        ICMP | ICMPV6 => config.idle.icmp_ns,
+        SCTP => config.idle.sctp_ns,
+        ESP => config.idle.esp_ns,
+        _ => config.idle.other_ns,
+    }
+}
+
+fn ended_by_silence(entry: &Entry) -> FlowEndReason {
+    if entry.tcp.is_closed() { FlowEndReason::EndOfFlow } else { FlowEndReason::Idle }
+}
+
+#[cfg(test)]
+mod tests;

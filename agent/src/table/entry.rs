@@ -1,0 +1,290 @@
+//! What the table keeps of a flow, and the record made of it.
+
+use gnomon_capture::Stamp;
+use gnomon_clock::RawNs;
+use gnomon_flow::{Attributes, DecodeProblem, DirectionCounters, FlowEndReason, FlowId, FlowRecord};
+
+use super::key::TableKey;
+use super::tcp::Tcp;
+use crate::decode::{Fragment, Packet, TCP, TcpHeader};
+use crate::rules::Keep;
+
+/// What went one way; [`DirectionCounters`] with less air.
+#[derive(Debug, Default)]
+struct Direction {
+    packets: u64,
+    bytes: u64,
+    ip_bytes: u64,
+    data_bytes: u64,
+    fragments: u32,
+    ttl_min: u8,
+    ttl_max: u8,
+    has_ttl: bool,
+    has_mac: bool,
+    mac: [u8; 6],
+}
+
+impl Direction {
+    #[inline]
+    fn add(&mut self, packet: &Packet<'_>, data_bytes: u32) {
+        self.packets += 1;
+        self.bytes += u64::from(packet.wire_len);
+        self.ip_bytes += u64::from(packet.ip_len);
+        self.data_bytes += u64::from(data_bytes);
+        self.fragments = self.fragments.saturating_add(u32::from(packet.fragment != Fragment::Whole));
+        if let Some(ttl) = packet.ttl {
+            self.ttl_min = if self.has_ttl { self.ttl_min.min(ttl) } else { ttl };
+            self.ttl_max = self.ttl_max.max(ttl);
+            self.has_ttl = true;
+        }
+        if let (false, Some(mac)) = (self.has_mac, packet.source_mac) {
+            self.mac = mac;
+            self.has_mac = true;
+        }
+    }
+
+    fn counters(&self) -> DirectionCounters {
+        DirectionCounters {
+            packets: self.packets,
+            bytes: self.bytes,
+            ip_bytes: self.ip_bytes,
+            data_bytes: self.data_bytes,
+            fragments: u64::from(self.fragments),
+            ttl: self.has_ttl.then_some((self.ttl_min, self.ttl_max)),
+            mac: self.has_mac.then_some(self.mac),
+        }
+    }
+}
+
+/// How often a flow that goes on is reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InterimPolicy {
+    /// A change is reported after this, so that what follows at once is in the same record.
+    pub delay_ns: u64,
+    /// Distance of a flow's second record from its first; it doubles with each while the flow goes on.
+    pub interval_min_ns: u64,
+    pub interval_max_ns: u64,
+    /// Made in one tick of the timer wheel (16.8 ms); more are put off to the next ticks.
+    pub per_tick_max: u32,
+}
+
+impl Default for InterimPolicy {
+    fn default() -> InterimPolicy {
+        InterimPolicy {
+            delay_ns: 100_000_000,
+            interval_min_ns: 1_000_000_000,
+            interval_max_ns: 10_000_000_000,
+            per_tick_max: 2048,
+        }
+    }
+}
+
+/// A flow's share of the slices.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowSlice {
+    pub(crate) keep: Keep,
+    /// Bytes kept of the flow, over all its segments, up to 4 GiB.
+    pub(crate) kept_bytes: u32,
+    /// The number of the last block that has a packet of it.
+    pub(crate) block: u32,
+    /// Of the segment.
+    pub(crate) segment_packets: u64,
+    pub(crate) segment_bytes: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) key: TableKey,
+    pub(super) id: FlowId,
+    pub(super) first: RawNs,
+    pub(super) last: RawNs,
+    /// What the timer wheel has for it.
+    pub(super) timer: RawNs,
+    /// While `changed`: when the next interim record is due. Otherwise: before when none is made.
+    interim_at: RawNs,
+    pub(super) tcp: Tcp,
+    pub(super) slice: FlowSlice,
+    directions: [Direction; 2],
+    segment: u32,
+    revision: u32,
+    stamp_err_ns: u32,
+    /// Interim records made while the flow went on without a pause.
+    interim_run: u8,
+    /// Since the last record.
+    changed: bool,
+    icmp: Option<(u8, u8)>,
+    problem: Option<DecodeProblem>,
+    /// Which end of the key the originator is.
+    orig_is_high: bool,
+    direction_guessed: bool,
+    /// A second chance against eviction: set by every packet but the first.
+    pub(super) used: bool,
+    /// Whether a flow lives here.
+    pub(super) live: bool,
+}
+
+impl Entry {
+    /// A flow that begins with `packet`, which is not counted yet.
+    pub(super) fn new(
+        key: TableKey,
+        from_high: bool,
+        id: FlowId,
+        packet: &Packet<'_>,
+        stamp: Stamp,
+    ) -> Entry {
+        // The sender of the first packet began the flow, unless that is visibly an answer.
+        let is_answer = packet.tcp.is_some_and(|tcp| tcp.is_syn_ack());
+        let is_start = packet.tcp.is_some_and(|tcp| tcp.is_syn());
+        let is_tcp = packet.key.protocol == TCP && packet.fragment != Fragment::Later;
+        Entry {
+            key,
+            id,
+            first: stamp.raw,
+            last: stamp.raw,
+            timer: RawNs(u64::MAX),
+            interim_at: RawNs(0),
+            interim_run: 0,
+            changed: false,
+            tcp: Tcp::default(),
+            slice: FlowSlice {
+                keep: Keep::Nothing,
+                kept_bytes: 0,
+                block: 0,
+                segment_packets: 0,
+                segment_bytes: 0,
+            },
+            directions: Default::default(),
+            segment: 0,
+            revision: 0,
+            stamp_err_ns: 0,
+            icmp: packet.icmp,
+            problem: None,
+            orig_is_high: from_high != is_answer,
+            direction_guessed: is_tcp && !is_start && !is_answer,
+            used: false,
+            live: true,
+        }
+    }
+
+    pub(super) fn orig_is_high(&self) -> bool {
+        self.orig_is_high
+    }
+
+    /// 0 when the sender is the originator, 1 when it is the responder.
+    #[inline]
+    pub(super) fn side(&self, from_high: bool) -> usize {
+        usize::from(from_high != self.orig_is_high)
+    }
+
+    #[inline]
+    pub(super) fn add(
+        &mut self,
+        packet: &Packet<'_>,
+        stamp: Stamp,
+        side: usize,
+        policy: Option<&InterimPolicy>,
+    ) {
+        let data_bytes = match &packet.tcp {
+            Some(header) => self.tcp.observe(header, packet.payload_len, side, stamp.raw),
+            // Sequence space that was not captured is unknown.
+            None if packet.key.protocol == TCP && packet.fragment != Fragment::Later => 0,
+            None => packet.payload_len,
+        };
+        self.directions[side].add(packet, data_bytes);
+        self.first = self.first.min(stamp.raw);
+        self.last = self.last.max(stamp.raw);
+        self.stamp_err_ns = self.stamp_err_ns.max(stamp.err_ns);
+        self.problem = self.problem.or(packet.problem);
+        if let Some(policy) = policy
+            && !self.changed
+        {
+            let due = stamp.raw.saturating_add(policy.delay_ns);
+            if due >= self.interim_at {
+                // After a pause, as at the start.
+                self.interim_run = 0;
+            }
+            self.interim_at = self.interim_at.max(due);
+            self.changed = true;
+        }
+    }
+
+    /// When its next interim record is due; `None` while there is nothing to report.
+    #[inline]
+    pub(super) fn interim_due(&self) -> Option<RawNs> {
+        self.changed.then_some(self.interim_at)
+    }
+
+    pub(super) fn delay_interim(&mut self, until: RawNs) {
+        self.interim_at = until;
+    }
+
+    /// Whether a TCP packet begins another connection.
+    #[inline]
+    pub(super) fn is_reopened_by(&self, header: Option<&TcpHeader>, side: usize) -> bool {
+        header.is_some_and(|header| self.tcp.is_reopened_by(header, side))
+    }
+
+    /// The active timeout closed a segment; the next one begins at `first`.
+    pub(super) fn next_segment(&mut self, first: RawNs) {
+        self.segment = self.segment.saturating_add(1);
+        self.revision = 0;
+        self.first = first;
+        self.last = first;
+        self.stamp_err_ns = 0;
+        self.directions = Default::default();
+        self.tcp.next_segment();
+        self.slice.segment_packets = 0;
+        self.slice.segment_bytes = 0;
+    }
+
+    /// What is known now. `end` is `None` for an interim record.
+    pub(super) fn record(
+        &mut self,
+        end: Option<FlowEndReason>,
+        now: RawNs,
+        policy: Option<&InterimPolicy>,
+    ) -> FlowRecord {
+        let revision = self.revision;
+        self.revision = revision.saturating_add(1);
+        if let Some(policy) = policy {
+            let interval = policy
+                .interval_min_ns
+                .saturating_mul(1 << self.interim_run.min(20))
+                .min(policy.interval_max_ns);
+            self.interim_at = now.saturating_add(interval);
+            self.interim_run = self.interim_run.saturating_add(1);
+            self.changed = false;
+        }
+        let [orig, resp] = &self.directions;
+        FlowRecord {
+            id: self.id,
+            segment: self.segment,
+            revision,
+            key: self.key.flow_key(self.orig_is_high),
+            first: self.first,
+            last: self.last,
+            stamp_err_ns: self.stamp_err_ns,
+            orig: orig.counters(),
+            resp: resp.counters(),
+            tcp: self.tcp.summary(),
+            icmp: self.icmp,
+            direction_guessed: self.direction_guessed,
+            problem: self.problem,
+            sliced_packets: self.slice.segment_packets,
+            sliced_bytes: self.slice.segment_bytes,
+            end,
+            attributes: Attributes::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_takes_at_most_400_bytes() {
+        // Beside the entry: two slots of the index, a link of the wheel, a place in the list of free entries.
+        assert!(size_of::<Entry>() + 2 * 8 + 16 + 4 <= 400, "{} bytes", size_of::<Entry>());
+    }
+}
