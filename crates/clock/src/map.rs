@@ -20,8 +20,9 @@ use crate::time::{Estimate, Fix, FixSource, RawNs, UtcNs};
 /// No RAW clock is wrong in rate by more than this (the kernel's own limit for what it corrects).
 pub const RATE_ERR_MAX_PPM: u64 = 500;
 
-/// How far the momentary rate of RAW strays from its average over an epoch (temperature).
-pub const WANDER_PPM: u64 = 10;
+/// How far the momentary rate of RAW may be from its average between two fixes of the same epoch: the whole swing that
+/// temperature gives a crystal, as the average may have been taken at one end of it and the moment lie at the other.
+pub const WANDER_PPM: u64 = 20;
 
 /// Evidence is "near" within this many fixes or this much time, each side.
 const NEAR_FIXES: usize = 32;
@@ -209,23 +210,28 @@ impl Group {
 
 /// The rate from the pair that pins it down best, if all members can live with it; else what no clock exceeds.
 fn best_rate(members: &[&Fix]) -> Rate {
-    let mut best: Option<Rate> = None;
+    // The search is in floating point, thousands of pairs each time evidence comes; the winner's rate is exact.
+    let mut best: Option<(f64, &Fix, &Fix)> = None;
     for anchor in anchors(members) {
         for other in members {
             let (a, b) = if anchor.raw < other.raw { (anchor, *other) } else { (*other, anchor) };
-            let d_raw = raw(b) - raw(a);
-            if d_raw == 0 {
-                continue;
-            }
-            let d_utc = i128::from(b.utc.tai_ns()) - i128::from(a.utc.tai_ns());
-            let err = ((i128::from(a.err_ns) + i128::from(b.err_ns)) << 32) / d_raw + 1 + WANDER;
-            let deviation = ((d_utc << 32) / d_raw) - ONE;
-            if err < RATE_ERR_MAX && deviation.abs() <= RATE_ERR_MAX && best.is_none_or(|b| err < b.err) {
-                best = Some(Rate { deviation, err });
+            let d_raw = b.raw.since(a.raw) as f64;
+            let off = b.utc.minus(a.utc) as f64 - d_raw;
+            let err = (a.err_ns as f64 + b.err_ns as f64) / d_raw;
+            let possible = d_raw > 0.0 && off.abs() <= d_raw * (RATE_ERR_MAX_PPM as f64 / 1e6);
+            if possible && best.is_none_or(|(least, _, _)| err < least) {
+                best = Some((err, a, b));
             }
         }
     }
-    let Some(rate) = best else { return Rate::UNKNOWN };
+    let Some((_, a, b)) = best else { return Rate::UNKNOWN };
+    let d_raw = raw(b) - raw(a);
+    let d_utc = i128::from(b.utc.tai_ns()) - i128::from(a.utc.tai_ns());
+    let err = ((i128::from(a.err_ns) + i128::from(b.err_ns)) << 32) / d_raw + 1 + WANDER;
+    if err >= RATE_ERR_MAX {
+        return Rate::UNKNOWN;
+    }
+    let rate = Rate { deviation: ((d_utc << 32) / d_raw) - ONE, err };
     let wider = Rate { err: rate.err.max(RATE_ERR_FALLBACK), ..rate };
     [rate, wider].into_iter().find(|r| consistent(*r, members.iter().copied())).unwrap_or(Rate::UNKNOWN)
 }
@@ -257,6 +263,8 @@ pub(crate) struct Map {
     chain: Vec<Segment>,
     /// (raw, source, group) of every fix that has a say in disputes, in rising raw.
     witnesses: Vec<(RawNs, FixSource, usize)>,
+    /// The sources among them, a bit each.
+    sources: u32,
     /// Fixes outside every group: only their own interval is known, near them.
     stray: Vec<Fix>,
     overruled: usize,
@@ -313,6 +321,7 @@ impl Map {
                 }
             };
             map.witnesses.push((fix.raw, fix.source, group));
+            map.sources |= 1 << fix.source as u32;
         }
         map.groups = members.iter().map(|m| Group::new(m)).collect();
         map.chain = chain(&map.groups, &map.witnesses);
@@ -367,7 +376,7 @@ impl Map {
                 }
             }
             // Stop when every source has spoken.
-            *seen != ALL_SOURCES
+            *seen != self.sources
         };
         for (steps, w) in self.witnesses[..split].iter().rev().enumerate() {
             if !take(&mut seen, steps, w) {
@@ -436,8 +445,6 @@ impl Map {
         Some((centre, (span.hi - centre).max(centre - span.lo), conflict))
     }
 }
-
-const ALL_SOURCES: u32 = (1 << (FixSource::File as u32 + 1)) - 1;
 
 /// The history with the most fixes behind it in which UTC never goes back.
 fn chain(groups: &[Group], witnesses: &[(RawNs, FixSource, usize)]) -> Vec<Segment> {

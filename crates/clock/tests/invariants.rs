@@ -157,7 +157,8 @@ fn i2_the_truth_lies_within_the_bound() {
     let (mut maps, mut within_1_ms, mut indexable, mut flagged) = (0_u64, 0_u64, 0_u64, 0_u64);
     let mut violations = Vec::new();
     let mut errors: Vec<u64> = Vec::new();
-    for seed in 0..runs(5_000) {
+    // The seed at the end is the first of 26 violations in 10⁶ runs with an uncertainty of 10 ppm.
+    for seed in (0..runs(5_000)).chain([414_118]) {
         let h = honest(seed);
         let t = timeline(&h.fixes);
         for (raw, truth) in &h.moments {
