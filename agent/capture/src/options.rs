@@ -8,7 +8,8 @@ pub enum Stance {
     /// Watch beside the host: never takes a frame from it.
     #[default]
     Auto,
-    /// A mirror or TAP port: its frames are for nobody else and are taken from the host (AF_XDP).
+    /// A mirror or TAP port: its frames are for nobody else and are taken from the host (AF_XDP). Attaching the program
+    /// resets some cards: their link is down for 1 to 10 seconds. Say so before opening.
     Tap,
     /// A NIC the host lives on: it keeps its traffic (AF_PACKET).
     Host,

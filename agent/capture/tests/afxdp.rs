@@ -258,20 +258,18 @@ fn an_unbound_queue_is_counted() {
 fn a_queue_added_later_is_bound_too() {
     in_private_namespace(|| {
         veth(1500, 4);
-        let ethtool = |rx: u32| {
-            let output = Command::new("ethtool")
-                .args(["-L", "rx0", "rx", &rx.to_string()])
-                .output()
-                .expect("ethtool runs");
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let set = |interface: &str, what: &str, count: &str| {
+            let status = Command::new("ethtool").args(["-L", interface, what, count]).status();
+            status.is_ok_and(|status| status.success())
         };
-        let set = |rx| ethtool(rx);
         // The peer needs no more transmit queues than we have receive queues.
-        assert!(Command::new("ethtool").args(["-L", "tx0", "tx", "1"]).status().unwrap().success());
-        set(1);
+        if !set("tx0", "tx", "1") || !set("rx0", "rx", "1") {
+            println!("SKIPPED: ethtool cannot set channels here");
+            return;
+        }
         let Some(mut source) = open_rx(&tap()) else { return };
         assert_eq!(source.mode().queues, 1);
-        set(3);
+        assert!(set("rx0", "rx", "3"));
         source.stats();
         assert_eq!(source.mode().queues, 3, "{}", source.mode());
         assert_eq!(source.stats().queues.len(), 3);

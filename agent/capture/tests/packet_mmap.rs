@@ -2,6 +2,8 @@
 
 mod network;
 
+use std::io::Write;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -60,6 +62,50 @@ fn sees_a_64_kib_gso_frame_whole() {
         let stats = source.stats();
         assert_eq!((seen.lengths.len(), stats.lost(), stats.truncated), (200, 0, 0), "{stats:?}");
         assert!(seen.lengths.iter().all(|len| *len == 62_702), "{:?}", &seen.lengths[..4]);
+    });
+}
+
+#[test]
+fn big_tcp_frames_of_more_than_64_kib_are_whole() {
+    in_private_namespace(|| {
+        veth(1500, 1);
+        let peer = OtherHost::new();
+        ip(&format!("link set tx0 netns {}", peer.pid()));
+        std::fs::write("/proc/sys/net/ipv6/conf/rx0/disable_ipv6", "0").unwrap();
+        ip("-6 addr add fd00::2/64 dev rx0 nodad");
+        let big = "gso_max_size 196608 gro_max_size 196608";
+        let configured =
+            Command::new("ip").args(["link", "set", "rx0"]).args(big.split(' ')).status().unwrap();
+        assert!(peer.run("ip -6 addr add fd00::1/64 dev tx0 nodad && ip link set tx0 up"));
+        if !configured.success() || !peer.run(&format!("ip link set tx0 {big}")) {
+            println!("SKIPPED: this kernel or ip(8) has no BIG TCP");
+            return;
+        }
+        let mut source = open_rx(&Options::default());
+        const BYTES: usize = 16 << 20;
+        let listener = std::net::TcpListener::bind("[fd00::2]:7777").unwrap();
+        let writer = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(&vec![7; BYTES]).unwrap();
+        });
+        assert!(peer.run(&format!("[ $(cat < /dev/tcp/fd00::2/7777 | wc -c) = {BYTES} ]")));
+        writer.join().unwrap();
+        let mut lengths = Vec::new();
+        wait_for(Duration::from_secs(5), || {
+            source.wait(Duration::from_millis(60)).unwrap();
+            let count = source
+                .drain(100_000, |frame| {
+                    assert_eq!(frame.data.len(), frame.original_len as usize);
+                    lengths.push((frame.outgoing, frame.data.len()));
+                })
+                .unwrap();
+            count == 0 && !lengths.is_empty()
+        });
+        let stats = source.stats();
+        let sent: usize = lengths.iter().filter(|(outgoing, _)| *outgoing).map(|(_, len)| len).sum();
+        let largest = lengths.iter().map(|(_, len)| *len).max();
+        assert!(sent > BYTES && stats.lost() == 0 && stats.truncated == 0, "{stats:?}");
+        assert!(largest > Some(100_000), "largest frame {largest:?}");
     });
 }
 

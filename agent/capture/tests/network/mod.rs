@@ -26,6 +26,10 @@ pub fn in_private_namespace(test: impl FnOnce() + Send + 'static) {
             println!("SKIPPED: no network namespace: {}", std::io::Error::last_os_error());
             return;
         }
+        if Command::new("ip").arg("-V").stdout(Stdio::null()).status().is_err() {
+            println!("SKIPPED: no ip(8), which makes the interfaces of this test");
+            return;
+        }
         // No router solicitations among the counted frames.
         for which in ["all", "default"] {
             let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"), "1");
