@@ -58,7 +58,9 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if let Some(status) = error.chain().find_map(|e| e.downcast_ref::<tonic::Status>()) {
-        eprintln!("error: {}", gnomon_flow::escape::terminal_safe(status.message()).replace("\\u{a}", "\n"));
+        // A message of several lines points at a column: keep its lines.
+        let lines: Vec<_> = status.message().lines().map(gnomon_flow::escape::terminal_safe).collect();
+        eprintln!("error: {}", lines.join("\n"));
         return match status.code() {
             Code::InvalidArgument => ExitCode::from(USAGE),
             Code::NotFound => Outcome::NothingFound.into(),

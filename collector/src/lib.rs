@@ -1,1 +1,12 @@
 //! The gnomon collector: stores, indexes, answers, and keeps time honest.
+
+pub mod certs;
+pub mod cli;
+pub mod clock_gate;
+pub mod config;
+pub mod fleet;
+pub mod ingest;
+pub mod metrics;
+pub mod pipeline;
+pub mod store;
+pub mod tls;

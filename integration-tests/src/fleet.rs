@@ -1,1 +1,300 @@
-//! stub
+//! The real programs as processes: a collector and its agents, started, asked, killed.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::netns::Netns;
+
+/// Where the programs under test were built. Test programs lie in `deps/` beside them.
+pub fn built_binaries() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("where is this program?")?;
+    let dir = own.ancestors().find(|dir| dir.join("gnomon-collector").is_file());
+    dir.map(Path::to_path_buf)
+        .context("gnomon-collector is not built beside this program: `make test` builds it first")
+}
+
+/// A port nobody listens on just now.
+pub fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
+
+const START_TRIES: u32 = 300;
+const START_PAUSE: Duration = Duration::from_millis(50);
+
+/// A running program that is killed when dropped, with what it said in a file.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    fn spawn(mut command: Command, log: PathBuf) -> Result<Process> {
+        let file = fs::File::options().create(true).append(true).open(&log)?;
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        let child = command.spawn().with_context(|| format!("start {command:?}"))?;
+        Ok(Process { child, log })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has printed so far.
+    pub fn said(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// SIGKILL, and wait until it is gone.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill().context("kill")?;
+        self.child.wait().context("wait")?;
+        Ok(())
+    }
+
+    /// SIGTERM, and its exit code.
+    pub fn stop(mut self) -> Result<Option<i32>> {
+        self.signal("TERM")?;
+        for _ in 0..START_TRIES {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status.code());
+            }
+            thread::sleep(START_PAUSE);
+        }
+        bail!("did not stop on SIGTERM; it said:\n{}", self.said())
+    }
+
+    /// Send a signal by name (`STOP`, `CONT`, `TERM`).
+    pub fn signal(&self, name: &str) -> Result<()> {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status()?;
+        ensure!(status.success(), "kill -{name} {}: {status}", self.pid());
+        Ok(())
+    }
+
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A collector on loopback with a data directory that outlives its process.
+#[derive(Debug)]
+pub struct Collector {
+    bin_dir: PathBuf,
+    dir: PathBuf,
+    pub grpc: SocketAddr,
+    pub http: SocketAddr,
+    settings: Vec<String>,
+    process: Option<Process>,
+}
+
+impl Collector {
+    /// Start one with its data under `dir`. `settings` are `--set` words.
+    pub fn start(bin_dir: &Path, dir: &Path, settings: &[&str]) -> Result<Collector> {
+        Collector::start_at(bin_dir, dir, free_address()?, free_address()?, settings)
+    }
+
+    pub fn start_at(
+        bin_dir: &Path,
+        dir: &Path,
+        grpc: SocketAddr,
+        http: SocketAddr,
+        settings: &[&str],
+    ) -> Result<Collector> {
+        fs::create_dir_all(dir)?;
+        let settings = settings.iter().map(|s| (*s).to_owned()).collect();
+        let mut collector = Collector {
+            bin_dir: bin_dir.to_owned(),
+            dir: dir.to_owned(),
+            grpc,
+            http,
+            settings,
+            process: None,
+        };
+        collector.restart()?;
+        Ok(collector)
+    }
+
+    /// Start the process (again) and wait until it answers.
+    pub fn restart(&mut self) -> Result<()> {
+        let mut command = Command::new(self.bin_dir.join("gnomon-collector"));
+        command.arg("run").arg("--data-dir").arg(self.dir.join("data"));
+        command.arg("--config").arg(empty_config(&self.dir)?);
+        command.arg("--set").arg(format!("listen.grpc={}", self.grpc));
+        command.arg("--set").arg(format!("listen.http={}", self.http));
+        for setting in &self.settings {
+            command.arg("--set").arg(setting);
+        }
+        let mut process = Process::spawn(command, self.dir.join("collector.log"))?;
+        for _ in 0..START_TRIES {
+            if TcpStream::connect(self.grpc).is_ok() && TcpStream::connect(self.http).is_ok() {
+                self.process = Some(process);
+                return Ok(());
+            }
+            ensure!(!process.has_ended()?, "the collector ended at once; it said:\n{}", process.said());
+            thread::sleep(START_PAUSE);
+        }
+        bail!("the collector does not answer at {}; it said:\n{}", self.grpc, process.said())
+    }
+
+    pub fn process(&mut self) -> Result<&mut Process> {
+        self.process.as_mut().context("the collector is not running")
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.take().context("the collector is not running")?.kill()
+    }
+
+    /// SIGTERM and the exit code.
+    pub fn stop(&mut self) -> Result<Option<i32>> {
+        self.process.take().context("the collector is not running")?.stop()
+    }
+
+    /// The URL for agents and `gnomon` on this host.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.grpc)
+    }
+
+    /// `gnomon ARGUMENTS` against this collector: exit code, stdout, stderr.
+    pub fn gnomon<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<(i32, Vec<u8>, String)> {
+        let output = Command::new(self.bin_dir.join("gnomon"))
+            .args(arguments)
+            .env("GNOMON_SERVER", self.url())
+            .stdin(Stdio::null())
+            .output()
+            .context("run gnomon")?;
+        let code = output.status.code().context("gnomon was killed")?;
+        Ok((code, output.stdout, String::from_utf8_lossy(&output.stderr).into_owned()))
+    }
+
+    /// Every flow that matches, as JSON objects. A partial or failed answer is an error.
+    pub fn flows(&self, expression: &str) -> Result<Vec<serde_json::Value>> {
+        let (code, stdout, stderr) = self.gnomon(&["search", expression, "-o", "jsonl", "-n", "10000000"])?;
+        ensure!(code == 0 || code == 1, "gnomon search {expression:?} ended with {code}: {stderr}");
+        let lines = std::str::from_utf8(&stdout)?.lines();
+        lines.map(|line| serde_json::from_str(line).with_context(|| format!("{line:?}"))).collect()
+    }
+
+    /// Flows, packets and bytes that match.
+    pub fn count(&self, expression: &str) -> Result<(u64, u64, u64)> {
+        let (code, stdout, stderr) = self.gnomon(&["count", expression, "-o", "jsonl"])?;
+        ensure!(code == 0 || code == 1, "gnomon count {expression:?} ended with {code}: {stderr}");
+        let answer: serde_json::Value = serde_json::from_slice(&stdout)?;
+        let number = |key: &str| answer[key].as_u64().unwrap_or(0);
+        Ok((number("flows"), number("packets"), number("bytes")))
+    }
+}
+
+/// An agent in a namespace (or on this host) with a state directory that outlives its process.
+#[derive(Debug)]
+pub struct Agent {
+    bin_dir: PathBuf,
+    dir: PathBuf,
+    netns: Option<String>,
+    settings: Vec<String>,
+    process: Option<Process>,
+}
+
+impl Agent {
+    /// Start one that captures on `interface`, with its state under `dir`.
+    pub fn start(
+        bin_dir: &Path,
+        dir: &Path,
+        netns: Option<&Netns>,
+        interface: &str,
+        stance: &str,
+        collector_url: &str,
+        settings: &[&str],
+    ) -> Result<Agent> {
+        fs::create_dir_all(dir)?;
+        let mut all = vec![
+            format!("collector.url={collector_url}"),
+            format!("interfaces=[{{ name = \"{interface}\", stance = \"{stance}\" }}]"),
+        ];
+        all.extend(settings.iter().map(|s| (*s).to_owned()));
+        let mut agent = Agent {
+            bin_dir: bin_dir.to_owned(),
+            dir: dir.to_owned(),
+            netns: netns.map(|n| n.name().to_owned()),
+            settings: all,
+            process: None,
+        };
+        agent.restart()?;
+        Ok(agent)
+    }
+
+    /// Start the process (again).
+    pub fn restart(&mut self) -> Result<()> {
+        let program = self.bin_dir.join("gnomon-agent");
+        let mut command = match &self.netns {
+            Some(netns) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", netns]).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
+        command.arg("run").arg("--config").arg(empty_config(&self.dir)?);
+        command.arg("--set").arg(format!("state_dir={}", self.dir.join("state").display()));
+        for setting in &self.settings {
+            command.arg("--set").arg(setting);
+        }
+        self.process = Some(Process::spawn(command, self.dir.join("agent.log"))?);
+        Ok(())
+    }
+
+    pub fn process(&mut self) -> Result<&mut Process> {
+        self.process.as_mut().context("the agent is not running")
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.take().context("the agent is not running")?.kill()
+    }
+
+    /// SIGTERM and the exit code.
+    pub fn stop(&mut self) -> Result<Option<i32>> {
+        self.process.take().context("the agent is not running")?.stop()
+    }
+}
+
+/// A config file with nothing in it, so that none of this machine's own is read.
+fn empty_config(dir: &Path) -> Result<PathBuf> {
+    let path = dir.join("empty.toml");
+    fs::write(&path, "")?;
+    Ok(path)
+}
+
+/// Try until it is true; what was last seen is told when it never is.
+pub fn eventually<T: std::fmt::Debug>(
+    what: &str,
+    seconds: u64,
+    mut look: impl FnMut() -> Result<T>,
+    good: impl Fn(&T) -> bool,
+) -> Result<T> {
+    let mut seen = look()?;
+    for _ in 0..seconds * 10 {
+        if good(&seen) {
+            return Ok(seen);
+        }
+        thread::sleep(Duration::from_millis(100));
+        seen = look()?;
+    }
+    ensure!(good(&seen), "{what} was not so after {seconds} s; last seen: {seen:?}");
+    Ok(seen)
+}

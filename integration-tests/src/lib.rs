@@ -3,5 +3,6 @@
 
 pub mod fleet;
 pub mod forward;
+pub mod hub;
 pub mod netns;
 pub mod traffic;

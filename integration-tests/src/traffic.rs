@@ -1,6 +1,7 @@
 //! Traffic whose every packet is known: exact counts of UDP datagrams, and the sizes that matter.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -45,4 +46,37 @@ pub fn udp(from: &Netns, to: SocketAddr, count: u64, frame_bytes: usize, per_sec
         }
         Ok(())
     })?
+}
+
+/// A host `client` 10.9.0.1 on `c0`, and a sensor with the bare other end `tap` of the same veth pair: nobody answers, so
+/// that no packet is on the wire but those sent on purpose.
+pub fn host_and_tap(mtu: u32) -> Result<(Netns, Netns)> {
+    let (client, sensor) = (Netns::new("client")?, Netns::new("sensor")?);
+    client.veth("c0", &sensor, "tap", mtu)?;
+    client.ip("addr add 10.9.0.1/24 dev c0")?;
+    client.ip("neigh replace 10.9.0.2 lladdr 02:00:00:00:00:02 dev c0 nud permanent")?;
+    Ok((client, sensor))
+}
+
+/// Send `bytes` over one TCP connection from one host to the other and wait until all of it has arrived.
+pub fn tcp(from: &Netns, to: &Netns, listen: SocketAddr, bytes: u64) -> Result<()> {
+    let listener = to.within(move || TcpListener::bind(listen))??;
+    let reader = std::thread::spawn(move || -> std::io::Result<u64> {
+        let (mut stream, _) = listener.accept()?;
+        std::io::copy(&mut stream, &mut std::io::sink())
+    });
+    from.within(move || -> Result<()> {
+        let mut stream = TcpStream::connect(listen).context("connect")?;
+        let chunk = vec![0x5a; 1 << 20];
+        let mut left = bytes;
+        while left > 0 {
+            let now = usize::try_from(left).unwrap_or(usize::MAX).min(chunk.len());
+            stream.write_all(&chunk[..now])?;
+            left -= now as u64;
+        }
+        Ok(())
+    })??;
+    let arrived = reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
+    anyhow::ensure!(arrived == bytes, "{arrived} of {bytes} bytes arrived");
+    Ok(())
 }

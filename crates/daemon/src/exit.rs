@@ -5,7 +5,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use crate::config::ConfigError;
-use crate::escape::terminal_safe;
+use gnomon_flow::escape::terminal_safe;
 
 /// It did what it was asked.
 pub const SUCCESS: u8 = 0;

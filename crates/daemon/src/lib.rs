@@ -5,7 +5,6 @@
 
 pub mod build_info;
 pub mod config;
-pub mod escape;
 
 pub mod example;
 pub mod exit;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-use crate::escape::terminal_safe;
 use crate::shutdown::CancellationToken;
+use gnomon_flow::escape::terminal_safe;
 
 /// The service can be used; `status` is one line for `systemctl status`.
 pub fn ready(status: &str) {

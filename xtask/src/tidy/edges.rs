@@ -11,7 +11,7 @@ const EDGES: [(&str, &[&str]); 10] = [
     ("gnomon-clock", &[]),
     ("gnomon-flow", &["gnomon-clock"]),
     ("gnomon-proto", &["gnomon-clock", "gnomon-flow"]),
-    ("gnomon-daemon", &[]),
+    ("gnomon-daemon", &["gnomon-flow"]),
     ("gnomon-capture", &["gnomon-clock"]),
     ("gnomon-agent", &["gnomon-clock", "gnomon-flow", "gnomon-proto", "gnomon-capture", "gnomon-daemon"]),
     ("gnomon-collector", &["gnomon-clock", "gnomon-flow", "gnomon-proto", "gnomon-daemon"]),

@@ -1,0 +1,173 @@
+//! The command line of `gnomon-collector`.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use gnomon_clock::{Clock, KernelClock};
+use gnomon_daemon::config::{self, Loaded};
+use gnomon_daemon::exit::WithHint;
+use gnomon_daemon::shutdown::Shutdown;
+use gnomon_daemon::{build_info, example, telemetry};
+
+use crate::certs;
+use crate::config::{Config, DEFAULT_FILE};
+use crate::pipeline;
+
+/// The program's name, in variables (`GNOMON_COLLECTOR_…`) and messages.
+pub const PROGRAM: &str = "gnomon-collector";
+
+/// Stores what agents send, and answers searches.
+#[derive(Debug, Parser)]
+#[command(name = PROGRAM, version = build_info::VERSION, long_version = build_info::long_version())]
+pub struct Cli {
+    /// The config file [default: /etc/gnomon/collector.toml, if it is there].
+    #[arg(long, short, global = true, value_name = "FILE", env = "GNOMON_COLLECTOR_CONFIG")]
+    config: Option<PathBuf>,
+    /// Set a key of the config, as in `--set listen.grpc=127.0.0.1:7440`. May be given more than once.
+    #[arg(long, short, global = true, value_name = "KEY=VALUE", value_parser = setting)]
+    set: Vec<(String, String)>,
+    /// Where to keep the data; the same as `--set data_dir=DIR`.
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the collector (what happens without a command).
+    Run,
+    /// Make a certificate authority and pairs for the collector, agents and people.
+    Certs(Certs),
+    /// Look at the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Say which version this is.
+    Version,
+}
+
+#[derive(Debug, clap::Args)]
+struct Certs {
+    /// Where the files go. An authority that is there already is used again.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Host names and addresses that agents and people call the collector by.
+    #[arg(long, value_name = "HOST[,IP…]", value_delimiter = ',')]
+    collector_name: Vec<String>,
+    /// Make a pair for an agent; may be given more than once.
+    #[arg(long, value_name = "NAME")]
+    agent: Vec<String>,
+    /// Make a pair for a person or a program that searches; may be given more than once.
+    #[arg(long, value_name = "NAME")]
+    client: Vec<String>,
+    /// Replace pairs that are there (never the authority).
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print the configuration in force, and where each value comes from.
+    Show,
+    /// Say whether the configuration is good.
+    Check,
+    /// Print an example file with every key, its meaning and its default.
+    Example,
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("it has to be KEY=VALUE")?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+impl Cli {
+    /// Do what the command line says.
+    ///
+    /// # Errors
+    /// Whatever went wrong, to be told by `gnomon_daemon::exit::report`.
+    pub fn run(self) -> anyhow::Result<()> {
+        match &self.command {
+            None | Some(Command::Run) => self.serve(),
+            Some(Command::Certs(order)) => make_certs(order),
+            Some(Command::Config(ConfigCommand::Show)) => print(&self.load()?.show(true)),
+            Some(Command::Config(ConfigCommand::Check)) => {
+                self.load()?;
+                print("the configuration is good\n")
+            }
+            Some(Command::Config(ConfigCommand::Example)) => print(&example::config_toml::<Config>(PROGRAM)),
+            Some(Command::Version) => print(&format!("{PROGRAM} {}\n", build_info::long_version())),
+        }
+    }
+
+    fn load(&self) -> anyhow::Result<Loaded<Config>> {
+        let mut overrides = self.set.clone();
+        if let Some(dir) = &self.data_dir {
+            let dir = dir.to_str().context("--data-dir is not UTF-8")?;
+            overrides.push(("data_dir".to_owned(), dir.to_owned()));
+        }
+        Ok(config::load(PROGRAM, self.config.as_deref(), Path::new(DEFAULT_FILE), &overrides)?)
+    }
+
+    fn serve(&self) -> anyhow::Result<()> {
+        let config = self.load()?.value;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .context("cannot start the async runtime")?;
+        let telemetry = {
+            let _runtime = runtime.enter();
+            telemetry::init(PROGRAM, &config.telemetry)?
+        };
+        let shutdown = Shutdown::install().context("cannot take over the signals")?;
+        let done =
+            runtime.block_on(pipeline::run(&config, Arc::new(KernelClock), &telemetry, &shutdown.token()));
+        runtime.shutdown_timeout(pipeline::STOP_MAX);
+        telemetry.shutdown();
+        done
+    }
+}
+
+fn make_certs(order: &Certs) -> anyhow::Result<()> {
+    let order = certs::Order {
+        out: order.out.clone(),
+        collector_names: order.collector_name.clone(),
+        agents: order.agent.clone(),
+        clients: order.client.clone(),
+        force: order.force,
+    };
+    let now = KernelClock.bracket().realtime;
+    if !now.is_plausible() {
+        return Err(anyhow::anyhow!(
+            "this machine's clock was never set: certificates made now would be void"
+        ))
+        .hint("set the clock (NTP, or `date -s`) and try again");
+    }
+    let made = certs::make(&order, now)?;
+    let lines: String = made.iter().map(|path| format!("{}\n", path.display())).collect();
+    print(&lines)
+}
+
+/// A closed pipe is not our failure.
+fn print(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+        let cli = Cli::parse_from([PROGRAM, "config", "show", "--set", "listen.grpc=127.0.0.1:0"]);
+        assert_eq!(cli.set, [("listen.grpc".to_owned(), "127.0.0.1:0".to_owned())]);
+        assert!(Cli::try_parse_from([PROGRAM, "--set", "nonsense"]).is_err());
+    }
+}

@@ -1,0 +1,379 @@
+//! The service over a real socket on loopback, with agents made by hand.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gnomon_clock::{Clock, EpochId, KernelClock, Policy, RawNs};
+use gnomon_flow::{AgentId, EpochHash, FlowId};
+use gnomon_proto::v1::agent_message::Body as Say;
+use gnomon_proto::v1::collector_message::Body as Hear;
+use gnomon_proto::v1::ingest_client::IngestClient;
+use gnomon_proto::{Message, PROTOCOL_VERSION, v1};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Server, ServerTlsConfig};
+use tonic::{Code, Status, Streaming};
+
+use super::{Committer, CommitterHandle, IngestService, Quarantine, Settings};
+use crate::clock_gate::ClockGate;
+use crate::config::TlsConfig;
+use crate::fleet::Fleet;
+use crate::store::{self, Limits, Span, Store, testing};
+use crate::{certs, tls};
+
+struct Collector {
+    _dir: tempfile::TempDir,
+    port: u16,
+    store: Store,
+    fleet: Fleet,
+    stop: CancellationToken,
+    handle: Option<CommitterHandle>,
+}
+
+async fn collector(limits: Limits, tls: Option<ServerTlsConfig>) -> Collector {
+    let dir = tempfile::tempdir().unwrap();
+    let clock: Arc<dyn Clock> = Arc::new(KernelClock);
+    let gate = ClockGate::new(Arc::clone(&clock), Policy::default());
+    let (store, writer) = store::open(dir.path(), gate, limits).unwrap();
+    let (committer, handle) = Committer::start(writer, Arc::clone(&clock)).unwrap();
+    let fleet = Fleet::default();
+    let stop = CancellationToken::new();
+    let settings =
+        Settings { window_bytes: 16 << 20, memory_bytes: 64 << 20, certificate_required: tls.is_some() };
+    let quarantine = Quarantine::open(&dir.path().join("quarantine")).unwrap();
+    let ingest = IngestService::new(
+        store.clone(),
+        fleet.clone(),
+        committer,
+        quarantine,
+        clock,
+        settings,
+        stop.clone(),
+    );
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut server = Server::builder();
+    if let Some(tls) = tls {
+        server = server.tls_config(tls).unwrap();
+    }
+    let serve = server
+        .add_service(ingest.into_server())
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener), stop.clone().cancelled_owned());
+    tokio::spawn(serve);
+    Collector { _dir: dir, port, store, fleet, stop, handle: Some(handle) }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(handle) = self.handle.take() {
+            handle.stop();
+        }
+    }
+}
+
+struct Agent {
+    id: [u8; 16],
+    epoch: EpochId,
+    say: mpsc::Sender<v1::AgentMessage>,
+    hear: Streaming<v1::CollectorMessage>,
+}
+
+async fn connect(port: u16) -> IngestClient<Channel> {
+    let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).unwrap().tcp_nodelay(true);
+    IngestClient::new(endpoint.connect().await.unwrap())
+}
+
+impl Agent {
+    async fn join(client: &mut IngestClient<Channel>, n: u8) -> Result<(Agent, v1::Welcome), Status> {
+        let epoch = EpochId { agent: [n; 16], boot_id: [3; 16], opened: RawNs(5) };
+        let (say, messages) = mpsc::channel(1024);
+        let hello = v1::Hello {
+            protocol_version: PROTOCOL_VERSION,
+            agent_id: vec![n; 16],
+            name: format!("agent-{n}"),
+            version: "test".to_owned(),
+            epoch: Some((&epoch).into()),
+            ..Default::default()
+        };
+        say.send(v1::AgentMessage { body: Some(Say::Hello(hello)) }).await.unwrap();
+        let hear = client.stream(ReceiverStream::new(messages)).await?.into_inner();
+        let mut agent = Agent { id: [n; 16], epoch, say, hear };
+        match agent.hear().await? {
+            Hear::Welcome(welcome) => Ok((agent, welcome)),
+            other => panic!("no welcome: {other:?}"),
+        }
+    }
+
+    async fn hear(&mut self) -> Result<Hear, Status> {
+        let message = tokio::time::timeout(Duration::from_secs(10), self.hear.message()).await;
+        let message = message.expect("an answer within 10 s")?;
+        Ok(message.and_then(|m| m.body).unwrap_or_else(|| panic!("the stream ended")))
+    }
+
+    async fn ack(&mut self) -> u64 {
+        match self.hear().await.unwrap() {
+            Hear::Ack(ack) => ack.seq,
+            other => panic!("no ack: {other:?}"),
+        }
+    }
+
+    async fn say(&self, body: Say) {
+        self.say.send(v1::AgentMessage { body: Some(body) }).await.unwrap();
+    }
+
+    fn entry(&self, seq: u64, kind: v1::EntryKind, payload: Vec<u8>) -> Say {
+        let crc32c = crc32c::crc32c(&payload);
+        let epoch = Some((&self.epoch).into());
+        Say::Entry(v1::Entry { epoch, seq, kind: kind.into(), crc32c, payload: payload.into() })
+    }
+
+    fn flows(&self, seq: u64, ids: std::ops::Range<u64>) -> Say {
+        let raw = KernelClock.raw().0;
+        let records = ids.map(|id| (&testing::record(id, 1, raw - 1000, raw)).into()).collect();
+        let batch = v1::FlowBatch { interface: "eth0".to_owned(), records };
+        self.entry(seq, v1::EntryKind::Flows, zstd::bulk::compress(&batch.encode_to_vec(), 1).unwrap())
+    }
+
+    fn slices(&self, seq: u64, id: u64) -> Say {
+        let raw = KernelClock.raw();
+        let mut block = Vec::new();
+        let packet = gnomon_flow::slice::SlicedPacket {
+            raw,
+            err_ns: 1,
+            flow: FlowId(id),
+            original_len: 60,
+            linktype: 1,
+            from_responder: false,
+            outgoing: false,
+            data: b"sixty bytes of packet",
+        };
+        packet.append_to(&mut block);
+        let slices = v1::SliceBlock {
+            interface: "eth0".to_owned(),
+            packets: 1,
+            first_raw_ns: raw.0,
+            last_raw_ns: raw.0,
+            block_bytes: block.len() as u32,
+            flows: vec![id],
+            block: zstd::bulk::compress(&block, 1).unwrap().into(),
+        };
+        self.entry(seq, v1::EntryKind::Slices, slices.encode_to_vec())
+    }
+
+    /// The collector's own clock, which here is the agent's too.
+    fn fix(&self) -> Say {
+        let bracket = KernelClock.bracket();
+        let fix = v1::Fix {
+            raw_ns: bracket.raw.0,
+            tai_ns: bracket.realtime.tai_ns(),
+            err_ns: 1_000_000,
+            source: v1::FixSource::Collector.into(),
+        };
+        Say::Clock(v1::ClockReport { epoch: Some((&self.epoch).into()), fixes: vec![fix] })
+    }
+}
+
+fn found(store: &Store) -> usize {
+    store.scan(Span::ALL, true, None).map(|item| item.unwrap()).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_acknowledged_is_found_at_once() {
+    let collector = collector(testing::LIMITS, None).await;
+    let mut client = connect(collector.port).await;
+    let (mut agent, welcome) = Agent::join(&mut client, 1).await.unwrap();
+    assert!(welcome.durable.is_empty() && welcome.window_bytes == 16 << 20);
+    agent.say(agent.fix()).await;
+    agent.say(agent.flows(1, 0..50)).await;
+    agent.say(agent.slices(2, 7)).await;
+    while agent.ack().await < 2 {}
+    assert_eq!(found(&collector.store), 50);
+    let at = collector.store.slices_of(EpochHash::of(&agent.epoch), FlowId(7)).unwrap();
+    let block = collector.store.read_block(&at[0]).unwrap();
+    assert_eq!(gnomon_flow::slice::packets(&block).count(), 1);
+
+    let before = collector.store.now();
+    agent.say(Say::Exchange(v1::ExchangeRequest { id: 9, t1_raw_ns: 44 })).await;
+    let Hear::Exchange(reply) = agent.hear().await.unwrap() else { panic!("no exchange") };
+    let after = collector.store.now();
+    assert_eq!((reply.id, reply.t1_raw_ns), (9, 44));
+    assert!(before.utc.tai_ns() <= reply.t2_tai_ns && reply.t2_tai_ns <= reply.t3_tai_ns);
+    assert!(reply.t3_tai_ns <= after.utc.tai_ns());
+
+    // The same again after a reconnect: welcomed with what is durable, and told so again.
+    drop(agent);
+    let (mut agent, welcome) = Agent::join(&mut client, 1).await.unwrap();
+    assert_eq!(welcome.durable.iter().map(|ack| ack.seq).collect::<Vec<_>>(), [2]);
+    agent.say(agent.flows(1, 0..50)).await;
+    assert_eq!(agent.ack().await, 2);
+    assert_eq!(found(&collector.store), 50);
+    let known = collector.fleet.agents();
+    assert_eq!(known.len(), 1);
+    assert!(known[0].connected && known[0].name == "agent-1");
+    assert_eq!((known[0].entries_received, known[0].entries_duplicate), (3, 1));
+    assert_eq!((known[0].flows_received, known[0].packets_received), (50, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_entry_is_kept_aside_and_acknowledged_and_the_next_is_stored() {
+    let collector = collector(testing::LIMITS, None).await;
+    let mut client = connect(collector.port).await;
+    let (mut agent, _) = Agent::join(&mut client, 1).await.unwrap();
+    agent.say(agent.fix()).await;
+    agent.say(agent.entry(1, v1::EntryKind::Flows, b"no zstd".to_vec())).await;
+    agent.say(agent.entry(2, v1::EntryKind::Unspecified, vec![])).await;
+    agent.say(agent.flows(3, 0..2)).await;
+    while agent.ack().await < 3 {}
+    assert_eq!(found(&collector.store), 2);
+    assert_eq!(collector.fleet.agents()[0].entries_bad, 2);
+    let kept = std::fs::read_dir(collector.store.dir().join("quarantine")).unwrap().count();
+    assert_eq!(kept, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newer_session_of_the_same_agent_ends_the_older() {
+    let collector = collector(testing::LIMITS, None).await;
+    let mut client = connect(collector.port).await;
+    let (mut older, _) = Agent::join(&mut client, 1).await.unwrap();
+    let (mut newer, _) = Agent::join(&mut client, 1).await.unwrap();
+    assert_eq!(older.hear().await.err().map(|s| s.code()), Some(Code::Aborted));
+    newer.say(newer.fix()).await;
+    newer.say(newer.flows(1, 0..1)).await;
+    assert_eq!(newer.ack().await, 1);
+    assert_eq!(collector.fleet.connected(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_keep_to_the_protocol_is_told_what_is_wrong() {
+    let collector = collector(testing::LIMITS, None).await;
+    let mut client = connect(collector.port).await;
+    let refused = |hello: v1::Hello| {
+        let mut client = client.clone();
+        async move {
+            let messages = tokio_stream::iter([v1::AgentMessage { body: Some(Say::Hello(hello)) }]);
+            let mut hear = client.stream(messages).await.unwrap().into_inner();
+            hear.message().await.err().map(|s| s.message().to_owned()).unwrap_or_default()
+        }
+    };
+    let text = refused(v1::Hello { protocol_version: 99, ..Default::default() }).await;
+    assert!(text.contains("protocol 99"), "{text}");
+    let text = refused(v1::Hello { protocol_version: 1, agent_id: vec![1; 3], ..Default::default() }).await;
+    assert!(text.contains("16 bytes"), "{text}");
+    let (mut agent, _) = Agent::join(&mut client, 1).await.unwrap();
+    let stranger = EpochId { agent: [9; 16], ..agent.epoch };
+    let epoch = Some((&stranger).into());
+    agent.say(Say::Entry(v1::Entry { epoch, seq: 1, ..Default::default() })).await;
+    let status = agent.hear().await.unwrap_err();
+    assert!(status.message().contains("another agent"), "{status}");
+    assert_eq!(agent.id, AgentId(agent.id).0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_cannot_take_more_keeps_the_session_alive_and_acknowledges_nothing() {
+    // No disk has that much: full from the start.
+    let limits = Limits { free_bytes_min: u64::MAX, ..testing::LIMITS };
+    let collector = collector(limits, None).await;
+    let mut client = connect(collector.port).await;
+    let (mut agent, _) = Agent::join(&mut client, 1).await.unwrap();
+    agent.say(agent.flows(1, 0..1)).await;
+    for id in 0..5 {
+        agent.say(Say::Exchange(v1::ExchangeRequest { id, t1_raw_ns: 1 })).await;
+        assert!(matches!(agent.hear().await.unwrap(), Hear::Exchange(reply) if reply.id == id));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let status = collector.store.status().unwrap();
+    assert!(status.stopped.is_some_and(|why| why.contains("retention.free_min")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_need_a_certificate_of_the_authority() {
+    let dir = tempfile::tempdir().unwrap();
+    let order = certs::Order {
+        out: dir.path().to_owned(),
+        collector_names: vec!["localhost".to_owned()],
+        agents: vec!["a".to_owned()],
+        ..certs::Order::default()
+    };
+    certs::make(&order, KernelClock.bracket().realtime).unwrap();
+    let path = |file: &str| Some(dir.path().join(file));
+    let pem = |file: &str| std::fs::read(dir.path().join(file)).unwrap();
+    // People may come without one: agents still may not.
+    for people_need_certificate in [false, true] {
+        let config = TlsConfig {
+            ca: path("ca.crt"),
+            certificate: path("collector.crt"),
+            key: path("collector.key"),
+            people_need_certificate,
+            insecure: false,
+        };
+        let tls = tls::Tls::load(&config).unwrap().unwrap();
+        let collector = collector(testing::LIMITS, Some(tls.grpc())).await;
+        let dial = |with: ClientTlsConfig| {
+            let url = format!("https://localhost:{}", collector.port);
+            async move {
+                let with = with.ca_certificate(Certificate::from_pem(pem("ca.crt")));
+                let channel = Endpoint::from_shared(url).unwrap().tls_config(with).unwrap().connect().await;
+                let mut client = IngestClient::new(channel.map_err(|e| Status::unavailable(e.to_string()))?);
+                Agent::join(&mut client, 1).await.map(|_| ())
+            }
+        };
+        let identity = Identity::from_pem(pem("agent-a.crt"), pem("agent-a.key"));
+        dial(ClientTlsConfig::new().identity(identity)).await.unwrap();
+        let refused = dial(ClientTlsConfig::new()).await.unwrap_err();
+        if !people_need_certificate {
+            assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+        }
+        let mut plain = IngestClient::new(
+            Endpoint::from_shared(format!("http://127.0.0.1:{}", collector.port)).unwrap().connect_lazy(),
+        );
+        assert!(Agent::join(&mut plain, 1).await.is_err());
+    }
+}
+
+/// Prints the time from sending an entry to its acknowledgement, one at a time and with others under load.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acknowledgements_come_soon() {
+    let collector = collector(testing::LIMITS, None).await;
+    let mut client = connect(collector.port).await;
+    let (mut agent, _) = Agent::join(&mut client, 1).await.unwrap();
+    agent.say(agent.fix()).await;
+    let clock = KernelClock;
+    let mut seq = 0;
+    for (name, rounds, load) in [("alone", 150u64, false), ("under load", 150, true)] {
+        let busy = load.then(|| {
+            let port = collector.port;
+            tokio::spawn(async move {
+                let mut client = connect(port).await;
+                let (mut other, _) = Agent::join(&mut client, 2).await.unwrap();
+                other.say(other.fix()).await;
+                for seq in 1..=u64::MAX {
+                    other.say(other.flows(seq, seq * 1000..seq * 1000 + 500)).await;
+                    // At most 32 ahead.
+                    while seq > 32 && other.ack().await < seq - 32 {}
+                }
+            })
+        });
+        let mut took = Vec::new();
+        for _ in 0..rounds {
+            seq += 1;
+            let entry = agent.flows(seq, seq * 10..seq * 10 + 10);
+            let begun = clock.monotonic();
+            agent.say(entry).await;
+            while agent.ack().await < seq {}
+            took.push(clock.monotonic().since(begun));
+        }
+        if let Some(busy) = busy {
+            busy.abort();
+        }
+        took.sort_unstable();
+        let at = |p: usize| took[took.len() * p / 100] as f64 / 1e6;
+        println!("acknowledged {name}: p50 {:.2} ms, p99 {:.2} ms", at(50), at(99));
+        // A generous bound: the machine may be busy with other things.
+        assert!(at(50) < 500.0);
+    }
+    println!("{} records in all", collector.store.status().unwrap().flows);
+}

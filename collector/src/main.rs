@@ -1,0 +1,10 @@
+//! `gnomon-collector`: see `cli.rs` for what it can be told, `pipeline.rs` for what runs.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use gnomon_collector::cli::Cli;
+
+fn main() -> ExitCode {
+    gnomon_daemon::exit::report(Cli::parse().run())
+}

@@ -1,0 +1,199 @@
+//! What the collector measures of itself: the one table of names, units and meanings.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::Meter;
+
+use crate::fleet::Fleet;
+use crate::ingest::CommitCounters;
+use crate::store::{Store, StoreStatus};
+
+/// Where the numbers come from.
+#[derive(Clone)]
+struct Sources {
+    store: Store,
+    fleet: Fleet,
+    commits: Arc<CommitCounters>,
+}
+
+/// A number read when somebody looks, with the value of its one label if it has one.
+type Read = fn(&Sources) -> Vec<(&'static str, u64)>;
+
+struct Metric {
+    name: &'static str,
+    unit: &'static str,
+    help: &'static str,
+    /// Name of the label, or empty.
+    label: &'static str,
+    /// Only ever grows.
+    counter: bool,
+    read: Read,
+}
+
+fn one(value: u64) -> Vec<(&'static str, u64)> {
+    vec![("", value)]
+}
+
+fn of_store(sources: &Sources, read: fn(&StoreStatus) -> u64) -> Vec<(&'static str, u64)> {
+    sources.store.status().map(|status| one(read(&status))).unwrap_or_default()
+}
+
+static METRICS: [Metric; 14] = [
+    Metric {
+        name: "gnomon.collector.ingest.received",
+        unit: "",
+        help: "What came from agents: entries, those here already (duplicate), those that mean nothing (bad), sequence numbers agents never sent (missing), flow records, those older than what is stored (stale), sliced packets",
+        label: "what",
+        counter: true,
+        read: |s| s.fleet.received().named().to_vec(),
+    },
+    Metric {
+        name: "gnomon.collector.agents.connected",
+        unit: "",
+        help: "Agents with an open session",
+        label: "",
+        counter: false,
+        read: |s| one(s.fleet.connected() as u64),
+    },
+    Metric {
+        name: "gnomon.collector.commit.groups",
+        unit: "",
+        help: "Groups of changes made durable",
+        label: "",
+        counter: true,
+        read: |s| one(s.commits.groups.load(Ordering::Relaxed)),
+    },
+    Metric {
+        name: "gnomon.collector.commit.changes",
+        unit: "",
+        help: "Changes made durable: entries, clock reports, hellos",
+        label: "",
+        counter: true,
+        read: |s| one(s.commits.changes.load(Ordering::Relaxed)),
+    },
+    Metric {
+        name: "gnomon.collector.commit.failures",
+        unit: "",
+        help: "Tries to write a group that failed",
+        label: "",
+        counter: true,
+        read: |s| one(s.commits.failures.load(Ordering::Relaxed)),
+    },
+    Metric {
+        name: "gnomon.collector.commit.last",
+        unit: "ns",
+        help: "How long the last group took to be durable",
+        label: "",
+        counter: false,
+        read: |s| one(s.commits.last_ns.load(Ordering::Relaxed)),
+    },
+    Metric {
+        name: "gnomon.collector.store.records",
+        unit: "",
+        help: "Flow records kept, by what the clock gate made of their time",
+        label: "state",
+        counter: false,
+        read: |s| {
+            s.store.status().map_or_else(
+                |_| Vec::new(),
+                |status| {
+                    vec![
+                        ("indexed", status.flows),
+                        ("pending", status.flows_pending),
+                        ("quarantined", status.flows_quarantined),
+                    ]
+                },
+            )
+        },
+    },
+    Metric {
+        name: "gnomon.collector.store.packets",
+        unit: "",
+        help: "Sliced packets kept",
+        label: "",
+        counter: false,
+        read: |s| of_store(s, |status| status.slice_packets),
+    },
+    Metric {
+        name: "gnomon.collector.store.packet_bytes",
+        unit: "By",
+        help: "Bytes of segment files",
+        label: "",
+        counter: false,
+        read: |s| of_store(s, |status| status.slice_bytes),
+    },
+    Metric {
+        name: "gnomon.collector.store.torn",
+        unit: "By",
+        help: "Bytes of packets cut at the start because they were never acknowledged",
+        label: "",
+        counter: true,
+        read: |s| of_store(s, |status| status.torn_bytes),
+    },
+    Metric {
+        name: "gnomon.collector.store.lost",
+        unit: "By",
+        help: "Bytes of packets that were acknowledged and are missing: the disk lost them",
+        label: "",
+        counter: true,
+        read: |s| of_store(s, |status| status.lost_bytes),
+    },
+    Metric {
+        name: "gnomon.collector.store.damaged_blocks",
+        unit: "",
+        help: "Slice blocks found damaged when they were read",
+        label: "",
+        counter: true,
+        read: |s| of_store(s, |status| status.damaged_blocks),
+    },
+    Metric {
+        name: "gnomon.collector.store.stopped",
+        unit: "",
+        help: "1 while nothing can be stored",
+        label: "",
+        counter: false,
+        read: |s| of_store(s, |status| u64::from(status.stopped.is_some())),
+    },
+    Metric {
+        name: "gnomon.collector.disk.free",
+        unit: "By",
+        help: "Bytes free on the file system of data_dir",
+        label: "",
+        counter: false,
+        read: |s| of_store(s, |status| status.disk_free_bytes),
+    },
+];
+
+/// Let `meter` read all of it.
+pub fn register(meter: &Meter, store: &Store, fleet: &Fleet, commits: &Arc<CommitCounters>) {
+    let sources = Sources { store: store.clone(), fleet: fleet.clone(), commits: Arc::clone(commits) };
+    for metric in &METRICS {
+        let sources = sources.clone();
+        let observe = move |observer: &dyn opentelemetry::metrics::AsyncInstrument<u64>| {
+            for (value, number) in (metric.read)(&sources) {
+                if metric.label.is_empty() {
+                    observer.observe(number, &[]);
+                } else {
+                    observer.observe(number, &[KeyValue::new(metric.label, value)]);
+                }
+            }
+        };
+        if metric.counter {
+            meter
+                .u64_observable_counter(metric.name)
+                .with_unit(metric.unit)
+                .with_description(metric.help)
+                .with_callback(observe)
+                .build();
+        } else {
+            meter
+                .u64_observable_gauge(metric.name)
+                .with_unit(metric.unit)
+                .with_description(metric.help)
+                .with_callback(observe)
+                .build();
+        }
+    }
+}

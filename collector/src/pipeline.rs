@@ -1,0 +1,145 @@
+//! Wires every stage, and states what each may hold.
+//!
+//! | between | what | limit |
+//! |---|---|---|
+//! | agent → session | bytes an agent may have under way | `ingest.window`, twice for the session's own patience |
+//! | all sessions → committer | bytes not stored yet | `ingest.memory_max` |
+//! | session → checker | entries read but not looked at | 64 |
+//! | committer | changes, bytes in one group | 1024, 16 MiB |
+//! | session → agent | messages not read yet | 256 |
+//! | store → tails | records a slow one lags behind | 4096 |
+//! | store | bytes kept, bytes left free | `retention.*` |
+//! | fleet | agents known | 10,000 |
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use gnomon_clock::Clock;
+use gnomon_daemon::exit::WithHint;
+use gnomon_daemon::notify;
+use gnomon_daemon::telemetry::Telemetry;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+use crate::clock_gate::ClockGate;
+use crate::config::Config;
+use crate::fleet::Fleet;
+use crate::ingest::{Committer, IngestService, Quarantine, Settings};
+use crate::metrics;
+use crate::store;
+use crate::tls::Tls;
+
+/// How long a stop waits for what is under way.
+pub const STOP_MAX: Duration = Duration::from_secs(10);
+/// A peer that does not answer a ping for this long is gone.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// HTTP/2 flow control: bytes of one stream, and of one connection, sent ahead of the reader.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+
+/// Run until `stop`.
+///
+/// # Errors
+/// When something cannot be opened or bound; once it runs, when a server or the committer ends by itself.
+pub async fn run(
+    config: &Config,
+    clock: Arc<dyn Clock>,
+    telemetry: &Telemetry,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let tls = Tls::load(&config.tls)?;
+    // Bound first: a second collector on this machine learns of the port before it learns of the directory.
+    let grpc = bind("listen.grpc", config.listen.grpc).await?;
+    let http = bind("listen.http", config.listen.http).await?;
+
+    let gate = ClockGate::new(Arc::clone(&clock), config.policy());
+    let (dir, limits) = (config.data_dir.clone(), config.limits());
+    let opened = tokio::task::spawn_blocking(move || {
+        let (store, writer) = store::open(&dir, gate, limits)?;
+        let quarantine = Quarantine::open(&dir.join("quarantine"))
+            .map_err(|source| store::StoreError::Directory { path: dir.join("quarantine"), source })?;
+        let agents = store.agents()?;
+        Ok::<_, store::StoreError>((store, writer, quarantine, agents))
+    });
+    let (store, writer, quarantine, agents) = opened
+        .await
+        .context("opening the store panicked")?
+        .with_context(|| format!("cannot open the store in {}", config.data_dir.display()))
+        .hint("choose another place with --data-dir, or see who owns that directory")?;
+    let fleet = Fleet::default();
+    fleet.remember(agents);
+    let (committer, committing) =
+        Committer::start(writer, Arc::clone(&clock)).context("cannot start the committer's thread")?;
+    metrics::register(&telemetry.meter("gnomon.collector"), &store, &fleet, &committing.counters);
+
+    let settings = Settings {
+        window_bytes: config.ingest.window.as_usize(),
+        memory_bytes: config.ingest.memory_max.as_usize(),
+        certificate_required: tls.is_some(),
+    };
+    // Ends the servers when any part ends, and when it was asked to.
+    let ending = stop.child_token();
+    let ingest = IngestService::new(
+        store.clone(),
+        fleet.clone(),
+        committer,
+        quarantine,
+        Arc::clone(&clock),
+        settings,
+        ending.clone(),
+    );
+    let mut routes = Routes::builder();
+    routes.add_service(ingest.into_server());
+
+    let (grpc_at, http_at) = (grpc.local_addr()?, http.local_addr()?);
+    let mut server = Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    if let Some(tls) = &tls {
+        server = server.tls_config(tls.grpc()).context("cannot use the certificates of tls")?;
+    }
+    let grpc = server.add_routes(routes.routes()).serve_with_incoming_shutdown(
+        TcpIncoming::from(grpc).with_nodelay(Some(true)),
+        ending.clone().cancelled_owned(),
+    );
+    tracing::info!(grpc = %grpc_at, http = %http_at, data_dir = %config.data_dir.display(), tls = tls.is_some(), "ready");
+    notify::ready(&format!("gRPC {grpc_at}, HTTP {http_at}"));
+    let watched = ending.clone();
+    let committer_ended = committing.ended.clone();
+    let watchdog = tokio::spawn(notify::watchdog(move || !committer_ended.is_cancelled(), watched));
+
+    tokio::pin!(grpc);
+    let ended = tokio::select! {
+        ended = &mut grpc => ended.context("the gRPC server ended"),
+        () = committing.ended.cancelled() => Err(anyhow::anyhow!("the committer ended: nothing can be stored")),
+        () = stop.cancelled() => Ok(()),
+    };
+    notify::stopping("writing what is under way");
+    ending.cancel();
+    if ended.is_ok() {
+        // Sessions end, which drops the last committers.
+        let _ = tokio::time::timeout(STOP_MAX, &mut grpc).await;
+    }
+    watchdog.abort();
+    tokio::task::spawn_blocking(move || committing.stop())
+        .await
+        .context("stopping the committer panicked")?;
+    ended
+}
+
+async fn bind(key: &'static str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("{key}: cannot listen on {address}")).hint(
+        format!(
+            "see who has it with `ss -ltnp 'sport = :{}'`, or set another with --set {key}=ADDRESS:PORT",
+            address.port()
+        ),
+    )
+}

@@ -1,0 +1,275 @@
+//! Every value of the store. **Frozen** like the keys; see `keys.rs` for which family holds which.
+//!
+//! Integers are little endian. A record is
+//!
+//! ```text
+//! offset size
+//!      0    1  1, the version of this layout
+//!      1    1  state: 0 indexed, 1 pending, 2 quarantined
+//!      2    1  flags: bit 0: an estimate was there; bit 1: it was in conflict
+//!      3    1  length of the interface's name
+//!      4    8  first time, TAI ns
+//!     12    8  its error, ns
+//!     20    8  last time, TAI ns
+//!     28    8  ingest time, TAI ns
+//!     36    …  the interface's name, then a protobuf `FlowRecord`
+//! ```
+//!
+//! The times are those the record was indexed by. What a search shows is derived anew from the record's RAW times.
+
+use gnomon_clock::{EpochId, Estimate, Fix, UtcNs};
+use gnomon_flow::{FlowRecord, TimeState};
+use gnomon_proto::{Message, v1};
+
+const RECORD_VERSION: u8 = 1;
+const RECORD_HEADER_BYTES: usize = 36;
+
+/// A value that cannot be what was written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what}: {problem}")]
+pub struct DamagedValue {
+    pub what: &'static str,
+    pub problem: String,
+}
+
+fn damaged(what: &'static str, problem: impl Into<String>) -> DamagedValue {
+    DamagedValue { what, problem: problem.into() }
+}
+
+/// A record as it stands in `flows` or `held`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Envelope {
+    pub(super) state: TimeState,
+    /// The estimates the record was indexed by.
+    pub(super) first: Option<Estimate>,
+    pub(super) last: Option<UtcNs>,
+    pub(super) ingested: UtcNs,
+    pub(super) interface: String,
+    pub(super) record: FlowRecord,
+}
+
+fn state_byte(state: TimeState) -> u8 {
+    match state {
+        TimeState::Indexed => 0,
+        TimeState::Pending => 1,
+        TimeState::Quarantined => 2,
+    }
+}
+
+fn state_of(byte: u8) -> Option<TimeState> {
+    TimeState::ALL.into_iter().find(|state| state_byte(*state) == byte)
+}
+
+impl Envelope {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let record = v1::FlowRecord::from(&self.record);
+        let name_len = self.interface.floor_char_boundary(self.interface.len().min(255));
+        let mut value = Vec::with_capacity(RECORD_HEADER_BYTES + name_len + record.encoded_len());
+        let flags = u8::from(self.first.is_some()) | u8::from(self.first.is_some_and(|e| e.conflict)) << 1;
+        value.extend([RECORD_VERSION, state_byte(self.state), flags, name_len as u8]);
+        value.extend(self.first.map_or(0, |e| e.utc.tai_ns()).to_le_bytes());
+        value.extend(self.first.map_or(0, |e| e.err_ns).to_le_bytes());
+        value.extend(self.last.map_or(0, UtcNs::tai_ns).to_le_bytes());
+        value.extend(self.ingested.tai_ns().to_le_bytes());
+        value.extend_from_slice(&self.interface.as_bytes()[..name_len]);
+        // A Vec grows as needed: encoding into it cannot fail.
+        value.extend_from_slice(&record.encode_to_vec());
+        value
+    }
+
+    pub(super) fn decode(value: &[u8]) -> Result<Envelope, DamagedValue> {
+        const WHAT: &str = "a flow record";
+        let Some((header, rest)) = value.split_first_chunk::<RECORD_HEADER_BYTES>() else {
+            return Err(damaged(WHAT, format!("has {} bytes", value.len())));
+        };
+        if header[0] != RECORD_VERSION {
+            return Err(damaged(WHAT, format!("has the unknown layout {}", header[0])));
+        }
+        let state = state_of(header[1]).ok_or_else(|| damaged(WHAT, format!("state {}", header[1])))?;
+        let name_len = usize::from(header[3]);
+        let (name, record) = rest.split_at_checked(name_len).ok_or_else(|| damaged(WHAT, "is cut"))?;
+        let interface = std::str::from_utf8(name).map_err(|_| damaged(WHAT, "its interface is no text"))?;
+        let record = v1::FlowRecord::decode(record).map_err(|e| damaged(WHAT, e.to_string()))?;
+        let utc_at = |at| UtcNs::from_tai_ns(i64_at(header, at).cast_signed());
+        let known = header[2] & 1 != 0;
+        Ok(Envelope {
+            state,
+            first: known.then(|| Estimate {
+                utc: utc_at(4),
+                err_ns: i64_at(header, 12),
+                conflict: header[2] & 2 != 0,
+            }),
+            last: known.then(|| utc_at(20)),
+            ingested: utc_at(28),
+            interface: interface.to_owned(),
+            record: FlowRecord::try_from(&record).map_err(|e| damaged(WHAT, e.to_string()))?,
+        })
+    }
+
+    /// First and last time of an encoded record, without decoding the rest.
+    pub(super) fn peek_times(value: &[u8]) -> Option<(UtcNs, UtcNs)> {
+        let header = value.first_chunk::<RECORD_HEADER_BYTES>()?;
+        let utc_at = |at| UtcNs::from_tai_ns(i64_at(header, at).cast_signed());
+        Some((utc_at(4), utc_at(20)))
+    }
+}
+
+fn i64_at(header: &[u8; RECORD_HEADER_BYTES], at: usize) -> u64 {
+    u64::from_le_bytes(std::array::from_fn(|i| header[at + i]))
+}
+
+/// A value of `flow_index`: `[state 1][revision 4][first time 8][ingest time 8][first RAW 8]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct IndexEntry {
+    pub(super) state: TimeState,
+    pub(super) revision: u32,
+    /// The time in its key of `flows`; meaningless for held records.
+    pub(super) first: UtcNs,
+    /// The time in its key of `by_ingest`: when the first revision came.
+    pub(super) ingested: UtcNs,
+    pub(super) first_raw_ns: u64,
+}
+
+impl IndexEntry {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut value = Vec::with_capacity(29);
+        value.push(state_byte(self.state));
+        value.extend(self.revision.to_le_bytes());
+        value.extend(self.first.tai_ns().to_le_bytes());
+        value.extend(self.ingested.tai_ns().to_le_bytes());
+        value.extend(self.first_raw_ns.to_le_bytes());
+        value
+    }
+
+    pub(super) fn decode(value: &[u8]) -> Result<IndexEntry, DamagedValue> {
+        let bytes = <&[u8; 29]>::try_from(value)
+            .map_err(|_| damaged("an index entry", format!("has {} bytes", value.len())))?;
+        let u64_at = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
+        Ok(IndexEntry {
+            state: state_of(bytes[0])
+                .ok_or_else(|| damaged("an index entry", format!("state {}", bytes[0])))?,
+            revision: u32::from_le_bytes(std::array::from_fn(|i| bytes[1 + i])),
+            first: UtcNs::from_tai_ns(u64_at(5).cast_signed()),
+            ingested: UtcNs::from_tai_ns(u64_at(13).cast_signed()),
+            first_raw_ns: u64_at(21),
+        })
+    }
+}
+
+/// Fixed runs of u64, little endian: values of `slices`, `segments`, `ledger` and `meta`.
+pub(super) fn numbers<const N: usize>(values: [u64; N]) -> Vec<u8> {
+    values.iter().flat_map(|n| n.to_le_bytes()).collect()
+}
+
+pub(super) fn numbers_of<const N: usize>(what: &'static str, value: &[u8]) -> Result<[u64; N], DamagedValue> {
+    if value.len() != N * 8 {
+        return Err(damaged(what, format!("has {} bytes, not {}", value.len(), N * 8)));
+    }
+    Ok(std::array::from_fn(|n| u64::from_le_bytes(std::array::from_fn(|i| value[n * 8 + i]))))
+}
+
+/// What the store holds, kept exact by every batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    pub(super) flows: u64,
+    pub(super) pending: u64,
+    pub(super) quarantined: u64,
+    pub(super) slice_packets: u64,
+    pub(super) slice_bytes: u64,
+}
+
+impl Totals {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        numbers([self.flows, self.pending, self.quarantined, self.slice_packets, self.slice_bytes])
+    }
+
+    pub(super) fn decode(value: &[u8]) -> Result<Totals, DamagedValue> {
+        let [flows, pending, quarantined, slice_packets, slice_bytes] = numbers_of("the totals", value)?;
+        Ok(Totals { flows, pending, quarantined, slice_packets, slice_bytes })
+    }
+
+    /// The count of records in a state.
+    pub(super) fn of(&mut self, state: TimeState) -> &mut u64 {
+        match state {
+            TimeState::Indexed => &mut self.flows,
+            TimeState::Pending => &mut self.pending,
+            TimeState::Quarantined => &mut self.quarantined,
+        }
+    }
+}
+
+/// A value of `epochs`: `[version 1][name length 2][agent's name]` and a protobuf `ClockReport` with the epoch and its
+/// fixes.
+pub(super) fn encode_epoch<'a>(
+    epoch: &EpochId,
+    agent_name: &str,
+    fixes: impl Iterator<Item = &'a Fix>,
+) -> Vec<u8> {
+    let name_len = agent_name.floor_char_boundary(agent_name.len().min(usize::from(u16::MAX)));
+    let mut value = vec![1];
+    value.extend((name_len as u16).to_le_bytes());
+    value.extend_from_slice(&agent_name.as_bytes()[..name_len]);
+    let report = v1::ClockReport { epoch: Some(epoch.into()), fixes: fixes.map(Into::into).collect() };
+    value.extend_from_slice(&report.encode_to_vec());
+    value
+}
+
+pub(super) fn decode_epoch(value: &[u8]) -> Result<(EpochId, String, Vec<Fix>), DamagedValue> {
+    const WHAT: &str = "an epoch";
+    let cut = || damaged(WHAT, "is cut");
+    let (header, rest) = value.split_first_chunk::<3>().ok_or_else(cut)?;
+    if header[0] != 1 {
+        return Err(damaged(WHAT, format!("has the unknown layout {}", header[0])));
+    }
+    let name_len = usize::from(u16::from_le_bytes([header[1], header[2]]));
+    let (name, report) = rest.split_at_checked(name_len).ok_or_else(cut)?;
+    let name = std::str::from_utf8(name).map_err(|_| damaged(WHAT, "its agent's name is no text"))?;
+    let report = v1::ClockReport::decode(report).map_err(|e| damaged(WHAT, e.to_string()))?;
+    let epoch = report.epoch.as_ref().ok_or_else(|| damaged(WHAT, "has no id"))?;
+    let epoch = EpochId::try_from(epoch).map_err(|e| damaged(WHAT, e.to_string()))?;
+    let fixes = report.fixes.iter().map(Fix::try_from).collect::<Result<Vec<_>, _>>();
+    Ok((epoch, name.to_owned(), fixes.map_err(|e| damaged(WHAT, e.to_string()))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing;
+    use gnomon_clock::{FixSource, RawNs};
+
+    #[test]
+    fn a_record_survives_and_a_cut_one_is_named() {
+        let envelope = Envelope {
+            state: TimeState::Pending,
+            first: Some(Estimate { utc: UtcNs::from_tai_ns(-5), err_ns: 7, conflict: true }),
+            last: Some(UtcNs::from_tai_ns(9)),
+            ingested: UtcNs::from_tai_ns(11),
+            interface: "eth0".to_owned(),
+            record: testing::record(3, 4, 100, 200),
+        };
+        let value = envelope.encode();
+        assert_eq!(Envelope::decode(&value), Ok(envelope.clone()));
+        assert_eq!(Envelope::peek_times(&value), Some((UtcNs::from_tai_ns(-5), UtcNs::from_tai_ns(9))));
+        for end in 0..RECORD_HEADER_BYTES + 4 {
+            assert!(Envelope::decode(&value[..end]).is_err(), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn an_index_entry_and_an_epoch_survive() {
+        let entry = IndexEntry {
+            state: TimeState::Quarantined,
+            revision: 3,
+            first: UtcNs::from_tai_ns(1),
+            ingested: UtcNs::from_tai_ns(2),
+            first_raw_ns: 3,
+        };
+        assert_eq!(IndexEntry::decode(&entry.encode()), Ok(entry));
+        assert!(IndexEntry::decode(&entry.encode()[1..]).is_err());
+
+        let epoch = EpochId { agent: [1; 16], boot_id: [2; 16], opened: RawNs(3) };
+        let fix = Fix { raw: RawNs(1), utc: UtcNs::from_tai_ns(2), err_ns: 3, source: FixSource::Chrony };
+        let value = encode_epoch(&epoch, "sensor", [fix].iter());
+        assert_eq!(decode_epoch(&value), Ok((epoch, "sensor".to_owned(), vec![fix])));
+    }
+}

@@ -1,0 +1,237 @@
+//! Every byte of every key of the store, in one place. **Frozen**: a store on somebody's disk has these bytes. A change
+//! of meaning takes a new family or a new [`FORMAT`]; what is retired stays reserved here.
+//!
+//! All integers are big endian, so that the order of bytes is the order of numbers; times are TAI nanoseconds with the
+//! sign bit flipped for the same reason.
+//!
+//! ```text
+//! family       key                                                       value (envelope.rs)
+//! flows        [first time 8][epoch 8][flow 8][segment 4]                record, indexed by time
+//! held         [epoch 8][flow 8][segment 4]                              record, pending or quarantined
+//! flow_index   [epoch 8][flow 8][segment 4]                              where its record is, and its revision
+//! by_ingest    [ingest time 8][epoch 8][flow 8][segment 4]               nothing: resolve by flow_index
+//! slices       [epoch 8][flow 8][segment file 4][offset 8]               length and times of a block with the flow
+//! segments     [segment file 4]                                          bytes and packets in it
+//! epochs       [epoch 8]                                                 the epoch, the agent's name, the fixes
+//! ledger       [agent 16][epoch 8]                                       highest durable seq
+//! meta         text, see the META constants                              see there
+//! ```
+//!
+//! `epoch` is an [`EpochHash`]; the first time is the *estimate* of the record's first packet when it was indexed.
+
+use gnomon_clock::UtcNs;
+use gnomon_flow::{AgentId, EpochHash, FlowId, FlowRef};
+
+/// The version of everything below and of the envelopes.
+pub(super) const FORMAT: u32 = 1;
+
+/// u32: [`FORMAT`].
+pub(super) const META_FORMAT: &[u8] = b"format";
+/// u64: nanoseconds the longest indexed record spans, which bounds how far back a search must look.
+pub(super) const META_LONGEST: &[u8] = b"longest";
+/// Five u64: see `envelope::Totals`.
+pub(super) const META_TOTALS: &[u8] = b"totals";
+/// u32 and u64: number of the segment file being written and its durable length.
+pub(super) const META_SEGMENT: &[u8] = b"segment";
+
+/// Followed by an epoch: its indexed records may need other keys. No value.
+pub(super) const META_REKEY: &[u8] = b"rekey/";
+
+/// A column family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Family {
+    Flows,
+    Held,
+    FlowIndex,
+    ByIngest,
+    Slices,
+    Segments,
+    Epochs,
+    Ledger,
+    Meta,
+}
+
+impl Family {
+    pub(super) const ALL: [Family; 9] = [
+        Family::Flows,
+        Family::Held,
+        Family::FlowIndex,
+        Family::ByIngest,
+        Family::Slices,
+        Family::Segments,
+        Family::Epochs,
+        Family::Ledger,
+        Family::Meta,
+    ];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Family::Flows => "flows",
+            Family::Held => "held",
+            Family::FlowIndex => "flow_index",
+            Family::ByIngest => "by_ingest",
+            Family::Slices => "slices",
+            Family::Segments => "segments",
+            Family::Epochs => "epochs",
+            Family::Ledger => "ledger",
+            Family::Meta => "meta",
+        }
+    }
+}
+
+/// Bytes of a [`FlowRef`] in a key.
+pub(super) const REF_BYTES: usize = 20;
+/// Bytes of a key of `flows` and of `by_ingest`.
+pub(super) const TIMED_BYTES: usize = 28;
+
+/// A time as bytes that sort like it.
+pub(super) fn time(utc: UtcNs) -> [u8; 8] {
+    (utc.tai_ns().cast_unsigned() ^ (1 << 63)).to_be_bytes()
+}
+
+fn time_of(bytes: [u8; 8]) -> UtcNs {
+    UtcNs::from_tai_ns((u64::from_be_bytes(bytes) ^ (1 << 63)).cast_signed())
+}
+
+/// Key of `held` and `flow_index`.
+pub(super) fn reference(id: FlowRef) -> [u8; REF_BYTES] {
+    let mut key = [0; REF_BYTES];
+    key[..8].copy_from_slice(&id.epoch.0.to_be_bytes());
+    key[8..16].copy_from_slice(&id.flow.0.to_be_bytes());
+    key[16..].copy_from_slice(&id.segment.to_be_bytes());
+    key
+}
+
+pub(super) fn reference_of(key: &[u8]) -> Option<FlowRef> {
+    if key.len() != REF_BYTES {
+        return None;
+    }
+    Some(FlowRef {
+        epoch: EpochHash(u64_at(key, 0)?),
+        flow: FlowId(u64_at(key, 8)?),
+        segment: u32_at(key, 16)?,
+    })
+}
+
+/// Key of `flows` and `by_ingest`.
+pub(super) fn timed(utc: UtcNs, id: FlowRef) -> [u8; TIMED_BYTES] {
+    let mut key = [0; TIMED_BYTES];
+    key[..8].copy_from_slice(&time(utc));
+    key[8..].copy_from_slice(&reference(id));
+    key
+}
+
+pub(super) fn timed_of(key: &[u8]) -> Option<(UtcNs, FlowRef)> {
+    let (utc, id) = key.split_first_chunk::<8>()?;
+    Some((time_of(*utc), reference_of(id)?))
+}
+
+/// Prefix of all keys of one epoch in `held`, `flow_index` and `slices`.
+pub(super) fn epoch(epoch: EpochHash) -> [u8; 8] {
+    epoch.0.to_be_bytes()
+}
+
+pub(super) fn epoch_of(key: &[u8]) -> Option<EpochHash> {
+    u64_at(key, 0).map(EpochHash)
+}
+
+/// Prefix of all keys of one flow in `slices`.
+pub(super) fn flow(epoch: EpochHash, flow: FlowId) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&epoch.0.to_be_bytes());
+    key[8..].copy_from_slice(&flow.0.to_be_bytes());
+    key
+}
+
+/// Key of `slices`.
+pub(super) fn slice(epoch: EpochHash, id: FlowId, segment: u32, offset: u64) -> [u8; 28] {
+    let mut key = [0; 28];
+    key[..16].copy_from_slice(&flow(epoch, id));
+    key[16..20].copy_from_slice(&segment.to_be_bytes());
+    key[20..].copy_from_slice(&offset.to_be_bytes());
+    key
+}
+
+/// Segment file and offset of a key of `slices`.
+pub(super) fn slice_of(key: &[u8]) -> Option<(u32, u64)> {
+    if key.len() != 28 {
+        return None;
+    }
+    Some((u32_at(key, 16)?, u64_at(key, 20)?))
+}
+
+/// Key of `segments`.
+pub(super) fn segment(number: u32) -> [u8; 4] {
+    number.to_be_bytes()
+}
+
+pub(super) fn segment_of(key: &[u8]) -> Option<u32> {
+    u32_at(key, 0)
+}
+
+/// Key of `meta`: see [`META_REKEY`].
+pub(super) fn meta_rekey(hash: EpochHash) -> Vec<u8> {
+    [META_REKEY, &epoch(hash)].concat()
+}
+
+/// Key of `ledger`.
+pub(super) fn ledger(agent: AgentId, epoch: EpochHash) -> [u8; 24] {
+    let mut key = [0; 24];
+    key[..16].copy_from_slice(&agent.0);
+    key[16..].copy_from_slice(&epoch.0.to_be_bytes());
+    key
+}
+
+pub(super) fn ledger_of(key: &[u8]) -> Option<(AgentId, EpochHash)> {
+    let (agent, rest) = key.split_first_chunk::<16>()?;
+    Some((AgentId(*agent), EpochHash(u64_at(rest, 0)?)))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..)?.first_chunk().map(|b| u64::from_be_bytes(*b))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().map(|b| u32::from_be_bytes(*b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(epoch: u64, flow: u64, segment: u32) -> FlowRef {
+        FlowRef { epoch: EpochHash(epoch), flow: FlowId(flow), segment }
+    }
+
+    #[test]
+    fn keys_come_back_as_they_went_in() {
+        let r = id(0xfeed_0000_0000_0001, 7 << 56 | 9, 3);
+        assert_eq!(reference_of(&reference(r)), Some(r));
+        for tai in [i64::MIN, -1, 0, 1, i64::MAX] {
+            let utc = UtcNs::from_tai_ns(tai);
+            assert_eq!(timed_of(&timed(utc, r)), Some((utc, r)));
+        }
+        assert_eq!(slice_of(&slice(r.epoch, r.flow, 5, 1 << 40)), Some((5, 1 << 40)));
+        assert_eq!(ledger_of(&ledger(AgentId([4; 16]), r.epoch)), Some((AgentId([4; 16]), r.epoch)));
+        assert_eq!(timed_of(b"short"), None);
+        assert_eq!(reference_of(&[0; 21]), None);
+    }
+
+    #[test]
+    fn the_order_of_bytes_is_the_order_of_time() {
+        let times = [i64::MIN, -5, -1, 0, 1, 255, 256, 1_800_000_000_000_000_000, i64::MAX];
+        let keys: Vec<_> = times.iter().map(|t| timed(UtcNs::from_tai_ns(*t), id(u64::MAX, 0, 0))).collect();
+        assert!(keys.is_sorted());
+    }
+
+    #[test]
+    fn the_bytes_are_frozen() {
+        let key = timed(UtcNs::from_tai_ns(1), id(2, 3, 4));
+        let expected =
+            [0x80, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 4];
+        assert_eq!(key, expected);
+        let key = slice(EpochHash(1), FlowId(2), 3, 4);
+        let expected = [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 4];
+        assert_eq!(key, expected);
+    }
+}

@@ -1,0 +1,336 @@
+//! What the collector keeps: flow records and their indexes in a database, packets in segment files beside it.
+//!
+//! One [`Writer`] makes all changes, in batches that are durable before they are acknowledged; any number of [`Store`]
+//! handles read. What is where is said in `keys.rs`.
+
+mod envelope;
+mod epochs;
+mod keys;
+mod regate;
+mod retention;
+mod rocks;
+mod scan;
+mod segments;
+#[cfg(test)]
+pub(crate) mod testing;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use gnomon_clock::{CollectorNow, EpochId, Estimate, RawNs, UtcNs};
+use gnomon_flow::{AgentId, EpochHash, FlowId, FlowRef, Origin, StoredFlow, TimeState};
+use tokio::sync::broadcast;
+
+pub use envelope::DamagedValue;
+pub use retention::Limits;
+pub use rocks::RocksError;
+pub use scan::{Scan, ScanKey, Span};
+pub use segments::{BLOCK_BYTES_MAX, SegmentError, SliceLocation};
+pub use writer::{Body, Change, Committed, Content, Slices, Writer, open};
+
+use crate::clock_gate::ClockGate;
+use envelope::{Envelope, IndexEntry, Totals, numbers_of};
+use epochs::Epochs;
+use keys::Family;
+use rocks::Rocks;
+use segments::SegmentReader;
+
+/// Records a slow subscriber may lag behind before it misses some.
+const SUBSCRIBER_QUEUE: usize = 4096;
+/// A record spans at most this; one that claims more is refused, because it would make every search look back as far.
+pub const RECORD_NS_MAX: u64 = 24 * 3_600 * 1_000_000_000;
+
+/// What can go wrong with the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error(transparent)]
+    Rocks(#[from] RocksError),
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+    #[error("the database holds a damaged value: {0}")]
+    Damaged(#[from] DamagedValue),
+    #[error("the database holds a key that means nothing: {bytes:02x?}")]
+    Key { bytes: Vec<u8> },
+    #[error("record {id} belongs to an epoch the database does not know")]
+    NoEpoch { id: FlowRef },
+    #[error(
+        "{} was written by a newer gnomon-collector (format {found}, this one knows {known}): use that version", path.display()
+    )]
+    Newer { path: PathBuf, found: u64, known: u32 },
+    #[error("{}: {source}", path.display())]
+    Directory { path: PathBuf, source: std::io::Error },
+    #[error(
+        "{} has {free_bytes} bytes free, retention.free_min is {wanted_bytes}: nothing more is taken in until there is room", path.display()
+    )]
+    Full { path: PathBuf, free_bytes: u64, wanted_bytes: u64 },
+}
+
+/// What the store holds and how it fares.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreStatus {
+    pub flows: u64,
+    pub flows_pending: u64,
+    pub flows_quarantined: u64,
+    pub slice_packets: u64,
+    pub slice_bytes: u64,
+    pub disk_free_bytes: u64,
+    pub oldest_flow: Option<UtcNs>,
+    pub newest_flow: Option<UtcNs>,
+    pub oldest_packet: Option<UtcNs>,
+    /// Bytes of never acknowledged writes that were cut at open.
+    pub torn_bytes: u64,
+    /// Bytes of packets that were acknowledged and are missing: the disk lost them.
+    pub lost_bytes: u64,
+    /// Slice blocks that were found damaged when they were read.
+    pub damaged_blocks: u64,
+    /// Why nothing is taken in at the moment, in words.
+    pub stopped: Option<String>,
+}
+
+/// A reading handle; clones share everything.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+/// What the writer and the readers share.
+struct Shared {
+    dir: PathBuf,
+    rocks: Rocks,
+    segments: SegmentReader,
+    epochs: Epochs,
+    gate: ClockGate,
+    longest_ns: AtomicU64,
+    totals: Mutex<Totals>,
+    changes: broadcast::Sender<Arc<StoredFlow>>,
+    damaged_blocks: AtomicU64,
+    torn_bytes: u64,
+    lost_bytes: u64,
+    stopped: Mutex<Option<String>>,
+}
+
+impl Shared {
+    fn longest(&self) -> u64 {
+        self.longest_ns.load(Ordering::Relaxed)
+    }
+
+    fn totals(&self) -> Totals {
+        *self.totals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn index_entry(&self, id: FlowRef) -> Result<Option<IndexEntry>, StoreError> {
+        let value = self.rocks.get(Family::FlowIndex, &keys::reference(id))?;
+        Ok(value.map(|value| IndexEntry::decode(&value)).transpose()?)
+    }
+
+    fn envelope(&self, id: FlowRef, entry: &IndexEntry) -> Result<Option<Envelope>, StoreError> {
+        let value = match entry.state {
+            TimeState::Indexed => self.rocks.get(Family::Flows, &keys::timed(entry.first, id))?,
+            TimeState::Pending | TimeState::Quarantined => {
+                self.rocks.get(Family::Held, &keys::reference(id))?
+            }
+        };
+        Ok(value.map(|value| Envelope::decode(&value)).transpose()?)
+    }
+
+    /// The record as searches see it, its times by the evidence of now.
+    fn stored_flow(&self, hash: EpochHash, envelope: Envelope) -> Result<StoredFlow, StoreError> {
+        let id = FlowRef { epoch: hash, flow: envelope.record.id, segment: envelope.record.segment };
+        let epoch = self.epochs.get(&self.rocks, hash)?.ok_or(StoreError::NoEpoch { id })?;
+        Ok(StoredFlow {
+            first: epoch.timeline.estimate(envelope.record.first).or(envelope.first),
+            last: epoch.timeline.estimate(envelope.record.last),
+            origin: Origin {
+                agent: epoch.agent(),
+                agent_name: epoch.agent_name.clone(),
+                interface: envelope.interface,
+                epoch: epoch.id,
+            },
+            ingested: Some(envelope.ingested),
+            time_state: envelope.state,
+            record: envelope.record,
+        })
+    }
+}
+
+impl Store {
+    /// All blocks that hold packets of `flow`, in the order they were written. Those given up for space are left out.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn slices_of(&self, epoch: EpochHash, flow: FlowId) -> Result<Vec<SliceLocation>, StoreError> {
+        const RUN: usize = 1024;
+        let prefix = keys::flow(epoch, flow);
+        let mut found = Vec::new();
+        let mut after: Option<Box<[u8]>> = None;
+        loop {
+            let run = self.shared.rocks.prefix(Family::Slices, &prefix, after.as_deref(), RUN)?;
+            let more = run.len() == RUN;
+            for (key, value) in &run {
+                let Some((segment, offset)) = keys::slice_of(key) else {
+                    return Err(StoreError::Key { bytes: key.to_vec() });
+                };
+                if self.shared.rocks.segment_is_gone(segment) {
+                    continue;
+                }
+                let [len, first, last] = numbers_of("a slice's place", value)?;
+                let len = u32::try_from(len).unwrap_or(u32::MAX);
+                found.push(SliceLocation { segment, offset, len, first: RawNs(first), last: RawNs(last) });
+            }
+            after = run.into_iter().last().map(|(key, _)| key);
+            if !more {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// The block at `at`, checked and decompressed: the layout of `gnomon_flow::slice`.
+    ///
+    /// # Errors
+    /// [`SegmentError::Gone`] when it was given up for space meanwhile, [`SegmentError::Damaged`] when its bytes rotted.
+    pub fn read_block(&self, at: &SliceLocation) -> Result<Vec<u8>, StoreError> {
+        match self.shared.segments.read(at.segment, at.offset) {
+            Ok(frame) => Ok(frame.block),
+            Err(error) => {
+                if matches!(error, SegmentError::Damaged { .. }) {
+                    self.shared.damaged_blocks.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    /// The interface the block at `at` was captured on.
+    ///
+    /// # Errors
+    /// As [`Store::read_block`].
+    pub fn interface_of(&self, at: &SliceLocation) -> Result<String, StoreError> {
+        Ok(self.shared.segments.read(at.segment, at.offset)?.interface)
+    }
+
+    /// When `raw` was, by the evidence of now.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn estimate(&self, epoch: EpochHash, raw: RawNs) -> Result<Option<Estimate>, StoreError> {
+        let epoch = self.shared.epochs.get(&self.shared.rocks, epoch)?;
+        Ok(epoch.and_then(|epoch| epoch.timeline.estimate(raw)))
+    }
+
+    /// The epoch behind its short form, and the name of its agent.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn epoch(&self, epoch: EpochHash) -> Result<Option<(EpochId, String)>, StoreError> {
+        let epoch = self.shared.epochs.get(&self.shared.rocks, epoch)?;
+        Ok(epoch.map(|epoch| (epoch.id, epoch.agent_name.clone())))
+    }
+
+    /// New and changed records, once they are durable. A subscriber more than 4096 behind misses the oldest and is told
+    /// how many.
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<StoredFlow>> {
+        self.shared.changes.subscribe()
+    }
+
+    /// What is durable of an agent: its epochs and the highest sequence number of each.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn durable(&self, agent: AgentId) -> Result<Vec<(EpochId, u64)>, StoreError> {
+        const RUN: usize = 1024;
+        let mut durable = Vec::new();
+        let mut after: Option<Box<[u8]>> = None;
+        loop {
+            let run = self.shared.rocks.prefix(Family::Ledger, &agent.0, after.as_deref(), RUN)?;
+            for (key, value) in &run {
+                let Some((_, hash)) = keys::ledger_of(key) else {
+                    return Err(StoreError::Key { bytes: key.to_vec() });
+                };
+                let [seq] = numbers_of("the ledger", value)?;
+                if let Some(value) = self.shared.rocks.get(Family::Epochs, &keys::epoch(hash))? {
+                    durable.push((envelope::decode_epoch(&value)?.0, seq));
+                }
+            }
+            match run.into_iter().last() {
+                Some((key, _)) => after = Some(key),
+                None => return Ok(durable),
+            }
+        }
+    }
+
+    /// All agents anything is stored of, each once, with the name it had last.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn agents(&self) -> Result<Vec<(AgentId, String)>, StoreError> {
+        const RUN: usize = 256;
+        let mut agents = std::collections::BTreeMap::new();
+        let mut after: Option<Box<[u8]>> = None;
+        loop {
+            let run = self.shared.rocks.prefix(Family::Epochs, &[], after.as_deref(), RUN)?;
+            for (_, value) in &run {
+                let (epoch, name, _) = envelope::decode_epoch(value)?;
+                agents.insert(AgentId(epoch.agent), name);
+            }
+            match run.into_iter().last() {
+                Some((key, _)) => after = Some(key),
+                None => return Ok(agents.into_iter().collect()),
+            }
+        }
+    }
+
+    /// The collector's own time and what it is worth.
+    pub fn now(&self) -> CollectorNow {
+        self.shared.gate.now()
+    }
+
+    /// Where the store is.
+    pub fn dir(&self) -> &Path {
+        &self.shared.dir
+    }
+
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn status(&self) -> Result<StoreStatus, StoreError> {
+        let shared = &self.shared;
+        let totals = shared.totals();
+        let end = |newest_first| -> Result<Option<UtcNs>, StoreError> {
+            let all = std::ops::Bound::Unbounded;
+            let run = shared.rocks.run(Family::Flows, &[], all, None, newest_first, 1)?;
+            Ok(run.first().and_then(|(key, _)| keys::timed_of(key)).map(|(utc, _)| utc))
+        };
+        Ok(StoreStatus {
+            flows: totals.flows,
+            flows_pending: totals.pending,
+            flows_quarantined: totals.quarantined,
+            slice_packets: totals.slice_packets,
+            slice_bytes: totals.slice_bytes,
+            disk_free_bytes: retention::free_bytes(&shared.dir)?,
+            oldest_flow: end(false)?,
+            newest_flow: end(true)?,
+            oldest_packet: self.oldest_packet()?,
+            torn_bytes: shared.torn_bytes,
+            lost_bytes: shared.lost_bytes,
+            damaged_blocks: shared.damaged_blocks.load(Ordering::Relaxed),
+            stopped: shared.stopped.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        })
+    }
+
+    /// When the first packet of the oldest segment file that has any was.
+    fn oldest_packet(&self) -> Result<Option<UtcNs>, StoreError> {
+        let run =
+            self.shared.rocks.run(Family::Segments, &[], std::ops::Bound::Unbounded, None, false, 64)?;
+        for (key, _) in run {
+            let Some(number) = keys::segment_of(&key) else { continue };
+            // Damaged or removed just now: the next file knows.
+            let Ok(frame) = self.shared.segments.read(number, segments::HEADER_BYTES) else { continue };
+            return Ok(self.estimate(frame.epoch, frame.first)?.map(|e| e.utc));
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,193 @@
+//! Second thoughts about time: when the evidence of an epoch changes, its held records are judged again, and indexed
+//! ones whose time moved too far get another key. Done in short runs between commits, so that ingest never waits long.
+//!
+//! Both are idempotent: a crash in the middle is taken up again at the next open.
+
+use gnomon_clock::{RawNs, Timeline};
+use gnomon_flow::{EpochHash, FlowRef, TimeState};
+
+use super::StoreError;
+use super::envelope::{Envelope, IndexEntry};
+use super::keys::{self, Family};
+use super::writer::{Stage, Writer, put};
+
+/// Records looked at in one run.
+const RUN: usize = 512;
+/// Held records are judged again this often by time alone (one may have been ahead of the collector's clock)…
+const REGATE_NS: u64 = 1_000_000_000;
+/// …or this often, when an epoch has more than [`HELD_FEW`] of them.
+const REGATE_MANY_NS: u64 = 30_000_000_000;
+const HELD_FEW: u64 = 4096;
+/// Epochs whose drift is watched; a timeline is up to 20 KiB.
+const KEYED_BY_MAX: usize = 4096;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Kind {
+    Held,
+    Indexed,
+}
+
+/// A walk over the records of an epoch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Job {
+    epoch: EpochHash,
+    kind: Kind,
+    after: Option<Box<[u8]>>,
+}
+
+impl Writer {
+    /// Take up what a crash or a stop interrupted.
+    pub(super) fn load_jobs(&mut self) -> Result<(), StoreError> {
+        let mut after: Option<Box<[u8]>> = None;
+        loop {
+            let run = self.shared.rocks.prefix(Family::Held, &[], after.as_deref(), 4096)?;
+            for (key, _) in &run {
+                if let Some(epoch) = keys::epoch_of(key) {
+                    *self.held.entry(epoch).or_default() += 1;
+                }
+            }
+            match run.into_iter().last() {
+                Some((key, _)) => after = Some(key),
+                None => break,
+            }
+        }
+        for (key, _) in self.shared.rocks.prefix(Family::Meta, keys::META_REKEY, None, usize::MAX)? {
+            if let Some(epoch) = keys::epoch_of(&key[keys::META_REKEY.len()..]) {
+                self.queue(epoch, Kind::Indexed);
+            }
+        }
+        let held: Vec<EpochHash> = self.held.keys().copied().collect();
+        held.into_iter().for_each(|epoch| self.queue(epoch, Kind::Held));
+        Ok(())
+    }
+
+    fn queue(&mut self, epoch: EpochHash, kind: Kind) {
+        // One under way has to begin again: it used the evidence of before.
+        self.jobs.retain(|job| job.epoch != epoch || job.kind != kind);
+        self.jobs.push_back(Job { epoch, kind, after: None });
+    }
+
+    /// The evidence of `epoch` changed and is durable.
+    pub(super) fn retimed(&mut self, epoch: EpochHash, keyed_by: Timeline, new: &Timeline, moved: bool) {
+        if self.held.contains_key(&epoch) {
+            self.queue(epoch, Kind::Held);
+        }
+        if moved {
+            self.keyed_by.insert(epoch, new.clone());
+            self.queue(epoch, Kind::Indexed);
+        } else if !keyed_by.is_empty() {
+            if self.keyed_by.len() >= KEYED_BY_MAX {
+                // Slow drifts of these epochs are watched anew from here.
+                self.keyed_by.clear();
+            }
+            self.keyed_by.insert(epoch, keyed_by);
+        }
+    }
+
+    /// Call about once a second: judges held records again where time alone may have settled them.
+    pub fn tick(&mut self) {
+        let now = self.shared.gate.monotonic();
+        let few = now.since(self.regated_at.0) >= REGATE_NS;
+        let many = now.since(self.regated_at.1) >= REGATE_MANY_NS;
+        if !few {
+            return;
+        }
+        self.regated_at.0 = now;
+        if many {
+            self.regated_at.1 = now;
+        }
+        let due: Vec<EpochHash> = self
+            .held
+            .iter()
+            .filter(|(_, held)| many || **held <= HELD_FEW)
+            .map(|(epoch, _)| *epoch)
+            .collect();
+        for epoch in due {
+            if !self.jobs.iter().any(|job| job.epoch == epoch && job.kind == Kind::Held) {
+                self.queue(epoch, Kind::Held);
+            }
+        }
+    }
+
+    /// Do one short run of what is left to do; false when there is nothing.
+    ///
+    /// # Errors
+    /// What the disk said; the run is tried again by the next call.
+    pub fn settle(&mut self) -> Result<bool, StoreError> {
+        let Some(mut job) = self.jobs.front().cloned() else { return Ok(false) };
+        let family = match job.kind {
+            Kind::Held => Family::Held,
+            Kind::Indexed => Family::FlowIndex,
+        };
+        let prefix = keys::epoch(job.epoch);
+        let run = self.shared.rocks.prefix(family, &prefix, job.after.as_deref(), RUN)?;
+        let Some(epoch) = self.shared.epochs.get(&self.shared.rocks, job.epoch)? else {
+            self.jobs.pop_front();
+            return Ok(!self.jobs.is_empty());
+        };
+        let mut stage = self.stage();
+        for (key, value) in &run {
+            let Some(id) = keys::reference_of(key) else { continue };
+            let judged = match job.kind {
+                Kind::Held => self.judge_held(id, value, &epoch.timeline, &mut stage),
+                Kind::Indexed => self.judge_indexed(id, value, &epoch.timeline, &mut stage),
+            };
+            match judged {
+                Err(StoreError::Damaged(error)) => {
+                    tracing::error!(%id, %error, "a record cannot be read: it stays where it is")
+                }
+                other => other?,
+            }
+        }
+        let finished = run.len() < RUN;
+        if finished && job.kind == Kind::Indexed {
+            stage.batch.delete(Family::Meta, keys::meta_rekey(job.epoch));
+        }
+        // Not synced: what is lost is done again.
+        self.publish(stage, false)?;
+        if finished {
+            self.jobs.pop_front();
+        } else if let (Some(front), Some((key, _))) = (self.jobs.front_mut(), run.into_iter().last()) {
+            job.after = Some(key);
+            *front = job;
+        }
+        Ok(!self.jobs.is_empty())
+    }
+
+    fn judge_held(
+        &self,
+        id: FlowRef,
+        value: &[u8],
+        timeline: &Timeline,
+        stage: &mut Stage,
+    ) -> Result<(), StoreError> {
+        let envelope = Envelope::decode(value)?;
+        let judged = self.shared.gate.judge(timeline, &envelope.record, &stage.now);
+        if judged.state == envelope.state {
+            return Ok(());
+        }
+        let old = self.shared.index_entry(id)?;
+        let last = judged.last.map(|e| e.utc);
+        put(stage, id, old, Envelope { state: judged.state, first: judged.first, last, ..envelope });
+        Ok(())
+    }
+
+    fn judge_indexed(
+        &self,
+        id: FlowRef,
+        value: &[u8],
+        timeline: &Timeline,
+        stage: &mut Stage,
+    ) -> Result<(), StoreError> {
+        let entry = IndexEntry::decode(value)?;
+        let first = timeline.estimate(RawNs(entry.first_raw_ns));
+        if entry.state != TimeState::Indexed || !self.shared.gate.must_rekey(entry.first, first.as_ref()) {
+            return Ok(());
+        }
+        let Some(envelope) = self.shared.envelope(id, &entry)? else { return Ok(()) };
+        let judged = self.shared.gate.judge(timeline, &envelope.record, &stage.now);
+        let last = judged.last.map(|e| e.utc);
+        put(stage, id, Some(entry), Envelope { state: judged.state, first: judged.first, last, ..envelope });
+        Ok(())
+    }
+}

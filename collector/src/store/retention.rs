@@ -1,0 +1,196 @@
+//! Making room: limits in bytes and of free space, kept before anything is written.
+//!
+//! Packets go first, whole segment files at a time, the oldest first; then flow records, in the order they came in. None
+//! of it asks what time it is. When nothing more may go, ingest stops ([`StoreError::Full`]) and the agents keep what they
+//! have; it goes on by itself when there is room again.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::StoreError;
+use super::envelope::{IndexEntry, numbers_of};
+use super::keys::{self, Family};
+use super::rocks::Batch;
+use super::segments::{SegmentError, path_of};
+use super::writer::{Writer, forget};
+
+/// Between looks at the size of the database, and between prunings.
+const LOOK_NS: u64 = 10_000_000_000;
+/// Records given up in one pruning: one in so many, and at least [`PRUNE_MIN`].
+const PRUNE_ONE_IN: u64 = 20;
+const PRUNE_MIN: u64 = 10_000;
+const PRUNE_RUN: usize = 4096;
+const SEGMENT_BYTES_MAX: u64 = 256 << 20;
+const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+
+/// How much the store may take. Bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Of segment files.
+    pub packets_bytes_max: u64,
+    /// Of the database.
+    pub flows_bytes_max: u64,
+    /// Below this, want of free space alone gives up no flow records.
+    pub flows_bytes_kept: u64,
+    /// Left free on the file system.
+    pub free_bytes_min: u64,
+}
+
+impl Limits {
+    /// A file is an eighth of the limit at most, so that the oldest eighth goes at once at worst.
+    pub(super) fn segment_bytes(&self) -> u64 {
+        (self.packets_bytes_max / 8).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)
+    }
+}
+
+/// Bytes the file system of `dir` has free for us.
+pub(super) fn free_bytes(dir: &Path) -> Result<u64, StoreError> {
+    let stat = rustix::fs::statvfs(dir)
+        .map_err(|e| StoreError::Directory { path: dir.to_owned(), source: e.into() })?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+impl Writer {
+    /// Know the segment files; forget those that are gone.
+    pub(super) fn load_segments(&mut self) -> Result<(), StoreError> {
+        let dir = self.shared.dir.join("segments");
+        let mut batch = Batch::default();
+        for (key, value) in self.shared.rocks.prefix(Family::Segments, &[], None, usize::MAX)? {
+            let Some(number) = keys::segment_of(&key) else { continue };
+            if path_of(&dir, number).exists() {
+                self.table.insert(number, numbers_of("a segment", &value)?);
+            } else {
+                batch.delete(Family::Segments, key);
+            }
+        }
+        if !batch.is_empty() {
+            self.shared.rocks.write(&batch, false)?;
+        }
+        self.count_packets();
+        Ok(())
+    }
+
+    /// Bring totals and the reader's view in line with the table of segment files.
+    fn count_packets(&self) {
+        let mut totals = self.shared.totals.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        [totals.slice_packets, totals.slice_bytes] =
+            self.table.values().fold([0; 2], |sum, row| [sum[0] + row[0], sum[1] + row[1]]);
+        drop(totals);
+        let oldest = self.table.keys().next().copied().unwrap_or(self.segments.position().number);
+        self.shared.rocks.forget_segments_below(oldest);
+    }
+
+    /// Keep the limits, so that what comes next can be written.
+    pub(super) fn make_room(&mut self) -> Result<(), StoreError> {
+        while self.shared.totals().slice_bytes > self.limits.packets_bytes_max
+            && self.drop_oldest_segment()?
+        {}
+        let mut free = free_bytes(&self.shared.dir)?;
+        while free < self.limits.free_bytes_min && self.drop_oldest_segment()? {
+            free = free_bytes(&self.shared.dir)?;
+        }
+        let now = self.shared.gate.monotonic();
+        let due = self.pruned_at.is_none_or(|at| now.since(at) >= LOOK_NS);
+        let short = free < self.limits.free_bytes_min;
+        if due {
+            self.pruned_at = Some(now);
+            let bytes: u64 = Family::ALL.into_iter().map(|family| self.shared.rocks.bytes(family)).sum();
+            if bytes > self.limits.flows_bytes_max || short && bytes > self.limits.flows_bytes_kept {
+                self.prune()?;
+            }
+        }
+        if short {
+            return Err(StoreError::Full {
+                path: self.shared.dir.clone(),
+                free_bytes: free,
+                wanted_bytes: self.limits.free_bytes_min,
+            });
+        }
+        Ok(())
+    }
+
+    /// False when only the file being written is left.
+    fn drop_oldest_segment(&mut self) -> Result<bool, StoreError> {
+        let current = self.segments.position().number;
+        let Some((&number, &[packets, bytes])) = self.table.iter().next().filter(|(n, _)| **n != current)
+        else {
+            return Ok(false);
+        };
+        let path = path_of(&self.shared.dir.join("segments"), number);
+        self.shared.segments.close(number);
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(SegmentError::Io { path, doing: "remove it", source }.into());
+            }
+            _ => {}
+        }
+        self.table.remove(&number);
+        self.count_packets();
+        tracing::info!(segment = number, packets, bytes, "gave up the oldest packets for space");
+        let mut batch = Batch::default();
+        batch.delete(Family::Segments, keys::segment(number));
+        if let Err(error) = self.shared.rocks.write(&batch, false) {
+            // The file is gone, which the next open sees.
+            tracing::debug!(%error, "cannot note that a segment is gone");
+        }
+        Ok(true)
+    }
+
+    /// Give up the flow records that came in first.
+    fn prune(&mut self) -> Result<(), StoreError> {
+        let totals = self.shared.totals();
+        let records = totals.flows + totals.pending + totals.quarantined;
+        let mut left = (records / PRUNE_ONE_IN).max(PRUNE_MIN);
+        let mut pruned = 0u64;
+        let mut end = None;
+        while left > 0 {
+            let limit = PRUNE_RUN.min(usize::try_from(left).unwrap_or(PRUNE_RUN));
+            let run = self.shared.rocks.prefix(Family::ByIngest, &[], None, limit)?;
+            let ids: Vec<_> = run.iter().filter_map(|(key, _)| keys::timed_of(key)).collect();
+            if run.is_empty() {
+                break;
+            }
+            let references: Vec<_> = ids.iter().map(|(_, id)| keys::reference(*id)).collect();
+            let entries =
+                self.shared.rocks.get_many(Family::FlowIndex, references.iter().map(|key| &key[..]))?;
+            let mut stage = self.stage();
+            for ((_, id), value) in ids.iter().zip(entries) {
+                if let Some(value) = value {
+                    forget(&mut stage, *id, &IndexEntry::decode(&value)?);
+                    pruned += 1;
+                }
+            }
+            run.iter().for_each(|(key, _)| stage.batch.delete(Family::ByIngest, key.to_vec()));
+            self.publish(stage, false)?;
+            left = left.saturating_sub(run.len() as u64);
+            end = run.into_iter().last().map(|(key, _)| key);
+        }
+        if pruned > 0 {
+            tracing::info!(records = pruned, "gave up the oldest flow records for space");
+        }
+        if let Some(end) = end {
+            self.compact_to(end.into_vec());
+        }
+        Ok(())
+    }
+
+    /// Space comes back when what was deleted is compacted away, which must not hold ingest up.
+    fn compact_to(&self, end: Vec<u8>) {
+        static COMPACTING: AtomicBool = AtomicBool::new(false);
+        if COMPACTING.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        let work = move || {
+            for family in [Family::ByIngest, Family::Flows] {
+                shared.rocks.compact_to(family, &end);
+            }
+            COMPACTING.store(false, Ordering::Release);
+        };
+        if let Err(error) = std::thread::Builder::new().name("compact".to_owned()).spawn(work) {
+            COMPACTING.store(false, Ordering::Release);
+            tracing::warn!(%error, "cannot start a compaction; space comes back later");
+        }
+    }
+}

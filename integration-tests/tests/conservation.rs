@@ -1,0 +1,139 @@
+//! Packets sent = packets in flow records + counted drops, exactly, through the real programs: for both live back-ends
+//! and every frame size that has killed a capture before.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use gnomon_integration_tests::fleet::{Agent, Collector, built_binaries, eventually};
+use gnomon_integration_tests::forward::Forward;
+use gnomon_integration_tests::hub::Hub;
+use gnomon_integration_tests::netns::{Netns, unavailable};
+use gnomon_integration_tests::traffic;
+
+struct Scene {
+    collector: Collector,
+    agent: Agent,
+    _link: Forward,
+    // Held for its lifetime.
+    _dir: tempfile::TempDir,
+}
+
+fn scene(sensor: &Netns, interface: &str, stance: &str, backend: &str) -> Result<Scene> {
+    let bin_dir: PathBuf = built_binaries()?;
+    let dir = tempfile::tempdir()?;
+    let collector = Collector::start(&bin_dir, &dir.path().join("collector"), &[])?;
+    let link = Forward::open(sensor, SocketAddr::from(([127, 0, 0, 1], 7440)), collector.grpc)?;
+    let url = format!("http://{}", link.address());
+    let settings = [format!("capture.backend={backend}")];
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    let agent =
+        Agent::start(&bin_dir, &dir.path().join("agent"), Some(sensor), interface, stance, &url, &settings)?;
+    let mut scene = Scene { collector, agent, _link: link, _dir: dir };
+    scene.wait_until_capturing(interface)?;
+    Ok(scene)
+}
+
+impl Scene {
+    fn interface_status(&self) -> Result<serde_json::Value> {
+        let (_, stdout, _) = self.collector.gnomon(&["agents", "-o", "json"])?;
+        Ok(serde_json::from_slice(&stdout).unwrap_or_default())
+    }
+
+    fn wait_until_capturing(&mut self, interface: &str) -> Result<()> {
+        let seen = eventually(
+            "the agent captures",
+            20,
+            || self.interface_status(),
+            |agents| agents[0]["interfaces"][0].as_str().is_some_and(|mode| mode.starts_with(interface)),
+        );
+        if seen.is_err() {
+            eprintln!("the agent said:\n{}", self.agent.process()?.said());
+        }
+        seen.map(drop)
+    }
+
+    /// Packets in records, once as many as `sent` are there (or no more come).
+    fn packets_in_flows(&self, sent: u64) -> Result<u64> {
+        let counted =
+            eventually("packets in flow records", 20, || Ok(self.collector.count("")?.1), |n| *n >= sent);
+        Ok(counted.unwrap_or_else(|_| self.collector.count("").map_or(0, |c| c.1)))
+    }
+}
+
+fn skip() -> bool {
+    if let Some(why) = unavailable() {
+        eprintln!("SKIPPED: {why}");
+        return true;
+    }
+    false
+}
+
+/// `count` datagrams of each size, none answered.
+fn counted_datagrams(stance: &str, backend: &str) -> Result<()> {
+    let (client, sensor) = traffic::host_and_tap(9_000)?;
+    let scene = scene(&sensor, "tap", stance, backend)?;
+    let target = SocketAddr::from(([10, 9, 0, 2], 9));
+    let (mut sent, mut bytes) = (0, 0);
+    for frame_bytes in [60usize, 64, 1514, 9014] {
+        traffic::udp(&client, target, 2_000, frame_bytes, 20_000)?;
+        sent += 2_000;
+        bytes += 2_000 * frame_bytes as u64;
+    }
+    assert_eq!(scene.packets_in_flows(sent)?, sent, "packets in flow records");
+    assert_eq!(scene.collector.count("")?.2, bytes, "bytes in flow records");
+    Ok(())
+}
+
+#[test]
+fn af_xdp_accounts_for_every_datagram_of_every_size() -> Result<()> {
+    if skip() {
+        return Ok(());
+    }
+    counted_datagrams("tap", "af_xdp")
+}
+
+#[test]
+fn af_packet_accounts_for_every_datagram_of_every_size() -> Result<()> {
+    if skip() {
+        return Ok(());
+    }
+    counted_datagrams("host", "af_packet")
+}
+
+/// A TCP transfer with segmentation offload: frames up to 64 KiB for AF_PACKET, jumbo segments for AF_XDP.
+fn counted_transfer(stance: &str, backend: &str) -> Result<()> {
+    let hub = Hub::build()?;
+    let scene = scene(&hub.sensor, "tap1", stance, backend)?;
+    let before = hub.sensor.counter("tap1", "rx_packets")?;
+    let already = scene.collector.count("")?.1;
+    traffic::tcp(&hub.client, &hub.server, SocketAddr::from(([10, 77, 0, 20], 5001)), 64 << 20)?;
+    // The last ACKs are on their way.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let on_the_wire = hub.sensor.counter("tap1", "rx_packets")? - before;
+    assert_eq!(
+        scene.packets_in_flows(already + on_the_wire)?,
+        already + on_the_wire,
+        "packets in flow records"
+    );
+    let flow = scene.collector.flows("port.dst == 5001")?;
+    assert_eq!(flow.len(), 1, "one connection is one flow: {flow:?}");
+    assert!(flow[0]["databytes.src"].as_u64() >= Some(64 << 20), "{flow:?}");
+    Ok(())
+}
+
+#[test]
+fn af_xdp_accounts_for_a_transfer_with_offload() -> Result<()> {
+    if skip() {
+        return Ok(());
+    }
+    counted_transfer("tap", "af_xdp")
+}
+
+#[test]
+fn af_packet_accounts_for_a_transfer_with_offload() -> Result<()> {
+    if skip() {
+        return Ok(());
+    }
+    counted_transfer("host", "af_packet")
+}
