@@ -44,15 +44,12 @@ impl WorkerCounts {
 struct InterfaceState {
     mode: String,
     error: Option<String>,
-    /// By worker: what runs now.
     workers: BTreeMap<u8, WorkerCounts>,
-    /// Sums of sources that were closed: counters never go back.
-    past: WorkerCounts,
 }
 
 impl InterfaceState {
     fn total(&self) -> WorkerCounts {
-        let mut total = self.past.clone();
+        let mut total = WorkerCounts::default();
         self.workers.values().for_each(|counts| total.add(counts));
         total
     }
@@ -84,26 +81,17 @@ impl Board {
         state.error = None;
     }
 
-    /// Capture does not run, and why; `None` when it was stopped on purpose.
-    pub fn failed(&self, interface: &str, error: Option<String>) {
+    /// Capture does not run, and why; `None` when it was stopped on purpose. True when that is news.
+    pub fn failed(&self, interface: &str, error: Option<String>) -> bool {
         let mut board = self.lock();
         let state = board.entry(interface.to_owned()).or_default();
+        let news = state.error != error;
         state.error = error;
+        news
     }
 
     pub fn publish(&self, interface: &str, worker: u8, counts: WorkerCounts) {
         self.lock().entry(interface.to_owned()).or_default().workers.insert(worker, counts);
-    }
-
-    /// A source was closed: what it counted stays, what it held does not.
-    pub fn retire(&self, interface: &str, worker: u8) {
-        let mut board = self.lock();
-        let Some(state) = board.get_mut(interface) else { return };
-        if let Some(mut counts) = state.workers.remove(&worker) {
-            counts.flows_active = 0;
-            counts.queues.clear();
-            state.past.add(&counts);
-        }
     }
 
     pub fn report(&self) -> Vec<InterfaceReport> {
@@ -215,18 +203,17 @@ mod tests {
     }
 
     #[test]
-    fn counters_add_up_over_workers_and_never_go_back_when_a_source_is_reopened() {
+    fn counters_add_up_over_workers_and_outlive_a_failure() {
         let board = Board::default();
         board.running("eth0", "af_packet".into());
         board.publish("eth0", 0, counts(10, 1));
         board.publish("eth0", 1, counts(20, 2));
-        board.retire("eth0", 0);
         board.failed("eth0", Some("gone".into()));
         let report = &board.report()[0];
         assert_eq!((report.counts.packets, report.counts.drops["kernel"]), (30, 3));
-        assert_eq!((report.counts.flows_active, report.error.as_deref()), (5, Some("gone")));
+        assert_eq!((report.counts.flows_active, report.error.as_deref()), (10, Some("gone")));
         board.running("eth0", "af_packet".into());
-        board.publish("eth0", 0, counts(1, 0));
+        board.publish("eth0", 0, counts(11, 1));
         assert_eq!((board.report()[0].counts.packets, &board.report()[0].error), (31, &None));
     }
 

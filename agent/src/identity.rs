@@ -32,7 +32,6 @@ pub enum IdentityError {
 #[derive(Debug)]
 pub struct Identity {
     pub agent: AgentId,
-    pub boot_id: [u8; 16],
     _lock: File,
 }
 
@@ -52,23 +51,21 @@ impl Identity {
         let lock = lock.map_err(file_error("cannot open", &lock_path))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(IdentityError::InUse { dir: state_dir.to_owned() }),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(IdentityError::InUse { dir: state_dir.to_owned() });
+            }
             Err(errno) => return Err(file_error("cannot lock", &lock_path)(errno.into())),
         }
         let agent = agent_id(&state_dir.join("agent-id"))?;
-        let boot_path = Path::new("/proc/sys/kernel/random/boot_id");
-        let boot = fs::read_to_string(boot_path).map_err(file_error("cannot read", boot_path))?;
-        let digits: String = boot.chars().filter(char::is_ascii_hexdigit).collect();
-        let boot_id = digits.parse::<AgentId>().map_err(|_| IdentityError::Damaged {
-            path: boot_path.to_owned(),
-            found: boot.trim().to_owned(),
-        })?;
-        Ok(Identity { agent, boot_id: boot_id.0, _lock: lock })
+        Ok(Identity { agent, _lock: lock })
     }
 
     /// A new epoch of this agent, opened now.
-    pub fn open_epoch(&self, clock: &dyn Clock) -> EpochId {
-        EpochId { agent: self.agent.0, boot_id: self.boot_id, opened: clock.raw() }
+    ///
+    /// # Errors
+    /// When the kernel's boot id cannot be read.
+    pub fn open_epoch(&self, clock: &dyn Clock) -> io::Result<EpochId> {
+        gnomon_clock::open_epoch(self.agent.0, clock)
     }
 }
 
@@ -125,7 +122,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = Identity::open(dir.path()).unwrap();
         assert_ne!(first.agent, AgentId::default());
-        assert_ne!(first.boot_id, [0; 16]);
+        assert_ne!(first.open_epoch(&gnomon_clock::KernelClock).unwrap().boot_id, [0; 16]);
         assert!(matches!(Identity::open(dir.path()), Err(IdentityError::InUse { .. })));
         let agent = first.agent;
         drop(first);

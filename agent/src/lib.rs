@@ -1,16 +1,24 @@
 //! The gnomon agent: captures, builds flow records, keeps slices, streams both to the collector.
 //!
-//! The modules stand in the order of the data path.
+//! In the order below: what wires it, from frame to export, the way out, and what it says of itself.
+
+pub mod cli;
+pub mod config;
+pub mod pipeline;
 
 pub mod decode;
 pub mod engine;
 pub mod export;
-pub mod heartbeat;
-pub mod identity;
+pub mod feed;
 pub mod offline;
 pub mod rules;
 pub mod slicer;
-pub mod spool;
 pub mod table;
-pub mod uplink;
 pub mod worker;
+
+pub mod spool;
+pub mod uplink;
+
+pub mod heartbeat;
+pub mod identity;
+pub mod metrics;

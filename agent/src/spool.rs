@@ -212,7 +212,8 @@ fn open_segment(
         index.add_epoch(header.epoch, header.suspended_ns, acked)
     });
     index.insert(number, Segment::new(lane, epoch, header.salt(), totals, end));
-    let sealed_bytes = if writer::write_seal(&file.file, &totals, end).is_ok() { end + SEAL_BYTES } else { end };
+    let sealed_bytes =
+        if writer::write_seal(&file.file, &totals, end).is_ok() { end + SEAL_BYTES } else { end };
     index.sealed(number, sealed_bytes);
     Ok(true)
 }

@@ -121,7 +121,7 @@ impl Uplink {
     /// Runs until `stop`, then goes on for at most `drain` while the spool holds anything. Needs a runtime with more
     /// than one thread: reading the spool blocks.
     pub async fn run(mut self, stop: CancellationToken, drain: Duration) {
-        let mut backoff = Backoff::new(self.clock.raw().0 ^ u64::from(std::process::id()) << 32);
+        let mut backoff = Backoff::new(self.clock.raw().0 ^ (u64::from(std::process::id()) << 32));
         // After `stop` there is one deadline for everything.
         let deadline = CancellationToken::new();
         let timer = tokio::spawn({
@@ -169,3 +169,6 @@ impl Uplink {
         timer.abort();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -470,7 +470,9 @@ mod tests {
     #[test]
     fn file_names_survive_and_strangers_are_left_alone() {
         assert_eq!(parse_file_name(&file_name(Lane::Flows, 12)), Some((Lane::Flows, 12)));
-        for name in ["flows-12.spool", "flows-+000000000000012.spool", "ledger", "notes-0000000000000012.spool"] {
+        for name in
+            ["flows-12.spool", "flows-+000000000000012.spool", "ledger", "notes-0000000000000012.spool"]
+        {
             assert_eq!(parse_file_name(name), None, "{name}");
         }
     }

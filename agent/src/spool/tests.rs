@@ -124,7 +124,9 @@ fn what_is_under_way_counts_as_given_up_only_when_it_did_not_arrive() {
     assert_eq!(reader.next_entry().unwrap().seq, 1);
     assert_eq!(reader.next_entry().unwrap().seq, 2);
     let mut flows = 0;
-    while spool.status().oldest.is_some() && files(dir.path()).iter().any(|f| f.to_str().unwrap().contains("slices")) {
+    while spool.status().oldest.is_some()
+        && files(dir.path()).iter().any(|f| f.to_str().unwrap().contains("slices"))
+    {
         appender.append(Lane::Flows, &epoch(1), 1, &[2; 500]);
         flows += 1;
     }
@@ -215,6 +217,70 @@ fn a_new_entry_is_readable_at_once() {
     assert!(worst_ns < 100_000_000, "{worst_ns}");
 }
 
+/// Not a test: the process that the next test kills. Says the number of each entry once it is stored.
+#[test]
+fn child_process() {
+    let Some(dir) = std::env::var_os("GNOMON_TEST_SPOOL_CHILD") else { return };
+    let (_spool, mut appender, _reader) = open_in(&limits(Path::new(&dir), 1 << 30, 64 << 10));
+    let clock = KernelClock;
+    let epoch = epoch(clock.raw().0);
+    for n in 1..u64::MAX {
+        let lane = if n % 3 == 0 { Lane::Slices } else { Lane::Flows };
+        let bytes = 50 + (n as usize * 131) % 4000;
+        if let Appended::Stored(seq) = appender.append(lane, &epoch, 1, &vec![n as u8; bytes]) {
+            eprintln!("stored {} {seq}", epoch.opened.0);
+        }
+    }
+}
+
+#[test]
+fn what_was_stored_survives_sigkill() {
+    use std::io::{BufRead, BufReader};
+    let dir = tempfile::tempdir().unwrap();
+    let mut stored: Vec<(u64, u64)> = Vec::new();
+    for round in 0..10u64 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "spool::tests::child_process", "--nocapture"])
+            .env("GNOMON_TEST_SPOOL_CHILD", dir.path())
+            .stderr(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let killed_after = 20 + round as usize * 37;
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut note = |line: Option<io::Result<String>>| {
+            let line = line?.ok()?;
+            let words: Vec<&str> = line.split(' ').collect();
+            if let ["stored", epoch, seq] = words[..] {
+                stored.push((epoch.parse().unwrap(), seq.parse().ok()?));
+            }
+            Some(())
+        };
+        for _ in 0..killed_after {
+            note(lines.next());
+        }
+        child.kill().unwrap();
+        while note(lines.next()).is_some() {}
+        child.wait().unwrap();
+    }
+    let (spool, _appender, mut reader) = open_in(&limits(dir.path(), 1 << 30, 64 << 10));
+    let mut read: BTreeMap<(u64, u64), usize> = BTreeMap::new();
+    let mut last = (0, 0);
+    while let Some(entry) = reader.next_entry() {
+        let key = (entry.epoch.opened.0, entry.seq);
+        assert!(key > last, "in order: {key:?} after {last:?}");
+        last = key;
+        assert_eq!(entry.payload.len(), 50 + (entry.seq as usize * 131) % 4000);
+        assert!(entry.payload.iter().all(|byte| *byte == entry.seq as u8));
+        read.insert(key, entry.payload.len());
+    }
+    assert!(stored.len() > 500, "{}", stored.len());
+    let missing: Vec<_> = stored.iter().filter(|key| !read.contains_key(key)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    assert_eq!(spool.status().damaged, Sacrificed::default());
+    println!("{} entries stored before ten kills, {} read, {} torn bytes", stored.len(), read.len(), spool.status().torn_bytes);
+}
+
 /// A tmpfs of its own, unmounted whatever happens.
 struct Tmpfs(tempfile::TempDir);
 
@@ -222,7 +288,8 @@ impl Tmpfs {
     fn mount(bytes: u64) -> Option<Tmpfs> {
         let dir = tempfile::tempdir().unwrap();
         let size = format!("size={bytes}");
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir.path()).output();
+        let mount =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir.path()).output();
         match mount {
             Ok(output) if output.status.success() => Some(Tmpfs(dir)),
             other => {
@@ -282,13 +349,19 @@ fn a_full_disk_is_survived_and_flows_are_kept_longest() {
 
 #[derive(Clone, Debug)]
 enum Op {
-    Append { slices: bool, bytes: u16, fill: u8 },
+    Append {
+        slices: bool,
+        bytes: u16,
+        fill: u8,
+    },
     Read(u8),
     /// Acknowledge this share (of 255) of what was handed out.
     Ack(u8),
     Rewind,
     /// Close in order, or be killed with this share of the last file's tail not written.
-    Restart { torn: Option<u8> },
+    Restart {
+        torn: Option<u8>,
+    },
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -314,7 +387,9 @@ struct Model {
 impl Model {
     fn read(&mut self, reader: &mut Reader) -> bool {
         let expected = match self.handed.last() {
-            Some(last) => self.entries.range((std::ops::Bound::Excluded(*last), std::ops::Bound::Unbounded)).next(),
+            Some(last) => {
+                self.entries.range((std::ops::Bound::Excluded(*last), std::ops::Bound::Unbounded)).next()
+            }
             None => self.entries.iter().next(),
         };
         let entry = reader.next_entry();

@@ -324,4 +324,3 @@ impl Writer {
 }
 
 const _: () = assert!(ENTRY_HEADER_BYTES + (PAYLOAD_BYTES_MAX as u64) < u32::MAX as u64);
-

@@ -90,7 +90,8 @@ impl Uplink {
         let clock = self.clock.clone();
         let stream = ReceiverStream::new(receiver).map(move |message| stamp(message, clock.as_ref()));
         let timeout = |_| SessionError::NoWelcome;
-        let response = tokio::time::timeout(WELCOME_TIMEOUT, client.stream(stream)).await.map_err(timeout)??;
+        let response =
+            tokio::time::timeout(WELCOME_TIMEOUT, client.stream(stream)).await.map_err(timeout)??;
         let mut inbound = response.into_inner();
         let first = tokio::time::timeout(WELCOME_TIMEOUT, inbound.message()).await.map_err(timeout)??;
         let welcome = match first.and_then(|message| message.body) {
@@ -109,11 +110,16 @@ impl Uplink {
         loop {
             self.prefetch(&mut state);
             self.ask_time(&mut state);
-            if stop.is_cancelled() && state.entry.is_none() && state.control.is_empty() && self.spool.is_drained() {
+            if stop.is_cancelled()
+                && state.entry.is_none()
+                && state.control.is_empty()
+                && self.spool.is_drained()
+            {
                 return Ok(());
             }
             let waits_for_time = self.waits_for_time();
-            let may_send = state.entry.as_ref().is_some_and(|e| !waits_for_time && state.window.fits(e.payload.len()));
+            let may_send =
+                state.entry.as_ref().is_some_and(|e| !waits_for_time && state.window.fits(e.payload.len()));
             let exchange_wait = self.exchange_wait();
             tokio::select! {
                 said = inbound.message() => match said?.and_then(|said| said.body) {
@@ -197,9 +203,7 @@ impl Uplink {
 
     fn exchange_wait(&self) -> Duration {
         match self.time {
-            TimeSource::Exchange => {
-                Duration::from_nanos(self.exchanges.due().since(self.clock.monotonic()))
-            }
+            TimeSource::Exchange => Duration::from_nanos(self.exchanges.due().since(self.clock.monotonic())),
             TimeSource::Files(_) => Duration::from_secs(3600),
         }
     }
