@@ -278,7 +278,12 @@ fn what_was_stored_survives_sigkill() {
     let missing: Vec<_> = stored.iter().filter(|key| !read.contains_key(key)).collect();
     assert!(missing.is_empty(), "{missing:?}");
     assert_eq!(spool.status().damaged, Sacrificed::default());
-    println!("{} entries stored before ten kills, {} read, {} torn bytes", stored.len(), read.len(), spool.status().torn_bytes);
+    println!(
+        "{} entries stored before ten kills, {} read, {} torn bytes",
+        stored.len(),
+        read.len(),
+        spool.status().torn_bytes
+    );
 }
 
 /// A tmpfs of its own, unmounted whatever happens.
