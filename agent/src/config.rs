@@ -175,10 +175,6 @@ pub struct FlowsConfig {
     pub linger: HumanDuration,
     /// Report open flows too, so that a long or quiet one is seen at once.
     pub interim: bool,
-    /// Read what flows say: DNS, HTTP, TLS and other protocols, as far as it is not encrypted.
-    pub inspect: bool,
-    /// Memory each worker may hold for messages that did not come in one piece. 0B: those are not read. At most 4GiB.
-    pub inspect_bytes_max: ByteSize,
 }
 
 /// What is kept of packets.
@@ -281,15 +277,7 @@ fn ns(human: HumanDuration) -> u64 {
 
 impl Default for FlowsConfig {
     fn default() -> FlowsConfig {
-        let TableConfig {
-            flows_max,
-            idle,
-            active_timeout_ns,
-            linger_ns,
-            interim,
-            inspect_bytes_max,
-            inspect,
-        } = TableConfig::default();
+        let TableConfig { flows_max, idle, active_timeout_ns, linger_ns, interim } = TableConfig::default();
         FlowsConfig {
             flows_max,
             idle_tcp: human(idle.tcp_ns),
@@ -301,8 +289,6 @@ impl Default for FlowsConfig {
             active_timeout: human(active_timeout_ns),
             linger: human(linger_ns),
             interim: interim.is_some(),
-            inspect,
-            inspect_bytes_max: ByteSize::from_bytes(inspect_bytes_max as u64),
         }
     }
 }
@@ -376,8 +362,6 @@ impl Validate for Config {
             in_range(key, &value, &(ms(100)..=s(DAY)))?;
         }
         in_range("flows.active_timeout", &flows.active_timeout, &(s(1)..=s(DAY)))?;
-        let inspect_max = ByteSize::from_bytes(0)..=ByteSize::from_gib(4);
-        in_range("flows.inspect_bytes_max", &flows.inspect_bytes_max, &inspect_max)?;
         in_range("flows.linger", &flows.linger, &(s(0)..=s(600)))?;
         let slices = &self.slices;
         in_range(
@@ -488,8 +472,6 @@ impl Config {
             active_timeout_ns: ns(flows.active_timeout),
             linger_ns: ns(flows.linger),
             interim: flows.interim.then(InterimPolicy::default),
-            inspect_bytes_max: flows.inspect_bytes_max.as_usize(),
-            inspect: flows.inspect,
         }
     }
 

@@ -335,7 +335,7 @@ fn a_full_disk_is_survived_and_flows_are_kept_longest() {
         given[1] += 1;
     }
     while io::Write::write_all(&mut full, &[0; 4096]).is_ok() {}
-    appender.append(Lane::Slices, &epoch(1), 1, &[1; 200_000]);
+    appender.append(Lane::Slices, &epoch(1), 1, &[1; 500_000]);
     given[1] += 1;
     assert!(spool.status().error.is_some(), "{:?}", spool.status());
     // The disk has room again: the spool goes on by itself.
