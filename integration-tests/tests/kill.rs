@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use gnomon_clock::{Clock, KernelClock};
 use gnomon_integration_tests::fleet::{Agent, Collector, built_binaries, eventually};
 use gnomon_integration_tests::forward::Forward;
-use gnomon_integration_tests::netns::unavailable;
+use gnomon_integration_tests::netns::{Netns, unavailable};
 use gnomon_integration_tests::traffic;
 
 /// Enough to be run with every change; GNOMON_KILLS=50 for the long run.
@@ -71,7 +71,7 @@ fn under_load(what_to_kill: &str) -> Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     let load = {
         let stop = Arc::clone(&stop);
-        thread::spawn(move || -> Result<u64> {
+        thread::spawn(move || -> Result<(u64, Netns)> {
             let (mut sent, mut port) = (0, 1_000u16);
             while !stop.load(Ordering::Relaxed) {
                 port = if port < 60_000 { port + 1 } else { 1_000 };
@@ -79,7 +79,8 @@ fn under_load(what_to_kill: &str) -> Result<()> {
                 sent += 20;
                 thread::sleep(Duration::from_millis(2));
             }
-            Ok(sent)
+            // The host goes back: its link is looked at last.
+            Ok((sent, client))
         })
     };
     let clock = KernelClock;
@@ -107,7 +108,7 @@ fn under_load(what_to_kill: &str) -> Result<()> {
         known.extend(after);
     }
     stop.store(true, Ordering::Relaxed);
-    let sent = load.join().map_err(|_| anyhow::anyhow!("the load panicked"))??;
+    let (sent, _client) = load.join().map_err(|_| anyhow::anyhow!("the load panicked"))??;
     thread::sleep(Duration::from_millis(500));
     assert_eq!(agent.stop()?, Some(0), "the agent stops cleanly");
     let on_the_wire = sensor.counter("tap", "rx_packets")?;
