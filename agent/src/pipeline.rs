@@ -29,7 +29,7 @@ use crate::feed::{Feed, Place, STUCK};
 use crate::heartbeat::{Board, Heart};
 use crate::identity::{CurrentEpoch, Identity};
 use crate::metrics;
-use crate::spool::{self, Spool, Writer};
+use crate::spool::{self, Writer};
 use crate::uplink::{LinkState, Settings, TimeSource, Uplink};
 use crate::worker::{self, Channels, Worker, WorkerCounters};
 

@@ -127,7 +127,7 @@ impl Uplink {
         let timer = tokio::spawn({
             let (stop, deadline) = (stop.clone(), deadline.clone());
             async move {
-                stop.cancelled().await;
+                stop.cancelled_owned().await;
                 tokio::time::sleep(drain).await;
                 deadline.cancel();
             }
@@ -137,8 +137,8 @@ impl Uplink {
             let acked_before = self.state.entries_acked.load(Ordering::Relaxed);
             let url = self.endpoints.url().to_owned();
             let ended = tokio::select! {
-                ended = self.session(&stop) => ended,
-                () = deadline.cancelled() => break,
+                ended = self.session(stop.clone()) => ended,
+                () = deadline.clone().cancelled_owned() => break,
             };
             self.state.connected.store(false, Ordering::Relaxed);
             let lasted = Duration::from_nanos(self.clock.monotonic().since(began));
@@ -163,7 +163,7 @@ impl Uplink {
             let wait = backoff.wait();
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                () = deadline.cancelled() => break,
+                () = deadline.clone().cancelled_owned() => break,
             }
         }
         timer.abort();
