@@ -47,10 +47,6 @@ impl Batch {
         self.operations.push((family, key.into(), None));
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.operations.len()
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.operations.is_empty()
     }
@@ -242,7 +238,7 @@ fn family_options(family: Family, cache: &Cache, segments_from: &Arc<AtomicU32>)
         Family::Slices => {
             let from = Arc::clone(segments_from);
             options.set_write_buffer_size(WRITE_BUFFER_BYTES);
-            options.set_compaction_filter("gone segments", move |_, key: &[u8], _: &[u8]| {
+            options.set_compaction_filter("gone segments", move |_: u32, key: &[u8], _: &[u8]| {
                 let gone =
                     keys::slice_of(key).is_some_and(|(segment, _)| segment < from.load(Ordering::Relaxed));
                 if gone { Decision::Remove } else { Decision::Keep }
