@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use gnomon_clock::{Clock, EpochId, Fix};
 use gnomon_proto::v1;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use endpoint::{EndpointError, Tls};
@@ -116,6 +118,13 @@ impl Uplink {
 
     pub fn state(&self) -> Arc<LinkState> {
         Arc::clone(&self.state)
+    }
+
+    /// [`Uplink::run`] on a thread of its own, with `runtime` for its timers and sockets: what it reads from the spool
+    /// blocks, and nothing else waits for it.
+    pub fn spawn(self, runtime: &Handle, stop: CancellationToken, drain: Duration) -> JoinHandle<()> {
+        let handle = runtime.clone();
+        runtime.spawn_blocking(move || handle.block_on(self.run(stop, drain)))
     }
 
     /// Runs until `stop`, then goes on for at most `drain` while the spool holds anything. Needs a runtime with more

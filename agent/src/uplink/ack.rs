@@ -13,9 +13,9 @@ const WINDOW_BYTES_MAX: u64 = 64 * 1024 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the collector acknowledged entry {seq} of epoch {epoch}, of which {sent} was the last one sent")]
 pub struct AckBeyondSent {
-    epoch: EpochId,
-    seq: u64,
-    sent: u64,
+    pub(super) epoch: EpochId,
+    pub(super) seq: u64,
+    pub(super) sent: u64,
 }
 
 #[derive(Debug)]
