@@ -1,7 +1,7 @@
 # gnomon. `make demo` shows the main job on live traffic; `make test` runs every test. Both install what they lack.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test bench lint generate clean
+.PHONY: help deps build demo test lint generate clean
 
 IFACE ?=
 ONCE ?=
@@ -22,9 +22,6 @@ demo: build ## capture live traffic with AF_XDP in a network of its own, and sho
 
 test: deps ## run every test
 	@source deploy/build-env.sh && deploy/test.sh
-
-bench: build ## run the benchmarks
-	@source deploy/build-env.sh && deploy/bench.sh "$$target_dir/release"
 
 lint: deps ## formatting, clippy, tidy, generated files, licences, deployment files
 	@source deploy/build-env.sh && deploy/lint.sh

@@ -281,8 +281,15 @@ fn ns(human: HumanDuration) -> u64 {
 
 impl Default for FlowsConfig {
     fn default() -> FlowsConfig {
-        let TableConfig { flows_max, idle, active_timeout_ns, linger_ns, interim, inspect, inspect_bytes_max } =
-            TableConfig::default();
+        let TableConfig {
+            flows_max,
+            idle,
+            active_timeout_ns,
+            linger_ns,
+            interim,
+            inspect,
+            inspect_bytes_max,
+        } = TableConfig::default();
         FlowsConfig {
             flows_max,
             idle_tcp: human(idle.tcp_ns),

@@ -1,5 +1,7 @@
 //! `search`, `show`, `tail`.
 
+use std::collections::HashSet;
+
 use anyhow::Result;
 use gnomon_flow::StoredFlow;
 use gnomon_proto::v1;
@@ -30,12 +32,15 @@ pub(crate) async fn search(
     };
     let (mut found, mut partial) = (0u64, false);
     let mut table = Vec::new();
+    // A record may move between two pages, when its time becomes better known: it is shown once.
+    let mut shown = HashSet::new();
     let mut writer = FlowWriter::new(format);
     while found < limit {
         request.limit = u32::try_from((limit - found).min(PAGE)).unwrap_or(u32::MAX);
         let answer = client.search(request.clone()).await?.into_inner();
         partial |= warn_partial(answer.partial.as_ref());
-        let flows = answer.flows.iter().map(StoredFlow::try_from).collect::<Result<Vec<_>, _>>()?;
+        let mut flows = answer.flows.iter().map(StoredFlow::try_from).collect::<Result<Vec<_>, _>>()?;
+        flows.retain(|flow| shown.insert(flow.id()));
         found += flows.len() as u64;
         match format {
             // JSON lines and CSV stream; a table and a JSON array want the whole.

@@ -444,7 +444,7 @@ async fn both_formats_are_read_by_the_tools_people_have() {
         assert!(out.contains("nanoseconds (9)"), "{out}");
         assert!(out.contains(&format!("Number of packets:   {packets}")), "{out}");
         if format == PcapFormat::Pcapng {
-            assert!(out.contains("times within ±1") && out.contains("gnomon-collector"), "{out}");
+            assert!(out.contains("times within ±") && out.contains("gnomon-collector"), "{out}");
         }
     }
     // Nothing found is still a file.
