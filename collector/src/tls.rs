@@ -94,6 +94,8 @@ fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
     std::fs::read(path).map_err(|source| TlsError::Read { key, path: path.to_owned(), source })
 }
 
+// By value for `map_err`.
+#[allow(clippy::needless_pass_by_value)]
 fn refused(key: &'static str, path: &Path, problem: impl ToString) -> TlsError {
     TlsError::Refused { key, path: path.to_owned(), problem: problem.to_string() }
 }

@@ -10,7 +10,7 @@ use gnomon_clock::{Clock, EpochId};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{Change, Committed, StoreError, Writer};
+use crate::store::{Body, Change, Committed, StoreError, Writer};
 
 /// A group is at most this many changes…
 const GROUP_CHANGES_MAX: usize = 1024;
@@ -34,6 +34,8 @@ pub(super) struct Submission {
 /// What became of a change.
 pub(super) struct Answer {
     pub(super) epoch: EpochId,
+    /// Only entries are acknowledged.
+    pub(super) entry: bool,
     pub(super) committed: Committed,
     /// Goes back when the answer was passed on: who does not read acknowledgements is not read from.
     pub(super) window: OwnedSemaphorePermit,
@@ -194,7 +196,8 @@ impl Work {
         for ((change, committed), (answer, window, budget)) in changes.into_iter().zip(committed).zip(waiting)
         {
             // A session that is gone asks again when it comes back.
-            let _ = answer.send(Answer { epoch: change.epoch, committed, window });
+            let entry = matches!(change.body, Body::Entry { .. });
+            let _ = answer.send(Answer { epoch: change.epoch, entry, committed, window });
             drop(budget);
         }
         true

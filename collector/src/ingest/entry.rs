@@ -54,7 +54,7 @@ impl Checked {
 }
 
 /// Look at an entry. Never fails: one that means nothing still moves the ledger, or its agent would send it for ever.
-pub fn check(entry: &v1::Entry) -> Checked {
+pub(super) fn check(entry: &v1::Entry) -> Checked {
     let found = crc32c::crc32c(&entry.payload);
     if found != entry.crc32c {
         return Checked::unreadable(BadEntry::Checksum { found, wanted: entry.crc32c });

@@ -336,13 +336,13 @@ async fn acknowledge(mut answered: mpsc::UnboundedReceiver<Answer>, outbound: Ou
         let mut received = Received::default();
         let mut windows = Vec::new();
         let mut next = Some(first);
-        while let Some(Answer { epoch, committed, window }) = next {
+        while let Some(Answer { epoch, entry, committed, window }) = next {
             received.flows += committed.records;
             received.packets += committed.packets;
             received.stale += committed.stale;
             received.duplicate += u64::from(committed.duplicate);
             received.bad += u64::from(committed.refused);
-            if let Some(seq) = committed.durable_seq {
+            if let Some(seq) = committed.durable_seq.filter(|_| entry) {
                 let acked = acks.entry(epoch).or_default();
                 *acked = seq.max(*acked);
             }

@@ -248,7 +248,7 @@ mod tests {
             record: testing::record(3, 4, 100, 200),
         };
         let value = envelope.encode();
-        assert_eq!(Envelope::decode(&value), Ok(envelope.clone()));
+        assert_eq!(Envelope::decode(&value), Ok(envelope));
         assert_eq!(Envelope::peek_times(&value), Some((UtcNs::from_tai_ns(-5), UtcNs::from_tai_ns(9))));
         for end in 0..RECORD_HEADER_BYTES + 4 {
             assert!(Envelope::decode(&value[..end]).is_err(), "cut at {end}");

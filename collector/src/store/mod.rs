@@ -64,6 +64,8 @@ pub enum StoreError {
     Newer { path: PathBuf, found: u64, known: u32 },
     #[error("{}: {source}", path.display())]
     Directory { path: PathBuf, source: std::io::Error },
+    #[error("{} has {free_bytes} bytes free, and opening a store takes {wanted_bytes}: make room", path.display())]
+    NoRoom { path: PathBuf, free_bytes: u64, wanted_bytes: u64 },
     #[error(
         "{} has {free_bytes} bytes free, retention.free_min is {wanted_bytes}: nothing more is taken in until there is room", path.display()
     )]

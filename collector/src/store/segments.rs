@@ -92,9 +92,7 @@ pub(super) struct Frame<'a> {
 pub(super) struct StoredFrame {
     pub(super) epoch: EpochHash,
     pub(super) first: RawNs,
-    pub(super) packets: u32,
     pub(super) interface: String,
-    pub(super) flows: Vec<FlowId>,
     /// Decompressed.
     pub(super) block: Vec<u8>,
 }
@@ -151,19 +149,14 @@ impl SegmentWriter {
             }
         }
         if let Some(position) = durable {
-            let path = path_of(dir, position.number);
+            let path = &path_of(dir, position.number);
             let io = |doing| move |source| SegmentError::Io { path: path.clone(), doing, source };
-            match OpenOptions::new().write(true).open(path_of(dir, position.number)) {
+            match OpenOptions::new().write(true).open(path) {
                 Ok(file) => {
                     let len = file.metadata().map_err(io("read the length"))?.len();
                     if len >= position.len {
                         if len > position.len {
-                            let path = path_of(dir, position.number);
-                            file.set_len(position.len).map_err(|source| SegmentError::Io {
-                                path,
-                                doing: "cut the torn tail",
-                                source,
-                            })?;
+                            file.set_len(position.len).map_err(io("cut the torn tail"))?;
                         }
                         recovered.cut_bytes += len - position.len;
                         let writer = SegmentWriter {
@@ -409,12 +402,7 @@ fn parse(body: &[u8]) -> Result<StoredFrame, String> {
     Ok(StoredFrame {
         epoch: EpochHash(u64_at(0)),
         first: RawNs(u64_at(8)),
-        packets: u32_at(24),
         interface: String::from_utf8_lossy(name).into_owned(),
-        flows: ids
-            .chunks_exact(8)
-            .map(|id| FlowId(u64::from_le_bytes(std::array::from_fn(|i| id[i]))))
-            .collect(),
         block,
     })
 }
@@ -464,9 +452,7 @@ mod tests {
         let reader = SegmentReader::new(dir.path());
         assert_eq!(block(&reader, first).unwrap(), b"first");
         assert_eq!(block(&reader, third).unwrap(), b"third");
-        let frame = reader.read(1, third.offset).unwrap();
-        assert_eq!((frame.packets, frame.interface.as_str()), (2, "eth0"));
-        assert_eq!(frame.flows, [FlowId(5), FlowId(6)]);
+        assert_eq!(reader.read(1, third.offset).unwrap().interface, "eth0");
     }
 
     #[test]

@@ -19,11 +19,14 @@ use super::envelope::{Envelope, IndexEntry, Totals, encode_epoch, numbers, numbe
 use super::epochs::{Epoch, Epochs};
 use super::keys::{self, Family};
 use super::regate::Job;
-use super::retention::Limits;
+use super::retention::{Limits, free_bytes};
 use super::rocks::{Batch, Rocks};
 use super::segments::{Frame, Position, SegmentReader, SegmentWriter};
 use super::{SUBSCRIBER_QUEUE, Shared, Store, StoreError};
 use crate::clock_gate::ClockGate;
+
+/// Opening writes before it reads: with less than this free the database could die half open.
+const OPEN_BYTES_MIN: u64 = 32 << 20;
 
 /// One thing to write down.
 #[derive(Clone, Debug)]
@@ -122,6 +125,10 @@ pub(super) struct Stage {
 /// When another process has it, it was written by a newer version, or it cannot be read.
 pub fn open(dir: &Path, gate: ClockGate, limits: Limits) -> Result<(Store, Writer), StoreError> {
     std::fs::create_dir_all(dir).map_err(|source| StoreError::Directory { path: dir.to_owned(), source })?;
+    let free_bytes = free_bytes(dir)?;
+    if free_bytes < OPEN_BYTES_MIN {
+        return Err(StoreError::NoRoom { path: dir.to_owned(), free_bytes, wanted_bytes: OPEN_BYTES_MIN });
+    }
     let rocks = Rocks::open(&dir.join("db"))?;
     check_format(dir, &rocks)?;
     let meta = |key| rocks.get(Family::Meta, key);
