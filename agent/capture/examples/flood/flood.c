@@ -15,7 +15,7 @@ typedef unsigned int __u32;
 typedef unsigned long long __u64;
 
 enum { MAP_ARRAY = 2 };
-enum { XDP_DROP = 1 };
+enum { XDP_DROP = 1, XDP_PASS = 2 };
 
 struct xdp_md {
 	__u32 data;
@@ -108,6 +108,9 @@ int flood(struct xdp_md *ctx)
 	__u64 noise;
 	__u8 *frame, *end, *at;
 
+	// A frame that came to the interface this program is attached to: see main.rs.
+	if (ctx->ingress_ifindex == IFINDEX)
+		return XDP_PASS;
 	if (!s)
 		return XDP_DROP;
 	if (s->sent >= s->limit)
