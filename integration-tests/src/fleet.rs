@@ -211,21 +211,19 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Start one that captures on `interface`, with its state under `dir`.
+    /// Start one that captures on one interface, with its state under `dir`. `interface` is a TOML table as in the config
+    /// (`name = "tap", stance = "tap"`), `settings` are `--set` words.
     pub fn start(
         bin_dir: &Path,
         dir: &Path,
         netns: Option<&Netns>,
         interface: &str,
-        stance: &str,
         collector_url: &str,
         settings: &[&str],
     ) -> Result<Agent> {
         fs::create_dir_all(dir)?;
-        let mut all = vec![
-            format!("collector.url={collector_url}"),
-            format!("interfaces=[{{ name = \"{interface}\", stance = \"{stance}\" }}]"),
-        ];
+        let mut all =
+            vec![format!("collector.urls=[\"{collector_url}\"]"), format!("interfaces=[{{ {interface} }}]")];
         all.extend(settings.iter().map(|s| (*s).to_owned()));
         let mut agent = Agent {
             bin_dir: bin_dir.to_owned(),

@@ -25,10 +25,8 @@ fn scene(sensor: &Netns, interface: &str, stance: &str, backend: &str) -> Result
     let collector = Collector::start(&bin_dir, &dir.path().join("collector"), &[])?;
     let link = Forward::open(sensor, SocketAddr::from(([127, 0, 0, 1], 7440)), collector.grpc)?;
     let url = format!("http://{}", link.address());
-    let settings = [format!("capture.backend={backend}")];
-    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
-    let agent =
-        Agent::start(&bin_dir, &dir.path().join("agent"), Some(sensor), interface, stance, &url, &settings)?;
+    let table = format!("name = \"{interface}\", stance = \"{stance}\", backend = \"{backend}\"");
+    let agent = Agent::start(&bin_dir, &dir.path().join("agent"), Some(sensor), &table, &url, &[])?;
     let mut scene = Scene { collector, agent, _link: link, _dir: dir };
     scene.wait_until_capturing(interface)?;
     Ok(scene)

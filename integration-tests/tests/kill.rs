@@ -43,8 +43,14 @@ fn under_load(what_to_kill: &str) -> Result<()> {
     let mut collector = Collector::start(&bin_dir, &dir.path().join("collector"), &[])?;
     let link = Forward::open(&sensor, SocketAddr::from(([127, 0, 0, 1], 7440)), collector.grpc)?;
     let url = format!("http://{}", link.address());
-    let mut agent =
-        Agent::start(&bin_dir, &dir.path().join("agent"), Some(&sensor), "tap", "host", &url, &[])?;
+    let mut agent = Agent::start(
+        &bin_dir,
+        &dir.path().join("agent"),
+        Some(&sensor),
+        r#"name = "tap", stance = "host""#,
+        &url,
+        &[],
+    )?;
     let packets = |collector: &Collector| -> Result<u64> { Ok(collector.count("")?.1) };
     let first = SocketAddr::from(([10, 9, 0, 2], 9));
     eventually(

@@ -283,6 +283,15 @@ mod tests {
     }
 
     #[test]
+    fn two_words_of_one_source_at_one_moment_both_count_in_either_order() {
+        let (a, b) = (fix(10, 0, 1_000), fix(10, 5_000_000_000, 1_000));
+        let (ab, ba) = ([a, b], [b, a]);
+        let of = |fixes: [Fix; 2]| Timeline::from_fixes(EpochId::default(), fixes).estimate(a.raw).unwrap();
+        assert_eq!(of(ab), of(ba));
+        assert!(of(ab).conflict);
+    }
+
+    #[test]
     fn a_file_is_taken_at_its_word() {
         let file = |raw, utc, err_ns| Fix { raw: RawNs(raw), utc, err_ns, source: FixSource::File };
         let t = Timeline::from_fixes(EpochId::default(), [file(0, UtcNs::default(), 7)]);

@@ -191,6 +191,25 @@ fn i2_the_truth_lies_within_the_bound() {
     );
 }
 
+/// The hardest case for one exchange: all delay one way, a collector that holds the request, and a slow RAW.
+#[test]
+fn i2_one_exchange_alone_keeps_its_bound() {
+    for seed in 0..runs(10_000) {
+        let mut r = SimRandom::new(seed);
+        let sim = SimClock::new(r.range(-490_000, 490_000));
+        let slow = r.range(0, 100 * MS);
+        let (out, back) = if r.one_in(2) { (slow, 0) } else { (0, slow) };
+        let held = r.range(0, 2 * S);
+        let begun = sim.truth();
+        let sample = sim.exchange(out as u64, held as u64, back as u64, 0, 0);
+        let fix = sample.fix().unwrap();
+        // The rate is constant: the middle in RAW is the middle in truth, to a nanosecond.
+        let middle = begun.saturating_add_ns((out + held + back) / 2);
+        let off = fix.utc.minus(middle).unsigned_abs();
+        assert!(off <= fix.err_ns, "seed {seed}: off by {off}, {fix:?}");
+    }
+}
+
 /// Lies cannot be seen through, but where one source stands by the truth, the answer holds it.
 #[test]
 fn i2_a_lie_against_honest_evidence_nearby_is_flagged_or_harmless() {

@@ -67,8 +67,7 @@ pub(crate) fn of_own_network(bin_dir: &Path, once: bool) -> Result<()> {
         bin_dir,
         &dir.join("agent"),
         Some(&network.sensor),
-        "tap1",
-        "tap",
+        r#"name = "tap1", stance = "tap""#,
         &url,
         &["name=sensor"],
     )?;
@@ -182,8 +181,8 @@ pub(crate) fn of_interface(bin_dir: &Path, interface: &str, once: bool) -> Resul
     let dir = scratch()?;
     let (collector, gnomon) = collector(bin_dir, &dir)?;
     heading(&format!("an agent on {interface}: it copies frames and leaves the host its traffic"));
-    let mut agent =
-        Agent::start(bin_dir, &dir.join("agent"), None, interface, "host", &collector.url(), &[])?;
+    let table = format!("name = \"{interface}\", stance = \"host\"");
+    let mut agent = Agent::start(bin_dir, &dir.join("agent"), None, &table, &collector.url(), &[])?;
     thread::sleep(Duration::from_secs(3));
     if agent.process()?.has_ended()? {
         anyhow::bail!("the agent ended; it said:\n{}", agent.process()?.said());
