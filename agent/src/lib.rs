@@ -1,11 +1,25 @@
 //! The gnomon agent: captures, builds flow records, keeps slices, streams both to the collector.
+//!
+//! In the order below: what wires it, from frame to export, the way out, and what it says of itself.
+
+pub mod cli;
+pub mod config;
+pub mod pipeline;
 
 pub mod decode;
 pub mod engine;
 pub mod export;
 pub mod inspect;
+pub mod feed;
 pub mod offline;
 pub mod rules;
 pub mod slicer;
 pub mod table;
 pub mod worker;
+
+pub mod spool;
+pub mod uplink;
+
+pub mod heartbeat;
+pub mod identity;
+pub mod metrics;

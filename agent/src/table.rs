@@ -11,6 +11,7 @@
 mod entry;
 mod index;
 mod key;
+mod layer7;
 mod sequence;
 mod tcp;
 mod wheel;
@@ -20,6 +21,7 @@ use gnomon_clock::RawNs;
 use gnomon_flow::{FlowEndReason, FlowId, FlowKey, FlowRecord};
 
 use crate::decode::{ESP, ICMP, ICMPV6, Packet, SCTP, TCP, UDP};
+use crate::inspect::BufferBudget;
 use entry::Entry;
 pub use entry::{FlowSlice, InterimPolicy};
 use index::Index;
@@ -71,6 +73,10 @@ pub struct TableConfig {
     pub linger_ns: u64,
     /// `None`: no interim records.
     pub interim: Option<InterimPolicy>,
+    /// Incomplete messages that the inspectors of all flows may hold together; 0: what does not come whole is not read.
+    pub inspect_bytes_max: usize,
+    /// Whether payload is looked at.
+    pub inspect: bool,
 }
 
 impl Default for TableConfig {
@@ -81,6 +87,8 @@ impl Default for TableConfig {
             active_timeout_ns: 480 * SECOND_NS,
             linger_ns: 5 * SECOND_NS,
             interim: Some(InterimPolicy::default()),
+            inspect_bytes_max: 64 << 20,
+            inspect: true,
         }
     }
 }
@@ -96,6 +104,8 @@ pub struct TableStats {
     pub records_final: u64,
     /// Interim records that were put off because too many were due.
     pub interims_delayed: u64,
+    /// Messages that were not inspected because `inspect_bytes_max` were held already.
+    pub inspections_denied: u64,
 }
 
 /// Where a packet was counted.
@@ -122,6 +132,7 @@ pub struct Table {
     /// The wheel's tick that `interims` counts in.
     interim_tick: u64,
     interims: u32,
+    budget: BufferBudget,
     stats: TableStats,
 }
 
@@ -141,6 +152,7 @@ impl Table {
             flows_numbered: 0,
             interim_tick: 0,
             interims: 0,
+            budget: BufferBudget::new(config.inspect_bytes_max),
             stats: TableStats::default(),
         }
     }
@@ -157,7 +169,10 @@ impl Table {
         };
         let entry = &mut self.entries[at as usize];
         let side = entry.side(from_high);
-        entry.add(packet, stamp, side, self.config.interim.as_ref());
+        let in_order = entry.add(packet, stamp, side, self.config.interim.as_ref());
+        if self.config.inspect {
+            entry.inspected.feed(packet, side, in_order, &mut self.budget);
+        }
         entry.used |= !is_new;
         let deadline = deadline(&self.config, entry);
         if deadline < entry.timer {
@@ -207,6 +222,7 @@ impl Table {
             return false;
         };
         out.push(entry.record(Some(reason), stamp.raw, None));
+        entry.inspected.end(&mut self.budget);
         let timer = entry.timer;
         let id = self.number();
         let entry = &mut self.entries[at as usize];
@@ -272,6 +288,7 @@ impl Table {
         out.push(entry.record(Some(reason), now, None));
         entry.live = false;
         entry.tcp = Default::default();
+        entry.inspected.end(&mut self.budget);
         let hash = self.hasher.hash(&entry.key);
         self.index.remove(hash, at);
         self.wheel.cancel(at);
@@ -334,7 +351,7 @@ impl Table {
     }
 
     pub fn stats(&self) -> TableStats {
-        self.stats
+        TableStats { inspections_denied: self.budget.denied(), ..self.stats }
     }
 }
 

@@ -53,6 +53,8 @@ pub struct WorkerCounters {
     pub records_interim: AtomicU64,
     pub records_final: AtomicU64,
     pub interims_delayed: AtomicU64,
+    /// Messages not inspected because too much was held.
+    pub inspections_denied: AtomicU64,
     /// In the order of [`DecodeProblem::ALL`].
     pub problems: [AtomicU64; DecodeProblem::ALL.len()],
     pub packets_kept: AtomicU64,
@@ -79,6 +81,7 @@ impl WorkerCounters {
             (&self.records_interim, &table.records_interim),
             (&self.records_final, &table.records_final),
             (&self.interims_delayed, &table.interims_delayed),
+            (&self.inspections_denied, &table.inspections_denied),
             (&self.packets_kept, &slicer.packets_kept),
             (&self.bytes_kept, &slicer.bytes_kept),
             (&self.packets_queue_full, &slicer.packets_queue_full),

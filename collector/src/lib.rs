@@ -1,5 +1,6 @@
 //! The gnomon collector: stores, indexes, answers, and keeps time honest.
 
+pub mod api;
 pub mod certs;
 pub mod cli;
 pub mod clock_gate;
@@ -8,5 +9,6 @@ pub mod fleet;
 pub mod ingest;
 pub mod metrics;
 pub mod pipeline;
+pub mod query;
 pub mod store;
 pub mod tls;

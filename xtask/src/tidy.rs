@@ -30,8 +30,10 @@ impl fmt::Display for Finding {
     }
 }
 
+type Rule = fn(&[File]) -> Vec<Finding>;
+
 /// All rules. A new one is a line here and a file beside the others.
-const RULES: [fn(&[File]) -> Vec<Finding>; 6] =
+const RULES: [Rule; 6] =
     [edges::check, confined::check, names::check, length::check, header::check, workplace::check];
 
 /// Checks the workspace at `root`; true if it is tidy.

@@ -2,9 +2,11 @@
 
 use gnomon_capture::Stamp;
 use gnomon_clock::RawNs;
-use gnomon_flow::{Attributes, DecodeProblem, DirectionCounters, FlowEndReason, FlowId, FlowRecord};
+use gnomon_flow::{DecodeProblem, DirectionCounters, FlowEndReason, FlowId, FlowRecord};
 
 use super::key::TableKey;
+use super::layer7::Inspected;
+use super::sequence::InOrder;
 use super::tcp::Tcp;
 use crate::decode::{Fragment, Packet, TCP, TcpHeader};
 use crate::rules::Keep;
@@ -104,6 +106,7 @@ pub(super) struct Entry {
     interim_at: RawNs,
     pub(super) tcp: Tcp,
     pub(super) slice: FlowSlice,
+    pub(super) inspected: Inspected,
     directions: [Direction; 2],
     segment: u32,
     revision: u32,
@@ -153,6 +156,7 @@ impl Entry {
                 segment_packets: 0,
                 segment_bytes: 0,
             },
+            inspected: Inspected::default(),
             directions: Default::default(),
             segment: 0,
             revision: 0,
@@ -176,6 +180,7 @@ impl Entry {
         usize::from(from_high != self.orig_is_high)
     }
 
+    /// Count a packet. Returns which of its payload comes next in its TCP stream.
     #[inline]
     pub(super) fn add(
         &mut self,
@@ -183,9 +188,14 @@ impl Entry {
         stamp: Stamp,
         side: usize,
         policy: Option<&InterimPolicy>,
-    ) {
+    ) -> InOrder {
+        let mut in_order = InOrder::Nothing;
         let data_bytes = match &packet.tcp {
-            Some(header) => self.tcp.observe(header, packet.payload_len, side, stamp.raw),
+            Some(header) => {
+                let taken = self.tcp.observe(header, packet.payload_len, side, stamp.raw);
+                in_order = taken.in_order;
+                taken.new_bytes
+            }
             // Sequence space that was not captured is unknown.
             None if packet.key.protocol == TCP && packet.fragment != Fragment::Later => 0,
             None => packet.payload_len,
@@ -206,6 +216,7 @@ impl Entry {
             self.interim_at = self.interim_at.max(due);
             self.changed = true;
         }
+        in_order
     }
 
     /// When its next interim record is due; `None` while there is nothing to report.
@@ -273,7 +284,7 @@ impl Entry {
             sliced_packets: self.slice.segment_packets,
             sliced_bytes: self.slice.segment_bytes,
             end,
-            attributes: Attributes::default(),
+            attributes: self.inspected.attributes(),
         }
     }
 }
@@ -285,6 +296,10 @@ mod tests {
     #[test]
     fn a_flow_takes_at_most_400_bytes() {
         // Beside the entry: two slots of the index, a link of the wheel, a place in the list of free entries.
-        assert!(size_of::<Entry>() + 2 * 8 + 16 + 4 <= 400, "{} bytes", size_of::<Entry>());
+        assert!(
+            size_of::<Entry>() - size_of::<Inspected>() + 2 * 8 + 16 + 4 <= 400,
+            "{} bytes",
+            size_of::<Entry>()
+        );
     }
 }

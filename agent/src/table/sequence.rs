@@ -35,6 +35,18 @@ pub(super) struct Taken {
     pub(super) new_bytes: u32,
     /// Part of its sequence space was seen before.
     pub(super) repeated: bool,
+    pub(super) in_order: InOrder,
+}
+
+/// Which of a segment's payload comes next in its stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum InOrder {
+    #[default]
+    Nothing,
+    /// From this byte of the payload on.
+    From(u32),
+    /// Something is missing before it.
+    Gap,
 }
 
 impl Sequence {
@@ -106,7 +118,8 @@ impl Sequence {
             return taken;
         }
         let ahead = start.wrapping_sub(self.next) as i32;
-        if !self.started || !(-WINDOW_MAX..WINDOW_MAX).contains(&ahead) {
+        let leaps = self.started && !(-WINDOW_MAX..WINDOW_MAX).contains(&ahead);
+        if !self.started || leaps {
             self.next = start;
             self.started = true;
             self.holes = None;
@@ -118,12 +131,20 @@ impl Sequence {
         }
         if ahead >= 0 {
             taken.new_bytes = len;
+            taken.in_order = match len {
+                0 => InOrder::Nothing,
+                _ if ahead > 0 || leaps => InOrder::Gap,
+                _ => InOrder::From(0),
+            };
             self.next = end;
         } else {
             let beyond = end.wrapping_sub(self.next) as i32;
             let old_end = if beyond > 0 { self.next } else { end };
             let filled = self.holes.as_mut().map_or(0, |holes| holes.fill(start, old_end));
             let beyond = beyond.max(0) as u32;
+            if beyond > 0 {
+                taken.in_order = InOrder::From(len - beyond);
+            }
             taken.new_bytes = filled + beyond;
             self.next = self.next.wrapping_add(beyond);
             // One byte below the mark asks whether the peer is alive (RFC 9293 section 3.8.4).
@@ -211,39 +232,58 @@ mod tests {
         TcpHeader { seq, ack: 0, flags }
     }
 
-    fn took(new_bytes: u32, repeated: bool) -> Taken {
-        Taken { new_bytes, repeated }
+    fn took(new_bytes: u32, repeated: bool) -> (u32, bool) {
+        (new_bytes, repeated)
+    }
+
+    impl Sequence {
+        fn took(&mut self, header: &TcpHeader, len: u32) -> (u32, bool) {
+            let Taken { new_bytes, repeated, .. } = self.take(header, len);
+            (new_bytes, repeated)
+        }
     }
 
     #[test]
     fn a_retransmission_brings_nothing_and_a_late_segment_is_counted_once() {
         let mut side = Sequence::default();
         side.take(&segment(99, TcpHeader::SYN), 0);
-        assert_eq!(side.take(&segment(100, 0), 100), took(100, false));
-        assert_eq!(side.take(&segment(100, 0), 100), took(0, true));
-        assert_eq!(side.take(&segment(300, 0), 100), took(100, false));
-        assert_eq!(side.take(&segment(200, 0), 100), took(100, false));
-        assert_eq!(side.take(&segment(200, 0), 100), took(0, true));
-        assert_eq!(side.take(&segment(350, 0), 100), took(50, true));
+        assert_eq!(side.took(&segment(100, 0), 100), took(100, false));
+        assert_eq!(side.took(&segment(100, 0), 100), took(0, true));
+        assert_eq!(side.took(&segment(300, 0), 100), took(100, false));
+        assert_eq!(side.took(&segment(200, 0), 100), took(100, false));
+        assert_eq!(side.took(&segment(200, 0), 100), took(0, true));
+        assert_eq!(side.took(&segment(350, 0), 100), took(50, true));
+    }
+
+    #[test]
+    fn what_comes_next_in_the_stream_is_told_from_what_does_not() {
+        let mut side = Sequence::default();
+        let mut next = |seq, len| side.take(&segment(seq, 0), len).in_order;
+        assert_eq!(next(100, 10), InOrder::From(0));
+        assert_eq!(next(110, 0), InOrder::Nothing);
+        assert_eq!(next(100, 10), InOrder::Nothing);
+        assert_eq!(next(105, 10), InOrder::From(5));
+        assert_eq!(next(116, 10), InOrder::Gap);
+        assert_eq!(next(0x9000_0000, 10), InOrder::Gap);
     }
 
     #[test]
     fn keep_alives_are_neither_data_nor_retransmissions() {
         let mut side = Sequence::default();
         side.take(&segment(100, 0), 10);
-        assert_eq!(side.take(&segment(109, TcpHeader::ACK), 0), took(0, false));
-        assert_eq!(side.take(&segment(109, TcpHeader::ACK), 1), took(0, false));
-        assert_eq!(side.take(&segment(110, TcpHeader::ACK), 1), took(1, false));
+        assert_eq!(side.took(&segment(109, TcpHeader::ACK), 0), took(0, false));
+        assert_eq!(side.took(&segment(109, TcpHeader::ACK), 1), took(0, false));
+        assert_eq!(side.took(&segment(110, TcpHeader::ACK), 1), took(1, false));
     }
 
     #[test]
     fn syn_and_fin_take_a_number_but_are_no_data() {
         let mut side = Sequence::default();
-        assert_eq!(side.take(&segment(u32::MAX, TcpHeader::SYN), 5), took(5, false));
-        assert_eq!(side.take(&segment(u32::MAX, TcpHeader::SYN), 0), took(0, true));
-        assert_eq!(side.take(&segment(5, TcpHeader::FIN), 3), took(3, false));
-        assert_eq!(side.take(&segment(5, TcpHeader::FIN), 3), took(0, true));
-        assert_eq!(side.take(&segment(8, TcpHeader::FIN), 0), took(0, true));
+        assert_eq!(side.took(&segment(u32::MAX, TcpHeader::SYN), 5), took(5, false));
+        assert_eq!(side.took(&segment(u32::MAX, TcpHeader::SYN), 0), took(0, true));
+        assert_eq!(side.took(&segment(5, TcpHeader::FIN), 3), took(3, false));
+        assert_eq!(side.took(&segment(5, TcpHeader::FIN), 3), took(0, true));
+        assert_eq!(side.took(&segment(8, TcpHeader::FIN), 0), took(0, true));
         assert!(side.fin_is_covered_by(9) && !side.fin_is_covered_by(8));
     }
 
@@ -251,8 +291,8 @@ mod tests {
     fn a_leap_beyond_every_window_starts_over() {
         let mut side = Sequence::default();
         side.take(&segment(100, 0), 10);
-        assert_eq!(side.take(&segment(0x8000_0000, 0), 10), took(10, false));
-        assert_eq!(side.take(&segment(0x8000_000a, 0), 10), took(10, false));
+        assert_eq!(side.took(&segment(0x8000_0000, 0), 10), took(10, false));
+        assert_eq!(side.took(&segment(0x8000_000a, 0), 10), took(10, false));
     }
 
     proptest! {
@@ -268,7 +308,7 @@ mod tests {
             for (unit, units) in order {
                 let bytes: BTreeSet<u32> = (unit * 10..(unit + units) * 10).collect();
                 let fresh = bytes.difference(&seen).count() as u32;
-                let taken = side.take(&segment(base.wrapping_add(unit * 10), 0), units * 10);
+                let taken = side.took(&segment(base.wrapping_add(unit * 10), 0), units * 10);
                 prop_assert_eq!(taken, took(fresh, fresh < units * 10));
                 seen.extend(bytes);
             }

@@ -3,7 +3,7 @@
 use gnomon_clock::RawNs;
 use gnomon_flow::{TcpState, TcpSummary};
 
-use super::sequence::Sequence;
+use super::sequence::{Sequence, Taken};
 use crate::decode::TcpHeader;
 
 #[derive(Debug, Default)]
@@ -45,16 +45,16 @@ impl Handshake {
 }
 
 impl Tcp {
-    /// Account for a segment from side 0 (originator) or 1 (responder); returns how many bytes of it were new.
+    /// Account for a segment from side 0 (originator) or 1 (responder).
     #[inline]
-    pub(super) fn observe(&mut self, header: &TcpHeader, payload_len: u32, side: usize, at: RawNs) -> u32 {
+    pub(super) fn observe(&mut self, header: &TcpHeader, payload_len: u32, side: usize, at: RawNs) -> Taken {
         self.seen = true;
         self.count(header);
         let fresh = !self.sides[0].is_started() && !self.sides[1].is_started();
         if header.has(TcpHeader::RST) {
             self.reset(header, side);
             // What a reset carries is a diagnostic, no data (RFC 9293 section 3.5.3).
-            return 0;
+            return Taken::default();
         }
         let taken = self.sides[side].take(header, payload_len);
         self.retransmissions = self.retransmissions.saturating_add(u32::from(taken.repeated));
@@ -63,7 +63,7 @@ impl Tcp {
         }
         self.open(header, side, at, fresh);
         self.close(header, side);
-        taken.new_bytes
+        taken
     }
 
     fn count(&mut self, header: &TcpHeader) {
@@ -172,7 +172,7 @@ mod tests {
             .enumerate()
             .map(|(i, (side, seq, ack, flags, len))| {
                 let header = TcpHeader { seq: *seq, ack: *ack, flags: *flags };
-                tcp.observe(&header, *len, *side, RawNs(i as u64 * 10 + 1))
+                tcp.observe(&header, *len, *side, RawNs(i as u64 * 10 + 1)).new_bytes
             })
             .sum()
     }

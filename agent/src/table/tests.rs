@@ -444,3 +444,75 @@ proptest! {
         prop_assert_eq!(stats.flows_active, 0);
     }
 }
+
+fn hosts(record: &FlowRecord) -> Vec<String> {
+    let of = |field| record.attributes.of(field);
+    of(gnomon_flow::field::HTTP_HOST)
+        .chain(of(gnomon_flow::field::DNS_HOST))
+        .map(|value| format!("{value:?}"))
+        .collect()
+}
+
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: www.example\r\n\r\n";
+
+#[test]
+fn payload_in_order_is_inspected_however_it_is_cut_and_repeated() {
+    for cut in [1, 20, REQUEST.len() - 1] {
+        let mut bench = Bench::finals();
+        let (head, tail) = REQUEST.split_at(cut);
+        bench.tcp(0, false, 99, 0, SYN, b"");
+        bench.tcp(0, false, 100, 500, ACK, head);
+        bench.tcp(0, false, 100, 500, ACK, head);
+        bench.tcp(0, false, 100 + cut as u32, 500, ACK, tail);
+        let record = &bench.ends()[0];
+        assert_eq!(hosts(record).len(), 1, "cut at {cut}: {:?}", record.attributes);
+        assert_eq!(bench.table.budget.left(), bench.table.config.inspect_bytes_max);
+    }
+}
+
+#[test]
+fn a_direction_with_a_gap_or_a_sliced_payload_is_not_inspected_beyond_it() {
+    let mut bench = Bench::finals();
+    bench.tcp(0, false, 99, 0, SYN, b"");
+    // The request's first byte is missing, and what comes later is in order again.
+    bench.tcp(0, false, 101, 500, ACK, &REQUEST[1..]);
+    bench.tcp(0, false, 100 + REQUEST.len() as u32, 500, ACK, REQUEST);
+    assert_eq!(hosts(&bench.ends()[0]), [] as [String; 0]);
+
+    let whole = example::ipv4(
+        6,
+        example::ORIG_V4,
+        example::RESP_V4,
+        &example::tcp((40_000, 80), 100, 0, ACK, REQUEST),
+    );
+    let stamp = Stamp { raw: RawNs(START), err_ns: 0 };
+    for captured in [whole.len() - 6, 54 + 10] {
+        let frame = Frame { original_len: whole.len() as u32, ..example::frame(&whole[..captured]) };
+        bench.table.observe(&decode(&frame), stamp, &mut bench.out);
+        bench.tcp(0, false, 100 + REQUEST.len() as u32, 500, ACK, REQUEST);
+        assert_eq!(hosts(&bench.ends()[0]), [] as [String; 0]);
+    }
+}
+
+#[test]
+fn datagrams_are_inspected_and_segments_and_interims_keep_what_was_found() {
+    let mut question = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    question.extend_from_slice(b"\x03www\x07example\0\0\x01\0\x01");
+    let data = example::udp_v4(&question);
+    let config = TableConfig { flows_max: 64, active_timeout_ns: 10 * S, ..TableConfig::default() };
+    let mut bench = Bench::new(config);
+    bench.tick(0);
+    bench.feed(0, &data);
+    bench.tick(S);
+    bench.feed(11 * S, &example::udp_v4(b"x"));
+    let records = bench.ends();
+    assert_eq!(reasons(&records), [None, Some(FlowEndReason::Active), Some(FlowEndReason::Forced)]);
+    assert!(records.iter().all(|record| hosts(record).len() == 1), "{records:?}");
+}
+
+#[test]
+fn nothing_is_inspected_when_told_not_to() {
+    let mut bench = Bench::new(TableConfig { inspect: false, flows_max: 64, ..TableConfig::default() });
+    bench.tcp(0, false, 100, 500, ACK, REQUEST);
+    assert!(bench.ends()[0].attributes.is_empty());
+}

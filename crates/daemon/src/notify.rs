@@ -59,7 +59,7 @@ fn send(states: &[NotifyState<'_>]) {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixDatagram;
-    use std::process::Command;
+    use std::process::{Command, Stdio};
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
@@ -97,12 +97,20 @@ mod tests {
             if watchdog {
                 command.env("WATCHDOG_USEC", "40000");
             }
-            assert!(command.output().unwrap().status.success());
-            socket.set_nonblocking(true).unwrap();
+            let mut process = command.stdout(Stdio::null()).spawn().unwrap();
+            // Read while it runs: a datagram socket holds few messages (net.unix.max_dgram_qlen), then senders wait.
+            socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
             let mut heard = Vec::new();
             let mut buffer = [0; 4096];
-            while let Ok(length) = socket.recv(&mut buffer) {
-                heard.push(String::from_utf8(buffer[..length].to_vec()).unwrap());
+            loop {
+                let ended = process.try_wait().unwrap();
+                while let Ok(length) = socket.recv(&mut buffer) {
+                    heard.push(String::from_utf8(buffer[..length].to_vec()).unwrap());
+                }
+                if let Some(status) = ended {
+                    assert!(status.success());
+                    break;
+                }
             }
             heard
         };

@@ -66,7 +66,8 @@ pub enum LogFormat {
 impl Default for TelemetryConfig {
     fn default() -> Self {
         Self {
-            log: "info".to_owned(),
+            // The SDK tells of its own start at info.
+            log: "info,opentelemetry=warn".to_owned(),
             log_format: LogFormat::Auto,
             otlp_endpoint: None,
             otlp_interval: HumanDuration::from_secs(10),

@@ -7,7 +7,11 @@ use crate::tree::File;
 const LINES_MAX: usize = 500;
 
 /// (file, the most lines it may have, why it is longer).
-const LONGER: [(&str, usize, &str); 0] = [];
+const LONGER: [(&str, usize, &str); 1] = [(
+    "crates/flow/src/field.rs",
+    700,
+    "the one field table: a row a field, and no logic that could change alone",
+)];
 
 pub(super) fn check(files: &[File]) -> Vec<Finding> {
     check_with(files, &LONGER)

@@ -2,9 +2,9 @@
 
 mod written;
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use proptest::prelude::*;
 
@@ -247,13 +247,29 @@ fn pcapng_packets_that_contradict_their_block_are_counted_and_passed_over() {
     let mut body = order.words(&[0, 0, 0, 61, 61]);
     body.extend([0; 60]);
     bytes.extend(block(order, 6, &body));
+    // Not oversize: it is not there.
+    bytes.extend(block(order, 6, &order.words(&[0, 0, 0, 300_000, 300_000, 0])));
     bytes.extend(block(order, 6, &[0; 8]));
     bytes.extend(block(order, 3, &[]));
     bytes.extend(block(order, 6, &order.words(&[9, 0, 0, 0, 0])));
     bytes.extend(Pcapng::new(order).packet_block(0, &packet(2, 60)));
     let (seen, stats) = read(&bytes);
     assert_eq!(seen.len(), 2);
-    assert_eq!(stats.bad_blocks, 4);
+    assert_eq!((stats.bad_blocks, stats.oversize), (5, 0));
+}
+
+#[test]
+fn a_block_whose_two_lengths_differ_is_damage() {
+    let mut written = Pcapng::new(Order::Big).write(&[packet(1, 60), packet(2, 60)]);
+    let end = written.ends[1];
+    written.bytes[end - 1] ^= 4;
+    let (seen, result) = read_all(&mut open(&written.bytes).unwrap());
+    assert_eq!(seen.len(), 1);
+    let message = result.unwrap_err().to_string();
+    assert!(
+        message.contains(&format!("at byte {}: a block of length 92 that ends with", end - 4)),
+        "{message}"
+    );
 }
 
 #[test]
@@ -512,6 +528,45 @@ fn a_slow_pipe_is_not_waited_on_while_something_can_be_delivered() {
     let mut file = PcapFile::from_reader("pipe", Box::new(Never(io::Cursor::new(bytes)))).unwrap();
     assert_eq!(file.drain(1000, |_| {}).unwrap(), 2);
     assert_eq!(file.progress().bytes_total, None);
+}
+
+/// The child of the test below: reads its standard input.
+#[test]
+#[ignore = "run by standard_input_is_the_file_dash"]
+fn child_that_reads_standard_input() {
+    let mut file = PcapFile::open(Path::new("-")).unwrap();
+    let (seen, result) = read_all(&mut file);
+    result.unwrap();
+    println!("{} has {} frames, {:?} bytes", file.name(), seen.len(), file.progress().bytes_total);
+}
+
+#[test]
+fn standard_input_is_the_file_dash() {
+    let child = |stdin: Stdio| {
+        Command::new(std::env::current_exe().unwrap())
+            .args([
+                "pcap_file::tests::child_that_reads_standard_input",
+                "--exact",
+                "--ignored",
+                "--nocapture",
+            ])
+            .stdin(stdin)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let answer = |child: Child| String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+    let packets: Vec<Packet> = (0..3000).map(|n| packet(n as u8, 700)).collect();
+    let bytes = gzip(&Classic::nano(Order::Little).write(&packets).bytes);
+    let mut piped = child(Stdio::piped());
+    piped.stdin.take().unwrap().write_all(&bytes).unwrap();
+    let said = answer(piped);
+    assert!(said.contains("standard input has 3000 frames, None bytes"), "{said}");
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&bytes).unwrap();
+    file.rewind().unwrap();
+    let said = answer(child(file.into()));
+    assert!(said.contains(&format!("3000 frames, Some({}) bytes", bytes.len())), "{said}");
 }
 
 #[test]

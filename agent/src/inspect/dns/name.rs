@@ -109,11 +109,17 @@ mod tests {
         assert_eq!(skip_name(b"\xc0\x00", 0), None);
         assert_eq!(name(b"\x01a\xc0\x00", 2), None);
         assert_eq!(name(b"\x00\xc0\x03\xc0\x01", 3), None);
+        assert_eq!(name(b"\xc0\x02\x01a\x00", 0), None);
         assert_eq!(name(b"\x41a", 0), None);
         assert_eq!(name(b"\x3fabc", 0), None);
         let mut long: Vec<u8> = b"\x3f".iter().copied().chain([b'x'; 63]).collect::<Vec<_>>().repeat(4);
         long.push(0);
         assert_eq!(name(&long, 0), None);
         assert_eq!(skip_name(&long, 0), None);
+        // Pointers that go back one by one, as far as a message is long.
+        let mut chain = vec![0, 0];
+        chain.extend((0..1000u16).flat_map(|nth| (0xc000 | (nth * 2)).to_be_bytes()));
+        assert_eq!(name(&chain, 100), Some(".".into()));
+        assert_eq!(name(&chain, 2000), None);
     }
 }

@@ -1,0 +1,203 @@
+//! The command line of `gnomon-agent`.
+
+mod flows;
+mod import;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use gnomon_capture::interface;
+use gnomon_clock::{Clock, KernelClock};
+use gnomon_daemon::config::Loaded;
+use gnomon_daemon::shutdown::Shutdown;
+use gnomon_daemon::{build_info, exit, telemetry};
+
+use crate::config::{self, Config, DEFAULT_FILE};
+use crate::pipeline;
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0    done; for `import`: everything is durable at the collector
+  1    failed while running
+  2    wrong command line
+  78   the configuration was refused
+  130  ended by a second Ctrl-C";
+
+/// Captures packets, makes flow records of them, and sends both to the collector.
+#[derive(Debug, Parser)]
+#[command(name = "gnomon-agent", version, long_version = build_info::long_version(), after_help = AFTER_HELP)]
+pub struct Cli {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Args)]
+struct Options {
+    /// The config file [default: /etc/gnomon/agent.toml, if it is there]
+    #[arg(long, short, global = true, value_name = "FILE", env = "GNOMON_AGENT_CONFIG")]
+    config: Option<PathBuf>,
+    /// Set a key of the configuration, as in `--set spool.bytes_max=4GiB`; may stand several times
+    #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = key_value)]
+    set: Vec<(String, String)>,
+    /// Capture this interface instead of those configured or picked; may stand several times
+    #[arg(long, short, global = true, value_name = "NAME")]
+    interface: Vec<String>,
+    /// The collector's address; may stand several times
+    #[arg(long, global = true, value_name = "URL")]
+    collector: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Capture until told to stop (what happens without a command)
+    Run,
+    /// Print the flow records of capture files; needs no collector
+    Flows(flows::Flows),
+    /// Send capture files to the collector; ends when everything is durable there
+    Import(import::Import),
+    /// List the interfaces, which would be captured, and why
+    Interfaces,
+    /// Show or check the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print the version
+    Version,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print the configuration in force
+    Show {
+        /// Say where each value comes from
+        #[arg(long)]
+        origin: bool,
+    },
+    /// Check the configuration and print nothing if it is good
+    Check,
+    /// Print an example file with every key, its meaning and its default
+    Example,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE")?;
+    Ok((key.trim().to_owned(), value.to_owned()))
+}
+
+/// The command, for completions and the man page.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// What `main` does.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    exit::report(cli.run())
+}
+
+impl Options {
+    fn load(&self) -> anyhow::Result<Loaded<Config>> {
+        let mut overrides = self.set.clone();
+        let list = |values: &[String]| serde_json::to_string(values).unwrap_or_default();
+        if !self.collector.is_empty() {
+            overrides.push(("collector.urls".to_owned(), list(&self.collector)));
+        }
+        let mut loaded = config::load(self.config.as_deref(), &overrides)?;
+        if !self.interface.is_empty() {
+            loaded.value.take_interfaces(&self.interface);
+        }
+        Ok(loaded)
+    }
+}
+
+impl Cli {
+    fn run(self) -> anyhow::Result<()> {
+        let clock: Arc<dyn Clock> = Arc::new(KernelClock);
+        match self.command {
+            None | Some(Command::Run) => {
+                let loaded = self.options.load()?;
+                let telemetry = telemetry::init(config::PROGRAM, &loaded.value.telemetry)?;
+                let shutdown = Shutdown::install().context("cannot take signals")?;
+                let ended = pipeline::run(&loaded.value, &clock, &shutdown, &telemetry);
+                telemetry.shutdown();
+                ended
+            }
+            Some(Command::Flows(flows)) => flows.run(&self.options.load()?.value),
+            Some(Command::Import(import)) => {
+                let loaded = self.options.load()?;
+                let telemetry = telemetry::init(config::PROGRAM, &loaded.value.telemetry)?;
+                let ended = import.run(&loaded.value, &clock);
+                telemetry.shutdown();
+                ended
+            }
+            Some(Command::Interfaces) => interfaces(),
+            Some(Command::Config(command)) => configuration(&self.options, &command),
+            Some(Command::Version) => {
+                println!("gnomon-agent {}", build_info::long_version());
+                Ok(())
+            }
+        }
+    }
+}
+
+fn interfaces() -> anyhow::Result<()> {
+    for plan in interface::pick().context("cannot list the interfaces")? {
+        let mark = if plan.taken { "+" } else { "-" };
+        println!("{mark} {}\n    {}", plan.interface, plan.reason);
+    }
+    Ok(())
+}
+
+fn configuration(options: &Options, command: &ConfigCommand) -> anyhow::Result<()> {
+    match command {
+        ConfigCommand::Show { origin } => {
+            print!("{}", options.load()?.show(*origin));
+            Ok(())
+        }
+        ConfigCommand::Check => {
+            options.load()?;
+            let file = options.config.clone().unwrap_or_else(|| DEFAULT_FILE.into());
+            println!(
+                "{}: good{}",
+                file.display(),
+                if file.exists() { "" } else { " (it is not there: defaults)" }
+            );
+            Ok(())
+        }
+        ConfigCommand::Example => {
+            print!("{}", config::example());
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        command().debug_assert();
+        let cli = Cli::try_parse_from([
+            "gnomon-agent",
+            "run",
+            "--set",
+            "spool.zstd_level=3",
+            "--collector",
+            "http://[::1]:1",
+        ]);
+        let loaded = cli.unwrap().options.load().unwrap();
+        assert_eq!(loaded.value.spool.zstd_level, 3);
+        assert_eq!(loaded.value.collector.urls, ["http://[::1]:1"]);
+        let cli = Cli::try_parse_from(["gnomon-agent", "--interface", "lo", "--interface", "eth7"]).unwrap();
+        let names: Vec<_> =
+            cli.options.load().unwrap().value.interfaces.into_iter().map(|i| i.name).collect();
+        assert_eq!(names, ["lo", "eth7"]);
+        assert!(Cli::try_parse_from(["gnomon-agent", "--set", "nonsense"]).is_err());
+    }
+}

@@ -1,0 +1,670 @@
+//! The agent's configuration. The doc comments are the manual: the example file and the reference are made of them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use gnomon_capture::{Backend, Options, Stance};
+use gnomon_daemon::config::{ByteSize, ConfigError, HumanDuration, Validate, in_range};
+use gnomon_daemon::telemetry::TelemetryConfig;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::rules::{Cidr, Keep, SlicePolicy, SliceRule};
+use crate::slicer::SlicerConfig;
+use crate::spool::{Limits, WhenFull};
+use crate::table::{IdleTimeouts, InterimPolicy, TableConfig};
+use crate::uplink::Tls;
+
+/// Where the config is read from when none is named.
+pub const DEFAULT_FILE: &str = "/etc/gnomon/agent.toml";
+/// The name by which variables and messages call the program.
+pub const PROGRAM: &str = "gnomon-agent";
+
+/// The whole configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The name people see. If unset, the host's name.
+    #[schemars(example = "web1")]
+    pub name: Option<String>,
+    /// Words about this agent that searches can use, as `site = "berlin"`. At most 32.
+    pub labels: BTreeMap<String, String>,
+    /// Where the agent keeps its identity and its spool. Only one agent can use it at a time.
+    pub state_dir: PathBuf,
+    pub collector: CollectorConfig,
+    pub tls: TlsConfig,
+    /// What to capture. If empty, the agent picks: `gnomon-agent interfaces` shows what and why.
+    pub interfaces: Vec<InterfaceConfig>,
+    pub capture: CaptureConfig,
+    pub flows: FlowsConfig,
+    pub slices: SlicesConfig,
+    pub spool: SpoolConfig,
+    pub telemetry: TelemetryConfig,
+}
+
+/// Where everything goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CollectorConfig {
+    /// Addresses of the collector, tried in this order: `https://host:port`, or `http://` on this machine. If empty,
+    /// nothing is sent and the spool keeps what fits.
+    pub urls: Vec<String>,
+    /// How long an agent that stops goes on sending what is in its spool. What is left stays there. Allowed: 0s to 5m.
+    pub drain: HumanDuration,
+}
+
+/// Encryption. Set `ca`, `certificate` and `key` together: `gnomon-collector certs` makes all three.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    /// The certificates (PEM) that the collector's certificate must descend from.
+    #[schemars(example = "/etc/gnomon/tls/ca.crt")]
+    pub ca: Option<PathBuf>,
+    /// The agent's own certificate (PEM).
+    #[schemars(example = "/etc/gnomon/tls/agent.crt")]
+    pub certificate: Option<PathBuf>,
+    /// The private key (PEM) of `certificate`.
+    #[schemars(example = "/etc/gnomon/tls/agent.key")]
+    pub key: Option<PathBuf>,
+    /// The name in the collector's certificate, if it is not the host of the URL.
+    #[schemars(example = "collector.example")]
+    pub server_name: Option<String>,
+    /// Send in plain text (`http://`) to other machines. Everyone on the network can then read what was captured.
+    pub insecure: bool,
+}
+
+/// One interface to capture on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InterfaceConfig {
+    /// Its name, as `ip link` shows it. It may appear later.
+    #[schemars(example = "eth0")]
+    pub name: String,
+    #[serde(default)]
+    pub stance: StanceConfig,
+    #[serde(default)]
+    pub backend: BackendConfig,
+    /// Threads that share its traffic by flow (AF_PACKET only).
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 64))]
+    pub workers: u8,
+    /// Let a tap take frames from an interface that has an address: the host loses them.
+    #[serde(default)]
+    pub steal_addressed: bool,
+}
+
+fn one() -> u8 {
+    1
+}
+
+impl InterfaceConfig {
+    /// An interface as it is captured when nothing more is said.
+    #[must_use]
+    pub fn named(name: &str) -> InterfaceConfig {
+        InterfaceConfig {
+            name: name.to_owned(),
+            stance: StanceConfig::default(),
+            backend: BackendConfig::default(),
+            workers: one(),
+            steal_addressed: false,
+        }
+    }
+}
+
+/// How the agent stands on an interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StanceConfig {
+    /// Watch beside the host: never takes a frame from it.
+    #[default]
+    Auto,
+    /// A mirror or TAP port: its frames are for nobody else and are taken.
+    Tap,
+    /// A network card the host lives on: it keeps its traffic.
+    Host,
+}
+
+/// Which way into the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BackendConfig {
+    /// AF_XDP for taps, AF_PACKET for everything else.
+    #[default]
+    Auto,
+    /// AF_XDP or an error; needs `stance = "tap"`.
+    AfXdp,
+    AfPacket,
+}
+
+/// How packets are taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CaptureConfig {
+    /// Ask network cards for frames addressed to others.
+    pub promiscuous: bool,
+    /// Bytes taken of each frame, 0 for all. What is kept of them, the slice rules say.
+    #[schemars(range(min = 0, max = 262144))]
+    pub snaplen: u32,
+    /// AF_XDP: receive descriptors over all queues of an interface.
+    #[schemars(range(min = 64, max = 1048576))]
+    pub ring_frames: u32,
+    /// Memory for frames, for each worker of each interface. Allowed: 1MiB to 4GiB.
+    pub ring_bytes: ByteSize,
+    /// AF_PACKET: how long the kernel may hold packets of a quiet link back. Allowed: 1ms to 1s.
+    pub block_retire: HumanDuration,
+}
+
+/// How packets become flow records.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct FlowsConfig {
+    /// Flows that each worker can hold, at about 400 bytes each. When there are more, one that was quiet is ended early.
+    #[schemars(range(min = 1024, max = 268435456))]
+    pub flows_max: u32,
+    /// After how long without a packet a flow has ended. Allowed for all of these: 100ms to 1d.
+    pub idle_tcp: HumanDuration,
+    pub idle_udp: HumanDuration,
+    /// ICMP and ICMPv6.
+    pub idle_icmp: HumanDuration,
+    pub idle_sctp: HumanDuration,
+    pub idle_esp: HumanDuration,
+    pub idle_other: HumanDuration,
+    /// A flow that goes on is reported in segments no longer than this. Allowed: 1s to 1d.
+    pub active_timeout: HumanDuration,
+    /// How long a closed TCP connection waits for stray packets. Allowed: 0s to 10m.
+    pub linger: HumanDuration,
+    /// Report open flows too, so that a long or quiet one is seen at once.
+    pub interim: bool,
+}
+
+/// What is kept of packets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SlicesConfig {
+    /// What to keep of flows that no rule matches: `all`, `nothing`, `headers` (layers 2 to 4), `packet 128B` (the first
+    /// bytes of each packet), `flow 64KiB` (the first bytes of each flow). The length on the wire is always kept.
+    pub keep: String,
+    /// The first rule that matches a flow decides.
+    pub rules: Vec<RuleConfig>,
+    /// Packets are handed on in blocks of this size. Allowed: 16KiB to 1MiB.
+    pub block_bytes: ByteSize,
+    /// A block is handed on after this at the latest. Allowed: 1ms to 10s.
+    pub block_age: HumanDuration,
+}
+
+/// What to keep of certain flows. All conditions given must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RuleConfig {
+    /// As `keep` above.
+    #[schemars(example = "headers")]
+    pub keep: String,
+    /// IP protocols by name or number; if empty, any.
+    #[schemars(example = ["tcp"])]
+    pub protocols: Vec<String>,
+    /// Ports of either end; if empty, any.
+    #[schemars(example = [443])]
+    pub ports: Vec<u16>,
+    /// Networks that either end is in, as `10.0.0.0/8`; if empty, any.
+    #[schemars(example = ["10.0.0.0/8"])]
+    pub networks: Vec<String>,
+}
+
+/// The disk between capture and network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SpoolConfig {
+    /// The most disk it uses. When it is full the oldest packets go first, flow records last. Allowed: 16MiB to 64TiB.
+    pub bytes_max: ByteSize,
+    /// Size of its files, which are deleted as a whole. Allowed: 1MiB to 256MiB.
+    pub segment_bytes: ByteSize,
+    /// Leave this much of the disk free, or `free_percent_min` of it, whichever is less.
+    pub free_bytes_min: ByteSize,
+    #[schemars(range(min = 0, max = 50))]
+    pub free_percent_min: u8,
+    /// How often files are forced to the disk: what a power cut may cost. A crash of the agent costs nothing.
+    /// Allowed: 10ms to 1m.
+    pub sync_interval: HumanDuration,
+    /// zstd level. Negative ones are faster and compress less.
+    #[schemars(range(min = -7, max = 19))]
+    pub zstd_level: i32,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            name: None,
+            labels: BTreeMap::new(),
+            state_dir: PathBuf::from("/var/lib/gnomon-agent"),
+            collector: CollectorConfig::default(),
+            tls: TlsConfig::default(),
+            interfaces: Vec::new(),
+            capture: CaptureConfig::default(),
+            flows: FlowsConfig::default(),
+            slices: SlicesConfig::default(),
+            spool: SpoolConfig::default(),
+            telemetry: TelemetryConfig::default(),
+        }
+    }
+}
+
+impl Default for CollectorConfig {
+    fn default() -> CollectorConfig {
+        CollectorConfig { urls: vec!["http://127.0.0.1:7440".to_owned()], drain: HumanDuration::from_secs(3) }
+    }
+}
+
+impl Default for CaptureConfig {
+    fn default() -> CaptureConfig {
+        let options = Options::default();
+        CaptureConfig {
+            promiscuous: options.promiscuous,
+            snaplen: options.snaplen,
+            ring_frames: options.ring_frames,
+            ring_bytes: ByteSize::from_bytes(options.umem_bytes),
+            block_retire: HumanDuration::from_millis(u64::from(options.block_retire_ms)),
+        }
+    }
+}
+
+fn human(ns: u64) -> HumanDuration {
+    std::time::Duration::from_nanos(ns).into()
+}
+
+fn ns(human: HumanDuration) -> u64 {
+    u64::try_from(human.get().as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Default for FlowsConfig {
+    fn default() -> FlowsConfig {
+        let TableConfig { flows_max, idle, active_timeout_ns, linger_ns, interim } = TableConfig::default();
+        FlowsConfig {
+            flows_max,
+            idle_tcp: human(idle.tcp_ns),
+            idle_udp: human(idle.udp_ns),
+            idle_icmp: human(idle.icmp_ns),
+            idle_sctp: human(idle.sctp_ns),
+            idle_esp: human(idle.esp_ns),
+            idle_other: human(idle.other_ns),
+            active_timeout: human(active_timeout_ns),
+            linger: human(linger_ns),
+            interim: interim.is_some(),
+        }
+    }
+}
+
+impl Default for SlicesConfig {
+    fn default() -> SlicesConfig {
+        let slicer = SlicerConfig::default();
+        SlicesConfig {
+            keep: "all".to_owned(),
+            rules: Vec::new(),
+            block_bytes: ByteSize::from_bytes(slicer.block_bytes_max as u64),
+            block_age: human(slicer.block_age_max_ns),
+        }
+    }
+}
+
+impl Default for SpoolConfig {
+    fn default() -> SpoolConfig {
+        SpoolConfig {
+            bytes_max: ByteSize::from_gib(2),
+            segment_bytes: ByteSize::from_mib(16),
+            free_bytes_min: ByteSize::from_gib(1),
+            free_percent_min: 5,
+            sync_interval: HumanDuration::from_secs(1),
+            zstd_level: 1,
+        }
+    }
+}
+
+impl Validate for Config {
+    fn validate(&self) -> Result<(), ConfigError> {
+        let ms = HumanDuration::from_millis;
+        let s = HumanDuration::from_secs;
+        const DAY: u64 = 86_400;
+        if self.state_dir.as_os_str().is_empty() {
+            return Err(ConfigError::invalid("state_dir", "is empty; name a directory"));
+        }
+        if self.name.as_ref().is_some_and(|name| name.is_empty() || name.len() > 255) {
+            return Err(ConfigError::invalid("name", "must have 1 to 255 bytes"));
+        }
+        if self.labels.len() > 32 || self.labels.iter().any(|(k, v)| k.len() > 63 || v.len() > 255) {
+            return Err(ConfigError::invalid(
+                "labels",
+                "at most 32, with names of up to 63 bytes and values of up to 255",
+            ));
+        }
+        in_range("collector.drain", &self.collector.drain, &(s(0)..=s(300)))?;
+        if self.tls.certificate.is_some() != self.tls.key.is_some() {
+            return Err(ConfigError::invalid(
+                "tls.certificate",
+                "needs tls.key beside it, and the other way round",
+            ));
+        }
+        self.validate_interfaces()?;
+        let capture = &self.capture;
+        in_range(
+            "capture.ring_bytes",
+            &capture.ring_bytes,
+            &(ByteSize::from_mib(1)..=ByteSize::from_gib(4)),
+        )?;
+        in_range("capture.block_retire", &capture.block_retire, &(ms(1)..=s(1)))?;
+        let flows = &self.flows;
+        for (key, value) in [
+            ("flows.idle_tcp", flows.idle_tcp),
+            ("flows.idle_udp", flows.idle_udp),
+            ("flows.idle_icmp", flows.idle_icmp),
+            ("flows.idle_sctp", flows.idle_sctp),
+            ("flows.idle_esp", flows.idle_esp),
+            ("flows.idle_other", flows.idle_other),
+        ] {
+            in_range(key, &value, &(ms(100)..=s(DAY)))?;
+        }
+        in_range("flows.active_timeout", &flows.active_timeout, &(s(1)..=s(DAY)))?;
+        in_range("flows.linger", &flows.linger, &(s(0)..=s(600)))?;
+        let slices = &self.slices;
+        in_range(
+            "slices.block_bytes",
+            &slices.block_bytes,
+            &(ByteSize::from_kib(16)..=ByteSize::from_mib(1)),
+        )?;
+        in_range("slices.block_age", &slices.block_age, &(ms(1)..=s(10)))?;
+        slices.policy()?;
+        let spool = &self.spool;
+        in_range(
+            "spool.bytes_max",
+            &spool.bytes_max,
+            &(ByteSize::from_mib(16)..=ByteSize::from_gib(65_536)),
+        )?;
+        in_range(
+            "spool.segment_bytes",
+            &spool.segment_bytes,
+            &(ByteSize::from_mib(1)..=ByteSize::from_mib(256)),
+        )?;
+        in_range("spool.sync_interval", &spool.sync_interval, &(ms(10)..=s(60)))?;
+        self.telemetry.validate("telemetry")
+    }
+}
+
+impl Config {
+    fn validate_interfaces(&self) -> Result<(), ConfigError> {
+        let mut workers = 0;
+        for (at, interface) in self.interfaces.iter().enumerate() {
+            let key = format!("interfaces[{at}]");
+            if interface.name.is_empty() || interface.name.len() > 15 {
+                return Err(ConfigError::invalid(
+                    &format!("{key}.name"),
+                    "an interface name has 1 to 15 bytes",
+                ));
+            }
+            if self.interfaces[..at].iter().any(|other| other.name == interface.name) {
+                let message =
+                    format!("{:?} stands twice: each of its packets would be seen twice", interface.name);
+                return Err(ConfigError::invalid(&format!("{key}.name"), message));
+            }
+            if let Err(error) = self.options(interface).check() {
+                return Err(ConfigError::invalid(&key, error));
+            }
+            if interface.workers > 1 && interface.stance == StanceConfig::Tap {
+                let message =
+                    "a tap has one worker for all its queues; several share only an AF_PACKET interface";
+                return Err(ConfigError::invalid(&format!("{key}.workers"), message));
+            }
+            workers += usize::from(interface.workers);
+        }
+        if workers > WORKERS_MAX {
+            return Err(ConfigError::invalid(
+                "interfaces",
+                format!("{workers} workers in all, at most {WORKERS_MAX}"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Captures these interfaces only; what is configured for one of them holds.
+    pub fn take_interfaces(&mut self, names: &[String]) {
+        let configured = std::mem::take(&mut self.interfaces);
+        self.interfaces = names
+            .iter()
+            .map(|name| {
+                let known = configured.iter().find(|interface| interface.name == *name);
+                known.cloned().unwrap_or_else(|| InterfaceConfig::named(name))
+            })
+            .collect();
+    }
+
+    /// What to ask a source for.
+    pub fn options(&self, interface: &InterfaceConfig) -> Options {
+        Options {
+            stance: match interface.stance {
+                StanceConfig::Auto => Stance::Auto,
+                StanceConfig::Tap => Stance::Tap,
+                StanceConfig::Host => Stance::Host,
+            },
+            backend: match interface.backend {
+                BackendConfig::Auto => Backend::Auto,
+                BackendConfig::AfXdp => Backend::AfXdp,
+                BackendConfig::AfPacket => Backend::AfPacket,
+            },
+            ring_frames: self.capture.ring_frames,
+            umem_bytes: self.capture.ring_bytes.bytes(),
+            snaplen: self.capture.snaplen,
+            promiscuous: self.capture.promiscuous,
+            steal_addressed: interface.steal_addressed,
+            block_retire_ms: u32::try_from(self.capture.block_retire.get().as_millis()).unwrap_or(u32::MAX),
+            ..Options::default()
+        }
+    }
+
+    pub fn table(&self) -> TableConfig {
+        let flows = &self.flows;
+        TableConfig {
+            flows_max: flows.flows_max,
+            idle: IdleTimeouts {
+                tcp_ns: ns(flows.idle_tcp),
+                udp_ns: ns(flows.idle_udp),
+                icmp_ns: ns(flows.idle_icmp),
+                sctp_ns: ns(flows.idle_sctp),
+                esp_ns: ns(flows.idle_esp),
+                other_ns: ns(flows.idle_other),
+            },
+            active_timeout_ns: ns(flows.active_timeout),
+            linger_ns: ns(flows.linger),
+            interim: flows.interim.then(InterimPolicy::default),
+        }
+    }
+
+    pub fn slicer(&self) -> SlicerConfig {
+        SlicerConfig {
+            block_bytes_max: self.slices.block_bytes.as_usize(),
+            block_age_max_ns: ns(self.slices.block_age),
+            ..SlicerConfig::default()
+        }
+    }
+
+    pub fn spool_limits(&self) -> Limits {
+        let spool = &self.spool;
+        Limits {
+            dir: self.state_dir.join("spool"),
+            bytes_max: spool.bytes_max.bytes(),
+            segment_bytes: spool.segment_bytes.bytes(),
+            free_bytes_min: spool.free_bytes_min.bytes(),
+            free_percent_min: spool.free_percent_min,
+            sync_interval: spool.sync_interval.get(),
+            when_full: WhenFull::Sacrifice,
+        }
+    }
+
+    pub fn tls(&self) -> Tls {
+        let TlsConfig { ca, certificate, key, server_name, .. } = self.tls.clone();
+        Tls { ca, identity: certificate.zip(key), domain: server_name }
+    }
+
+    /// The name people see.
+    pub fn name(&self) -> String {
+        self.name.clone().unwrap_or_else(|| {
+            let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+            if host.is_empty() { "unnamed".to_owned() } else { host }
+        })
+    }
+}
+
+/// Workers have a number of eight bits in the ids of their flows.
+pub const WORKERS_MAX: usize = 256;
+
+impl SlicesConfig {
+    /// The rules as the engine has them.
+    ///
+    /// # Errors
+    /// With the key of what does not parse.
+    pub fn policy(&self) -> Result<SlicePolicy, ConfigError> {
+        let keep = |key: &str, text: &str| parse_keep(text).ok_or_else(|| bad_keep(key, text));
+        let rule = |(at, rule): (usize, &RuleConfig)| {
+            let key = format!("slices.rules[{at}]");
+            let protocols = rule.protocols.iter().map(|text| {
+                parse_protocol(text).ok_or_else(|| {
+                    let message = format!(
+                        "{text:?} is no IP protocol; write a name like \"tcp\" or a number up to 255"
+                    );
+                    ConfigError::invalid(&format!("{key}.protocols"), message)
+                })
+            });
+            let networks = rule.networks.iter().map(|text| {
+                parse_cidr(text).ok_or_else(|| {
+                    let message =
+                        format!("{text:?} is no network; write it like \"10.0.0.0/8\" or \"2001:db8::/32\"");
+                    ConfigError::invalid(&format!("{key}.networks"), message)
+                })
+            });
+            Ok(SliceRule {
+                keep: keep(&format!("{key}.keep"), &rule.keep)?,
+                protocols: protocols.collect::<Result<_, _>>()?,
+                ports: rule.ports.clone(),
+                networks: networks.collect::<Result<_, _>>()?,
+            })
+        };
+        let rules: Result<Vec<SliceRule>, ConfigError> = self.rules.iter().enumerate().map(rule).collect();
+        Ok(SlicePolicy { rules: rules?, otherwise: keep("slices.keep", &self.keep)? })
+    }
+}
+
+fn bad_keep(key: &str, text: &str) -> ConfigError {
+    let allowed = r#""all", "nothing", "headers", "packet 128B" or "flow 64KiB" (1B to 1GiB)"#;
+    ConfigError::out_of_range(key, text, allowed)
+}
+
+fn parse_keep(text: &str) -> Option<Keep> {
+    let bytes = |text: &str| {
+        let size: ByteSize = text.trim().parse().ok()?;
+        u32::try_from(size.bytes()).ok().filter(|bytes| (1..=1 << 30).contains(bytes))
+    };
+    match text.trim().split_once(' ') {
+        None => match text.trim() {
+            "all" => Some(Keep::All),
+            "nothing" => Some(Keep::Nothing),
+            "headers" => Some(Keep::Headers),
+            _ => None,
+        },
+        Some(("packet", size)) => bytes(size).map(Keep::OfPacket),
+        Some(("flow", size)) => bytes(size).map(Keep::OfFlow),
+        Some(_) => None,
+    }
+}
+
+fn parse_protocol(text: &str) -> Option<u8> {
+    let by_name = gnomon_flow::field::PROTOCOL_NAMES.iter().find(|(_, name)| *name == text);
+    by_name.map(|(number, _)| *number).or_else(|| text.parse().ok())
+}
+
+fn parse_cidr(text: &str) -> Option<Cidr> {
+    let (address, prefix) = match text.split_once('/') {
+        Some((address, prefix)) => {
+            (address.parse::<std::net::IpAddr>().ok()?, Some(prefix.parse::<u8>().ok()?))
+        }
+        None => (text.parse().ok()?, None),
+    };
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    Some(Cidr { address, prefix: prefix.unwrap_or(bits) }).filter(|cidr| cidr.prefix <= bits)
+}
+
+/// The example config file: every key, its meaning and its default.
+#[must_use]
+pub fn example() -> String {
+    gnomon_daemon::example::config_toml::<Config>(PROGRAM)
+}
+
+/// The reference of all keys as Markdown.
+#[must_use]
+pub fn reference() -> String {
+    gnomon_daemon::example::config_markdown::<Config>(PROGRAM)
+}
+
+/// Loads the config in its layers: defaults, file, environment, flags.
+///
+/// # Errors
+/// The first thing wrong, and where it stands.
+pub fn load(
+    file: Option<&Path>,
+    overrides: &[(String, String)],
+) -> Result<gnomon_daemon::config::Loaded<Config>, ConfigError> {
+    gnomon_daemon::config::load(PROGRAM, file, Path::new(DEFAULT_FILE), overrides)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load_text(text: &str) -> Result<Config, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("agent.toml");
+        std::fs::write(&file, text).unwrap();
+        gnomon_daemon::config::load_from(PROGRAM, Some(&file), Path::new("/nonexistent"), [], &[])
+            .map(|loaded| loaded.value)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_defaults_hold_and_the_example_says_them() {
+        Config::default().validate().unwrap();
+        assert_eq!(load_text(&example()).unwrap(), Config::default());
+        assert_eq!(Config::default().table(), TableConfig::default());
+        assert_eq!(Config::default().slicer(), SlicerConfig::default());
+        assert_eq!(Config::default().slices.policy().unwrap(), SlicePolicy::default());
+        assert!(reference().contains("spool"));
+    }
+
+    #[test]
+    fn rules_are_read() {
+        let config = load_text(
+            "[[interfaces]]\nname = \"eth0\"\nstance = \"tap\"\n[slices]\nkeep = \"flow 64KiB\"\n[[slices.rules]]\n\
+             keep = \"headers\"\nprotocols = [\"tcp\", \"50\"]\nports = [443]\nnetworks = [\"10.0.0.0/8\", \"::1\"]",
+        )
+        .unwrap();
+        let policy = config.slices.policy().unwrap();
+        assert_eq!(policy.otherwise, Keep::OfFlow(65_536));
+        assert_eq!(policy.rules[0].protocols, [6, 50]);
+        assert_eq!(policy.rules[0].networks[1].prefix, 128);
+        assert_eq!(config.interfaces[0].workers, 1);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place() {
+        for (text, parts) in [
+            ("[spool]\nbytes_max = \"1KiB\"", ["agent.toml:2", "16MiB"]),
+            ("spol = 1", ["agent.toml:1", "spool"]),
+            ("[slices]\nkeep = \"some\"", ["agent.toml:2", "headers"]),
+            (
+                "[[slices.rules]]\nkeep = \"all\"\nnetworks = [\"10.0.0.0/33\"]",
+                ["agent.toml:3", "10.0.0.0/33"],
+            ),
+            ("[[interfaces]]\nname = \"a\"\n[[interfaces]]\nname = \"a\"", ["agent.toml:4", "twice"]),
+            ("[[interfaces]]\nname = \"a\"\nbackend = \"af_xdp\"", ["agent.toml", "tap stance"]),
+            ("[tls]\ncertificate = \"/x\"", ["agent.toml:2", "tls.key"]),
+            ("[flows]\nidle_tcp = \"5\"", ["agent.toml:2", "5s"]),
+        ] {
+            let error = load_text(text).unwrap_err();
+            assert!(parts.iter().all(|part| error.contains(part)), "{text}: {error}");
+        }
+    }
+}

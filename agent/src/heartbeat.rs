@@ -1,0 +1,224 @@
+//! What the agent says of itself once a second, and the board on which its threads write what they count.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use gnomon_clock::{Clock, EpochId, MonoNs};
+use gnomon_proto::v1;
+
+use crate::spool::{Spool, SpoolStatus};
+
+/// What one capture thread counted since it began, written about once a second.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct WorkerCounts {
+    pub packets: u64,
+    /// On the wire.
+    pub bytes: u64,
+    /// By reason.
+    pub drops: BTreeMap<&'static str, u64>,
+    pub flows_active: u64,
+    pub flows_made: u64,
+    pub flows_evicted: u64,
+    /// Depths by name.
+    pub queues: BTreeMap<String, u64>,
+}
+
+impl WorkerCounts {
+    /// Adds what is a sum; depths of one name add up as well.
+    fn add(&mut self, other: &WorkerCounts) {
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+        self.flows_active += other.flows_active;
+        self.flows_made += other.flows_made;
+        self.flows_evicted += other.flows_evicted;
+        for (reason, count) in &other.drops {
+            *self.drops.entry(reason).or_default() += count;
+        }
+        for (name, depth) in &other.queues {
+            *self.queues.entry(name.clone()).or_default() += depth;
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct InterfaceState {
+    mode: String,
+    error: Option<String>,
+    workers: BTreeMap<u8, WorkerCounts>,
+}
+
+impl InterfaceState {
+    fn total(&self) -> WorkerCounts {
+        let mut total = WorkerCounts::default();
+        self.workers.values().for_each(|counts| total.add(counts));
+        total
+    }
+}
+
+/// What an interface shows.
+#[derive(Clone, Debug, Default)]
+pub struct InterfaceReport {
+    pub name: String,
+    pub mode: String,
+    pub error: Option<String>,
+    pub counts: WorkerCounts,
+}
+
+/// Where capture threads write and heartbeat and metrics read. Clones are the same board.
+#[derive(Clone, Debug, Default)]
+pub struct Board(Arc<Mutex<BTreeMap<String, InterfaceState>>>);
+
+impl Board {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, InterfaceState>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Capture runs in this mode.
+    pub fn running(&self, interface: &str, mode: String) {
+        let mut board = self.lock();
+        let state = board.entry(interface.to_owned()).or_default();
+        state.mode = mode;
+        state.error = None;
+    }
+
+    /// Capture does not run, and why; `None` when it was stopped on purpose. True when that is news.
+    pub fn failed(&self, interface: &str, error: Option<String>) -> bool {
+        let mut board = self.lock();
+        let state = board.entry(interface.to_owned()).or_default();
+        let news = state.error != error;
+        state.error = error;
+        news
+    }
+
+    pub fn publish(&self, interface: &str, worker: u8, counts: WorkerCounts) {
+        self.lock().entry(interface.to_owned()).or_default().workers.insert(worker, counts);
+    }
+
+    pub fn report(&self) -> Vec<InterfaceReport> {
+        let board = self.lock();
+        let reports = board.iter().map(|(name, state)| InterfaceReport {
+            name: name.clone(),
+            mode: state.mode.clone(),
+            error: state.error.clone(),
+            counts: state.total(),
+        });
+        reports.collect()
+    }
+}
+
+/// Makes heartbeats; keeps the last counts for the rates.
+pub struct Heart {
+    board: Board,
+    spool: Spool,
+    clock: Arc<dyn Clock>,
+    started: MonoNs,
+    last: BTreeMap<String, (MonoNs, u64, u64)>,
+}
+
+impl Heart {
+    pub fn new(board: Board, spool: Spool, clock: Arc<dyn Clock>) -> Heart {
+        let started = clock.monotonic();
+        Heart { board, spool, clock, started, last: BTreeMap::new() }
+    }
+
+    /// The heartbeat of now.
+    pub fn beat(&mut self, epoch: &EpochId, clock: v1::ClockStatus) -> v1::Heartbeat {
+        let now = self.clock.monotonic();
+        let reports = self.board.report();
+        let interfaces = reports.into_iter().map(|report| self.interface(report, now)).collect();
+        v1::Heartbeat {
+            epoch: Some(epoch.into()),
+            raw_ns: self.clock.raw().0,
+            interfaces,
+            spool: Some(spool_to_wire(self.spool.status())),
+            clock: Some(clock),
+            uptime_ms: now.since(self.started) / 1_000_000,
+            resident_bytes: resident_bytes(),
+        }
+    }
+
+    fn interface(&mut self, report: InterfaceReport, now: MonoNs) -> v1::InterfaceStatus {
+        let counts = report.counts;
+        let before = self.last.insert(report.name.clone(), (now, counts.packets, counts.bytes));
+        let rate = |value: u64, last: u64, since: MonoNs| {
+            let seconds = now.since(since) as f64 / 1e9;
+            if seconds > 0.0 { value.saturating_sub(last) as f64 / seconds } else { 0.0 }
+        };
+        let (packets_per_second, bits_per_second) = match before {
+            Some((since, packets, bytes)) => {
+                (rate(counts.packets, packets, since), rate(counts.bytes, bytes, since) * 8.0)
+            }
+            None => (0.0, 0.0),
+        };
+        v1::InterfaceStatus {
+            name: report.name,
+            mode: report.mode,
+            packets: counts.packets,
+            bytes: counts.bytes,
+            packets_per_second,
+            bits_per_second,
+            drops: counts.drops.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
+            flows_active: counts.flows_active,
+            flows_made: counts.flows_made,
+            flows_evicted: counts.flows_evicted,
+            queues: counts.queues.into_iter().collect(),
+            error: report.error.unwrap_or_default(),
+        }
+    }
+}
+
+fn spool_to_wire(status: SpoolStatus) -> v1::SpoolStatus {
+    v1::SpoolStatus {
+        entries: status.entries,
+        bytes: status.bytes,
+        bytes_max: status.bytes_max,
+        oldest_raw_ns: status.oldest.map_or(0, |raw| raw.0),
+        sacrificed_slice_entries: status.sacrificed_slices.entries,
+        sacrificed_slice_packets: status.sacrificed_slices.items,
+        sacrificed_flow_entries: status.sacrificed_flows.entries,
+        sacrificed_flow_records: status.sacrificed_flows.items,
+        error: status.error.unwrap_or_default(),
+    }
+}
+
+/// Resident memory by /proc/self/statm; 0 where that cannot be read.
+pub fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    pages.saturating_mul(rustix::param::page_size() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(packets: u64, lost: u64) -> WorkerCounts {
+        WorkerCounts {
+            packets,
+            bytes: packets * 100,
+            drops: BTreeMap::from([("kernel", lost)]),
+            flows_active: 5,
+            ..WorkerCounts::default()
+        }
+    }
+
+    #[test]
+    fn counters_add_up_over_workers_and_outlive_a_failure() {
+        let board = Board::default();
+        board.running("eth0", "af_packet".into());
+        board.publish("eth0", 0, counts(10, 1));
+        board.publish("eth0", 1, counts(20, 2));
+        board.failed("eth0", Some("gone".into()));
+        let report = &board.report()[0];
+        assert_eq!((report.counts.packets, report.counts.drops["kernel"]), (30, 3));
+        assert_eq!((report.counts.flows_active, report.error.as_deref()), (10, Some("gone")));
+        board.running("eth0", "af_packet".into());
+        board.publish("eth0", 0, counts(11, 1));
+        assert_eq!((board.report()[0].counts.packets, &board.report()[0].error), (31, &None));
+    }
+
+    #[test]
+    fn the_process_has_memory() {
+        assert!(resident_bytes() > 100_000);
+    }
+}

@@ -1,0 +1,194 @@
+//! The agent's metrics: one table of names, and the callbacks that read them from the board, the spool and the link.
+//!
+//! The agent never listens: they are pushed by OTLP where `telemetry.otlp_endpoint` is set. Read when they are
+//! collected, so that nothing on the packet path touches them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::Meter;
+
+use crate::heartbeat::{Board, InterfaceReport, resident_bytes};
+use crate::spool::{Spool, SpoolStatus};
+use crate::uplink::LinkState;
+
+/// How a value behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only rises while the agent runs.
+    Counter,
+    Gauge,
+}
+
+/// One metric as the docs show it.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub unit: &'static str,
+    pub help: &'static str,
+    /// Names of the labels.
+    pub labels: &'static [&'static str],
+    read: Read,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Read {
+    /// One value an interface.
+    Interface(fn(&InterfaceReport) -> u64),
+    /// One value an interface and drop reason.
+    Drops,
+    /// One value an interface and queue.
+    Queues,
+    Spool(fn(&SpoolStatus) -> u64),
+    Link(fn(&LinkState) -> u64),
+    Process(fn() -> u64),
+}
+
+macro_rules! metrics {
+    ($($name:literal, $kind:ident, $unit:literal, $labels:expr, $read:expr, $help:literal;)*) => {
+        /// Every metric of the agent.
+        pub const METRICS: &[Metric] =
+            &[$(Metric { name: $name, kind: Kind::$kind, unit: $unit, help: $help, labels: &$labels, read: $read }),*];
+    };
+}
+
+fn load(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+metrics! {
+    "gnomon.agent.packets", Counter, "{packet}", ["interface"], Read::Interface(|i| i.counts.packets),
+        "Packets that went into flow records.";
+    "gnomon.agent.bytes", Counter, "By", ["interface"], Read::Interface(|i| i.counts.bytes),
+        "Their bytes on the wire.";
+    "gnomon.agent.drops", Counter, "{packet}", ["interface", "reason"], Read::Drops,
+        "What did not go all the way, by reason. `slice_queue_full` counts packets that are in their records but were not kept; `records_lost_at_stop` counts flow records; `loopback_duplicate` counts second copies; all else are packets lost.";
+    "gnomon.agent.capturing", Gauge, "1", ["interface"], Read::Interface(|i| u64::from(i.error.is_none())),
+        "1 while the interface is captured, 0 while it is waited for.";
+    "gnomon.agent.flows.active", Gauge, "{flow}", ["interface"], Read::Interface(|i| i.counts.flows_active),
+        "Flows in the table now.";
+    "gnomon.agent.flows.made", Counter, "{flow}", ["interface"], Read::Interface(|i| i.counts.flows_made),
+        "Flows that began.";
+    "gnomon.agent.flows.evicted", Counter, "{flow}", ["interface"], Read::Interface(|i| i.counts.flows_evicted),
+        "Flows ended early because the table was full.";
+    "gnomon.agent.queue.depth", Gauge, "1", ["interface", "queue"], Read::Queues,
+        "What waits: `exports` for the spool, `ring` for the worker.";
+    "gnomon.agent.spool.entries", Gauge, "{entry}", [], Read::Spool(|s| s.entries),
+        "Entries not acknowledged by the collector.";
+    "gnomon.agent.spool.bytes", Gauge, "By", [], Read::Spool(|s| s.bytes),
+        "Size of the spool's files.";
+    "gnomon.agent.spool.bytes_max", Gauge, "By", [], Read::Spool(|s| s.bytes_max),
+        "The most they may have.";
+    "gnomon.agent.spool.sacrificed.records", Counter, "{record}", [], Read::Spool(|s| s.sacrificed_flows.items),
+        "Flow records given up because the disk was full.";
+    "gnomon.agent.spool.sacrificed.packets", Counter, "{packet}", [], Read::Spool(|s| s.sacrificed_slices.items),
+        "Kept packets given up because the disk was full.";
+    "gnomon.agent.spool.damaged", Counter, "{entry}", [], Read::Spool(|s| s.damaged.entries),
+        "Entries whose checksum did not hold.";
+    "gnomon.agent.spool.failing", Gauge, "1", [], Read::Spool(|s| u64::from(s.error.is_some())),
+        "1 while the disk takes nothing.";
+    "gnomon.agent.uplink.connected", Gauge, "1", [], Read::Link(|l| u64::from(l.connected.load(Ordering::Relaxed))),
+        "1 while there is a session with the collector.";
+    "gnomon.agent.uplink.sessions", Counter, "{session}", [], Read::Link(|l| load(&l.sessions)),
+        "Sessions begun.";
+    "gnomon.agent.uplink.failures", Counter, "{failure}", [], Read::Link(|l| load(&l.failures)),
+        "Connections that failed and sessions that broke.";
+    "gnomon.agent.uplink.entries.sent", Counter, "{entry}", [], Read::Link(|l| load(&l.entries_sent)),
+        "Entries sent, repetitions included.";
+    "gnomon.agent.uplink.entries.acked", Counter, "{entry}", [], Read::Link(|l| load(&l.entries_acked)),
+        "Entries the collector made durable.";
+    "gnomon.agent.uplink.sent", Counter, "By", [], Read::Link(|l| load(&l.bytes_sent)),
+        "Bytes of entries sent.";
+    "gnomon.agent.uplink.unacked", Gauge, "By", [], Read::Link(|l| load(&l.unacked_bytes)),
+        "Bytes of entries sent and not acknowledged.";
+    "gnomon.agent.clock.exchanges.rejected", Counter, "{exchange}", [], Read::Link(|l| load(&l.exchanges_rejected)),
+        "Clock exchanges that got no answer or proved nothing.";
+    "gnomon.agent.resident", Gauge, "By", [], Read::Process(resident_bytes),
+        "Memory the process has.";
+}
+
+/// Registers all of [`METRICS`].
+pub fn register(meter: &Meter, board: &Board, spool: &Spool, link: &Arc<LinkState>) {
+    for metric in METRICS {
+        let (board, spool, link) = (board.clone(), spool.clone(), Arc::clone(link));
+        let observe = move |give: &mut dyn FnMut(u64, &[KeyValue])| read(metric, &board, &spool, &link, give);
+        match metric.kind {
+            Kind::Counter => {
+                let counter = meter.u64_observable_counter(metric.name);
+                let callback = move |observer: &dyn opentelemetry::metrics::AsyncInstrument<u64>| {
+                    observe(&mut |value, labels| observer.observe(value, labels));
+                };
+                counter.with_unit(metric.unit).with_description(metric.help).with_callback(callback).build();
+            }
+            Kind::Gauge => {
+                let gauge = meter.u64_observable_gauge(metric.name);
+                let callback = move |observer: &dyn opentelemetry::metrics::AsyncInstrument<u64>| {
+                    observe(&mut |value, labels| observer.observe(value, labels));
+                };
+                gauge.with_unit(metric.unit).with_description(metric.help).with_callback(callback).build();
+            }
+        }
+    }
+}
+
+fn read(
+    metric: &Metric,
+    board: &Board,
+    spool: &Spool,
+    link: &LinkState,
+    give: &mut dyn FnMut(u64, &[KeyValue]),
+) {
+    match metric.read {
+        Read::Interface(value) => {
+            for report in board.report() {
+                give(value(&report), &[KeyValue::new("interface", report.name.clone())]);
+            }
+        }
+        Read::Drops => {
+            for report in board.report() {
+                for (reason, count) in &report.counts.drops {
+                    let interface = KeyValue::new("interface", report.name.clone());
+                    give(*count, &[interface, KeyValue::new("reason", *reason)]);
+                }
+            }
+        }
+        Read::Queues => {
+            for report in board.report() {
+                for (queue, depth) in &report.counts.queues {
+                    let interface = KeyValue::new("interface", report.name.clone());
+                    give(*depth, &[interface, KeyValue::new("queue", queue.clone())]);
+                }
+            }
+        }
+        Read::Spool(value) => give(value(&spool.status()), &[]),
+        Read::Link(value) => give(value(link), &[]),
+        Read::Process(value) => give(value(), &[]),
+    }
+}
+
+/// The table as Markdown, for the docs.
+#[must_use]
+pub fn reference() -> String {
+    let mut text = String::from("| name | kind | unit | labels | meaning |\n|---|---|---|---|---|\n");
+    for Metric { name, kind, unit, help, labels, .. } in METRICS {
+        let kind = if *kind == Kind::Counter { "counter" } else { "gauge" };
+        text.push_str(&format!("| `{name}` | {kind} | {unit} | {} | {help} |\n", labels.join(", ")));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_everything_is_explained() {
+        for (at, metric) in METRICS.iter().enumerate() {
+            assert!(METRICS[..at].iter().all(|other| other.name != metric.name), "{}", metric.name);
+            assert!(metric.name.starts_with("gnomon.agent.") && metric.help.ends_with('.'));
+        }
+        assert_eq!(reference().lines().count(), METRICS.len() + 2);
+    }
+}

@@ -1,0 +1,174 @@
+//! The one connection out: a stream to the collector that carries the spool, heartbeats and the clock exchange.
+//!
+//! Session after session, for ever: connect, say Hello, learn what is durable, send from there on, forget what is
+//! acknowledged. Whatever goes wrong ends the session and never the agent; the spool waits.
+
+mod ack;
+mod backoff;
+mod endpoint;
+mod exchange;
+mod session;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use gnomon_clock::{Clock, EpochId, Fix};
+use gnomon_proto::v1;
+use tokio_util::sync::CancellationToken;
+
+pub use endpoint::{EndpointError, Tls};
+
+use crate::heartbeat::Heart;
+use crate::identity::CurrentEpoch;
+use crate::spool::{Reader, Spool};
+use backoff::Backoff;
+use endpoint::Endpoints;
+use exchange::Exchanges;
+
+/// A session that lasted this long, or in which anything was acknowledged, was a good one.
+const GOOD_SESSION: Duration = Duration::from_secs(10);
+
+/// Where evidence for the time of entries comes from.
+#[derive(Clone, Debug)]
+pub enum TimeSource {
+    /// The exchange with the collector: for a live capture.
+    Exchange,
+    /// The stamps of capture files: said once a session, an epoch each.
+    Files(Vec<(EpochId, Fix)>),
+}
+
+/// What an uplink needs to know.
+pub struct Settings {
+    /// In the order in which they are tried.
+    pub urls: Vec<String>,
+    pub tls: Tls,
+    /// Send in plain text over more than the loopback.
+    pub insecure: bool,
+    /// Without `epoch`, which is the current one at each connection.
+    pub hello: v1::Hello,
+    pub time: TimeSource,
+}
+
+/// What others may know of the uplink.
+#[derive(Debug, Default)]
+pub struct LinkState {
+    pub connected: AtomicBool,
+    pub sessions: AtomicU64,
+    pub failures: AtomicU64,
+    pub entries_sent: AtomicU64,
+    pub bytes_sent: AtomicU64,
+    pub entries_acked: AtomicU64,
+    pub unacked_bytes: AtomicU64,
+    pub exchanges_rejected: AtomicU64,
+    error: Mutex<Option<String>>,
+}
+
+impl LinkState {
+    /// Why there is no session, if there is none.
+    pub fn error(&self) -> Option<String> {
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_error(&self, error: Option<String>) {
+        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = error;
+    }
+}
+
+/// Sends the spool to the collector until it is told to stop.
+pub struct Uplink {
+    endpoints: Endpoints,
+    hello: v1::Hello,
+    time: TimeSource,
+    epoch: CurrentEpoch,
+    clock: Arc<dyn Clock>,
+    spool: Spool,
+    reader: Reader,
+    heart: Option<Heart>,
+    exchanges: Exchanges,
+    state: Arc<LinkState>,
+}
+
+impl Uplink {
+    /// # Errors
+    /// When a URL, a certificate or a key is no good, or plain text would leave the machine.
+    pub fn new(
+        settings: Settings,
+        epoch: CurrentEpoch,
+        clock: Arc<dyn Clock>,
+        spool: Spool,
+        reader: Reader,
+        heart: Option<Heart>,
+    ) -> Result<Uplink, EndpointError> {
+        Ok(Uplink {
+            endpoints: Endpoints::new(&settings.urls, &settings.tls, settings.insecure)?,
+            hello: settings.hello,
+            time: settings.time,
+            exchanges: Exchanges::new(epoch.get()),
+            epoch,
+            clock,
+            spool,
+            reader,
+            heart,
+            state: Arc::new(LinkState::default()),
+        })
+    }
+
+    pub fn state(&self) -> Arc<LinkState> {
+        Arc::clone(&self.state)
+    }
+
+    /// Runs until `stop`, then goes on for at most `drain` while the spool holds anything. Needs a runtime with more
+    /// than one thread: reading the spool blocks.
+    pub async fn run(mut self, stop: CancellationToken, drain: Duration) {
+        let mut backoff = Backoff::new(self.clock.raw().0 ^ (u64::from(std::process::id()) << 32));
+        // After `stop` there is one deadline for everything.
+        let deadline = CancellationToken::new();
+        let timer = tokio::spawn({
+            let (stop, deadline) = (stop.clone(), deadline.clone());
+            async move {
+                stop.cancelled().await;
+                tokio::time::sleep(drain).await;
+                deadline.cancel();
+            }
+        });
+        while !(deadline.is_cancelled() || stop.is_cancelled() && self.spool.is_drained()) {
+            let began = self.clock.monotonic();
+            let acked_before = self.state.entries_acked.load(Ordering::Relaxed);
+            let url = self.endpoints.url().to_owned();
+            let ended = tokio::select! {
+                ended = self.session(&stop) => ended,
+                () = deadline.cancelled() => break,
+            };
+            self.state.connected.store(false, Ordering::Relaxed);
+            let lasted = Duration::from_nanos(self.clock.monotonic().since(began));
+            let acked = self.state.entries_acked.load(Ordering::Relaxed) > acked_before;
+            match ended {
+                Ok(()) => break,
+                Err(error) => {
+                    self.state.failures.fetch_add(1, Ordering::Relaxed);
+                    let text = format!("{url}: {error}");
+                    // Said once, not with every try.
+                    if self.state.error().as_ref() != Some(&text) {
+                        tracing::warn!(%url, %error, "no session with the collector; the spool keeps everything");
+                    }
+                    self.state.set_error(Some(text));
+                }
+            }
+            if lasted >= GOOD_SESSION || acked {
+                backoff.reset();
+            } else {
+                self.endpoints.rotate();
+            }
+            let wait = backoff.wait();
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = deadline.cancelled() => break,
+            }
+        }
+        timer.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests;

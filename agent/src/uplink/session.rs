@@ -1,0 +1,296 @@
+//! One stream, from Hello to its end.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use gnomon_clock::{EpochId, Fix, MonoNs};
+use gnomon_proto::v1::agent_message::Body;
+use gnomon_proto::v1::collector_message::Body as Said;
+use gnomon_proto::v1::ingest_client::IngestClient;
+use gnomon_proto::{WireError, v1};
+use tokio::sync::mpsc;
+use tokio::task::block_in_place;
+use tokio::time::MissedTickBehavior;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+use super::ack::{AckBeyondSent, Window};
+use super::endpoint::full_message;
+use super::exchange::stamp;
+use super::{TimeSource, Uplink};
+use crate::spool::{Lane, SpoolEntry};
+
+/// Messages between this loop and HTTP/2: few, so that a heartbeat does not stand behind megabytes.
+const OUTBOUND_MAX: usize = 2;
+/// Control messages waiting for a place there.
+const CONTROL_MAX: usize = 256;
+/// For the collector to answer the call, and to say Welcome.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SessionError {
+    #[error("cannot connect: {0}")]
+    Connect(String),
+    #[error("{}: {}", .0.code(), .0.message())]
+    Status(Box<tonic::Status>),
+    #[error("the collector did not say Welcome within {} s", WELCOME_TIMEOUT.as_secs())]
+    NoWelcome,
+    #[error("the collector closed the stream")]
+    Closed,
+    #[error(transparent)]
+    Ack(#[from] AckBeyondSent),
+    #[error("the collector said something that means nothing: {0}")]
+    Wire(#[from] WireError),
+    #[error("the collector said {0} where that has no place")]
+    OutOfPlace(&'static str),
+}
+
+impl From<tonic::Status> for SessionError {
+    fn from(status: tonic::Status) -> SessionError {
+        SessionError::Status(Box::new(status))
+    }
+}
+
+fn message(body: Body) -> v1::AgentMessage {
+    v1::AgentMessage { body: Some(body) }
+}
+
+fn epoch_of(ack: &v1::Ack) -> Result<EpochId, WireError> {
+    let epoch = ack.epoch.as_ref().ok_or_else(|| WireError::new("ack.epoch", "is missing"))?;
+    EpochId::try_from(epoch)
+}
+
+fn entry_message(entry: SpoolEntry) -> v1::AgentMessage {
+    let kind = match entry.lane {
+        Lane::Flows => v1::EntryKind::Flows,
+        Lane::Slices => v1::EntryKind::Slices,
+    };
+    message(Body::Entry(v1::Entry {
+        epoch: Some((&entry.epoch).into()),
+        seq: entry.seq,
+        kind: kind.into(),
+        crc32c: entry.crc,
+        payload: entry.payload.into(),
+    }))
+}
+
+impl Uplink {
+    /// One session. `Ok` only when it was told to stop and nothing is left to send.
+    pub(super) async fn session(&mut self, stop: &CancellationToken) -> Result<(), SessionError> {
+        let channel =
+            self.endpoints.connect().await.map_err(|error| SessionError::Connect(full_message(&error)))?;
+        let mut client = IngestClient::new(channel);
+        let (outbound, receiver) = mpsc::channel(OUTBOUND_MAX);
+        let hello = v1::Hello { epoch: Some((&self.epoch.get()).into()), ..self.hello.clone() };
+        outbound.send(message(Body::Hello(hello))).await.map_err(|_| SessionError::Closed)?;
+        let clock = self.clock.clone();
+        let stream = ReceiverStream::new(receiver).map(move |message| stamp(message, clock.as_ref()));
+        let timeout = |_| SessionError::NoWelcome;
+        let response =
+            tokio::time::timeout(WELCOME_TIMEOUT, client.stream(stream)).await.map_err(timeout)??;
+        let mut inbound = response.into_inner();
+        let first = tokio::time::timeout(WELCOME_TIMEOUT, inbound.message()).await.map_err(timeout)??;
+        let welcome = match first.and_then(|message| message.body) {
+            Some(Said::Welcome(welcome)) => welcome,
+            Some(_) => return Err(SessionError::OutOfPlace("something else than Welcome first")),
+            None => return Err(SessionError::Closed),
+        };
+        let mut state = self.begin(&welcome)?;
+        tracing::info!(url = self.endpoints.url(), version = %welcome.collector_version, "session with the collector");
+        self.state.set_error(None);
+        self.state.connected.store(true, Ordering::Relaxed);
+        self.state.sessions.fetch_add(1, Ordering::Relaxed);
+
+        let mut heartbeats = tokio::time::interval(HEARTBEAT);
+        heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            self.prefetch(&mut state);
+            self.ask_time(&mut state);
+            if stop.is_cancelled()
+                && state.entry.is_none()
+                && state.control.is_empty()
+                && self.spool.is_drained()
+            {
+                return Ok(());
+            }
+            let waits_for_time = self.waits_for_time();
+            let may_send =
+                state.entry.as_ref().is_some_and(|e| !waits_for_time && state.window.fits(e.payload.len()));
+            let exchange_wait = self.exchange_wait();
+            tokio::select! {
+                said = inbound.message() => match said?.and_then(|said| said.body) {
+                    Some(said) => self.hear(said, &mut state)?,
+                    None => return Err(SessionError::Closed),
+                },
+                permit = outbound.reserve(), if !state.control.is_empty() || may_send => {
+                    let permit = permit.map_err(|_| SessionError::Closed)?;
+                    if let Some(control) = state.control.pop_front() {
+                        permit.send(message(control));
+                    } else if let Some(entry) = state.entry.take() {
+                        let bytes = entry.payload.len();
+                        state.window.sent(entry.epoch, entry.seq, bytes);
+                        self.state.entries_sent.fetch_add(1, Ordering::Relaxed);
+                        self.state.bytes_sent.fetch_add(bytes as u64, Ordering::Relaxed);
+                        self.state.unacked_bytes.store(state.window.bytes(), Ordering::Relaxed);
+                        permit.send(entry_message(entry));
+                    }
+                }
+                () = self.spool.readable(), if state.entry.is_none() => {}
+                _ = heartbeats.tick(), if self.heart.is_some() => self.beat(&mut state),
+                () = tokio::time::sleep(exchange_wait) => {}
+                () = stop.cancelled(), if !state.stopping => state.stopping = true,
+            }
+        }
+    }
+
+    /// Takes the collector's word for what it has, and goes on after it.
+    fn begin(&mut self, welcome: &v1::Welcome) -> Result<SessionState, SessionError> {
+        let mut durable = HashMap::new();
+        for ack in &welcome.durable {
+            durable.insert(epoch_of(ack)?, ack.seq);
+        }
+        block_in_place(|| {
+            for (epoch, seq) in &durable {
+                self.spool.ack(epoch, *seq);
+            }
+            self.reader.rewind();
+        });
+        let now = self.clock.monotonic();
+        self.exchanges.set_epoch(self.epoch.get(), now);
+        self.exchanges.begin_session(now);
+        let mut state = SessionState {
+            window: Window::new(welcome.window_bytes, &durable),
+            durable,
+            entry: None,
+            control: std::collections::VecDeque::new(),
+            stopping: false,
+        };
+        match &self.time {
+            TimeSource::Exchange => {
+                let known = self.exchanges.known();
+                self.report(&mut state, &known);
+            }
+            TimeSource::Files(fixes) => {
+                for (epoch, fix) in fixes {
+                    state.push(report(epoch, &[*fix]));
+                }
+            }
+        }
+        Ok(state)
+    }
+
+    /// Has the next entry at hand. What the collector has already is passed by.
+    fn prefetch(&mut self, state: &mut SessionState) {
+        while state.entry.is_none() {
+            let Some(entry) = block_in_place(|| self.reader.next_entry()) else { return };
+            if state.durable.get(&entry.epoch).is_some_and(|durable| entry.seq <= *durable) {
+                self.state.entries_acked.fetch_add(1, Ordering::Relaxed);
+                block_in_place(|| self.spool.ack(&entry.epoch, entry.seq));
+            } else {
+                state.entry = Some(entry);
+            }
+        }
+    }
+
+    /// The first exchanges go before the first entry, so that the collector can place it in time at once.
+    fn waits_for_time(&self) -> bool {
+        matches!(self.time, TimeSource::Exchange) && self.exchanges.is_opening()
+    }
+
+    fn exchange_wait(&self) -> Duration {
+        match self.time {
+            TimeSource::Exchange => Duration::from_nanos(self.exchanges.due().since(self.clock.monotonic())),
+            TimeSource::Files(_) => Duration::from_secs(3600),
+        }
+    }
+
+    fn ask_time(&mut self, state: &mut SessionState) {
+        if matches!(self.time, TimeSource::Files(_)) {
+            return;
+        }
+        let now = self.clock.monotonic();
+        self.exchanges.set_epoch(self.epoch.get(), now);
+        if let Some(request) = self.exchanges.request(now) {
+            state.push(Body::Exchange(request));
+        }
+    }
+
+    fn hear(&mut self, said: Said, state: &mut SessionState) -> Result<(), SessionError> {
+        match said {
+            Said::Ack(ack) => {
+                let epoch = epoch_of(&ack)?;
+                let settled = state.window.ack(epoch, ack.seq)?;
+                self.state.entries_acked.fetch_add(settled, Ordering::Relaxed);
+                self.state.unacked_bytes.store(state.window.bytes(), Ordering::Relaxed);
+                block_in_place(|| self.spool.ack(&epoch, ack.seq));
+                Ok(())
+            }
+            Said::Exchange(reply) => {
+                let now: MonoNs = self.clock.monotonic();
+                let fix = self.exchanges.reply(&reply, self.clock.raw(), now);
+                self.state.exchanges_rejected.store(self.exchanges.rejected(), Ordering::Relaxed);
+                if let Some(fix) = fix {
+                    self.report(state, &[fix]);
+                }
+                Ok(())
+            }
+            Said::Welcome(_) => Err(SessionError::OutOfPlace("Welcome twice")),
+        }
+    }
+
+    /// Tells the collector what is known of the time, of every epoch it holds for.
+    fn report(&self, state: &mut SessionState, fixes: &[Fix]) {
+        if fixes.is_empty() {
+            return;
+        }
+        let current = self.exchanges.epoch();
+        state.push(report(&current, fixes));
+        for epoch in self.spool.comparable_epochs(&current) {
+            if epoch != current {
+                state.push(report(&epoch, fixes));
+            }
+        }
+    }
+
+    fn beat(&mut self, state: &mut SessionState) {
+        let clock = self.exchanges.status(self.clock.as_ref());
+        let epoch = self.epoch.get();
+        if let Some(heart) = &mut self.heart {
+            let heartbeat = heart.beat(&epoch, clock);
+            // Of two that wait, the newer one says all.
+            state.control.retain(|body| !matches!(body, Body::Heartbeat(_)));
+            state.push(Body::Heartbeat(heartbeat));
+        }
+    }
+}
+
+fn report(epoch: &EpochId, fixes: &[Fix]) -> Body {
+    Body::Clock(v1::ClockReport {
+        epoch: Some(epoch.into()),
+        fixes: fixes.iter().map(v1::Fix::from).collect(),
+    })
+}
+
+/// What lives as long as the stream.
+pub(super) struct SessionState {
+    window: Window,
+    durable: HashMap<EpochId, u64>,
+    /// The next to be sent.
+    entry: Option<SpoolEntry>,
+    control: std::collections::VecDeque<Body>,
+    stopping: bool,
+}
+
+impl SessionState {
+    fn push(&mut self, body: Body) {
+        // A collector that takes nothing for minutes gets the newest evidence, not all of it.
+        if self.control.len() >= CONTROL_MAX {
+            self.control.pop_front();
+        }
+        self.control.push_back(body);
+    }
+}

@@ -1,0 +1,67 @@
+//! What both doors say in the same words.
+
+use gnomon_clock::UtcNs;
+use gnomon_proto::v1;
+
+use super::Api;
+use crate::query::QueryError;
+use crate::store::StoreError;
+
+impl Api {
+    /// What the store holds and what the time is worth.
+    pub(super) fn status(&self) -> Result<v1::StatusResponse, StoreError> {
+        let status = self.store.status()?;
+        let now = self.store.now();
+        Ok(v1::StatusResponse {
+            version: self.version.clone(),
+            flows: status.flows,
+            flows_pending: status.flows_pending,
+            flows_quarantined: status.flows_quarantined,
+            slice_packets: status.slice_packets,
+            slice_bytes: status.slice_bytes,
+            disk_free_bytes: status.disk_free_bytes,
+            oldest_flow_unix_ns: status.oldest_flow.map(UtcNs::unix_ns),
+            newest_flow_unix_ns: status.newest_flow.map(UtcNs::unix_ns),
+            oldest_packet_unix_ns: status.oldest_packet.map(UtcNs::unix_ns),
+            now_unix_ns: now.utc.unix_ns(),
+            now_err_ns: now.err_ns,
+            clock_proven: now.proven,
+        })
+    }
+}
+
+/// The kinds of failure that a caller can tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    BadExpression,
+    BadRequest,
+    NotFound,
+    Busy,
+    Cancelled,
+    Internal,
+}
+
+impl Failure {
+    pub(super) fn of(error: &QueryError) -> Failure {
+        match error {
+            QueryError::Expression(_) => Failure::BadExpression,
+            QueryError::Invalid { .. } => Failure::BadRequest,
+            QueryError::NotFound(_) => Failure::NotFound,
+            QueryError::Busy { .. } => Failure::Busy,
+            QueryError::Cancelled => Failure::Cancelled,
+            QueryError::Store(_) | QueryError::Fault => Failure::Internal,
+        }
+    }
+
+    /// The word in JSON.
+    pub(super) fn code(self) -> &'static str {
+        match self {
+            Failure::BadExpression => "bad_expression",
+            Failure::BadRequest => "bad_request",
+            Failure::NotFound => "not_found",
+            Failure::Busy => "busy",
+            Failure::Cancelled => "cancelled",
+            Failure::Internal => "internal",
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! The HTTP door: every route of the table, JSON in and out.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get};
+use bytes::Bytes;
+use gnomon_flow::FlowRef;
+use serde::Serialize;
+use serde_json::json;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::answers::Failure;
+use super::parameters::Parameters;
+use super::routes::{Door, ROUTES, Route};
+use super::{Api, REQUEST_BYTES_MAX, json, openapi};
+use crate::query::{
+    Histogram, Measure, PcapFormat, PcapPiece, PcapRequest, QueryError, Search, TailItem, Top,
+};
+
+/// Silence after which followers by server-sent events get a comment, so that nothing between gives up.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+pub(super) fn router(api: Api) -> Router {
+    let mut router = Router::new();
+    for route in ROUTES {
+        router = router.route(route.path, method(route));
+    }
+    router
+        .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
+            let message = format!("{} does not take {method}", uri.path());
+            failure(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+        })
+        .fallback(unknown)
+        .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
+        .with_state(api)
+}
+
+/// What nobody serves, for callers of both kinds.
+async fn unknown(request: Request) -> Response {
+    let grpc = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"));
+    if grpc {
+        return tonic::Status::unimplemented("there is no such service here").into_http::<Body>();
+    }
+    let message = format!("there is no {}; /openapi.json lists what there is", request.uri().path());
+    failure(StatusCode::NOT_FOUND, "not_found", message)
+}
+
+fn method(route: &'static Route) -> MethodRouter<Api> {
+    if route.door == Door::Flow {
+        return get(flow);
+    }
+    let handler = move |State(api): State<Api>, request: Request| async move {
+        let events = request
+            .headers()
+            .get(header::ACCEPT)
+            .is_some_and(|accept| accept.to_str().is_ok_and(|accept| accept.contains("text/event-stream")));
+        let (parts, body) = request.into_parts();
+        let body = match axum::body::to_bytes(body, REQUEST_BYTES_MAX).await {
+            Ok(body) => body,
+            Err(_) => {
+                let message = format!("the body is longer than {REQUEST_BYTES_MAX} bytes, or broke off");
+                return failure(StatusCode::PAYLOAD_TOO_LARGE, "bad_request", message);
+            }
+        };
+        answer(&api, route, &parts.uri, &body, events).await.unwrap_or_else(|error| refusal(&error))
+    };
+    if route.post { get(handler.clone()).post(handler) } else { get(handler) }
+}
+
+async fn answer(
+    api: &Api,
+    route: &'static Route,
+    uri: &Uri,
+    body: &Bytes,
+    events: bool,
+) -> Result<Response, QueryError> {
+    let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri).map_err(|_| QueryError::Invalid {
+        field: "query string",
+        problem: "is not well-formed".to_owned(),
+    })?;
+    let parameters = Parameters::read(route, pairs.0, body)?;
+    let now = api.store.now().utc;
+    let queries = &api.queries;
+    let expression = || parameters.text("expression").to_owned();
+    match route.door {
+        Door::Search => {
+            let search = Search {
+                expression: expression(),
+                range: parameters.range(now)?,
+                oldest_first: parameters.flag("oldest_first")?,
+                limit: parameters.number("limit")?,
+                cursor: parameters.text("cursor").to_owned(),
+            };
+            Ok(written(&json::Page::of(&queries.search(search).await?)))
+        }
+        Door::Count => {
+            let answer = queries.count(&expression(), parameters.range(now)?).await?;
+            Ok(written(&json::count(&answer)))
+        }
+        Door::Top => {
+            let by = match parameters.text("by") {
+                "" | "flows" => Measure::Flows,
+                "packets" => Measure::Packets,
+                "bytes" => Measure::Bytes,
+                _ => return Err(invalid("by", "is one of flows, packets, bytes")),
+            };
+            let top = Top {
+                expression: expression(),
+                range: parameters.range(now)?,
+                fields: parameters.list("fields"),
+                by,
+                limit: parameters.number("limit")?,
+            };
+            Ok(written(&json::top(&queries.top(top).await?)))
+        }
+        Door::Histogram => {
+            let histogram = Histogram {
+                expression: expression(),
+                range: parameters.range(now)?,
+                interval_ns: parameters.duration_ns("interval")?,
+                group: parameters.text("group").to_owned(),
+            };
+            Ok(written(&json::histogram(&queries.histogram(histogram).await?)))
+        }
+        Door::Pcap => {
+            let format = match parameters.text("format") {
+                "" | "pcapng" => PcapFormat::Pcapng,
+                "pcap" => PcapFormat::Pcap,
+                _ => return Err(invalid("format", "is one of pcapng, pcap")),
+            };
+            let ids = parameters.list("ids").iter().map(|text| flow_id(text)).collect::<Result<_, _>>()?;
+            let request = PcapRequest {
+                expression: expression(),
+                range: parameters.range(now)?,
+                ids,
+                format,
+                packets_max: parameters.number("packets_max")?,
+            };
+            pcap(api, request).await
+        }
+        Door::Tail => Ok(tail(queries.tail(&expression()).await?, events)),
+        Door::Agents => Ok(written(&json::agents(&api.fleet.agents()))),
+        Door::Fields => Ok(written(&json::fields())),
+        Door::Status => {
+            let status = queries.blocking({
+                let api = api.clone();
+                move || api.status().map_err(QueryError::from)
+            });
+            Ok(written(&json::status(&status.await?)))
+        }
+        Door::OpenApi => Ok(written(&openapi(&api.version))),
+        Door::Healthz => Ok(text(StatusCode::OK, "ok\n".to_owned())),
+        Door::Readyz => Ok(match (api.not_ready)() {
+            None => text(StatusCode::OK, "ready\n".to_owned()),
+            Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
+        }),
+        Door::Metrics => Ok(text(StatusCode::OK, (api.metrics)())),
+        // Has a path of its own to read; see `method`.
+        Door::Flow => Err(QueryError::Fault),
+    }
+}
+
+async fn flow(State(api): State<Api>, Path(id): Path<String>) -> Response {
+    let found = async { api.queries.get(flow_id(&id)?).await };
+    match found.await {
+        Ok(flow) => written(&gnomon_flow::json::AsJson(&flow)),
+        Err(error) => refusal(&error),
+    }
+}
+
+async fn pcap(api: &Api, request: PcapRequest) -> Result<Response, QueryError> {
+    let format = request.format;
+    let download = api.queries.pcap(request).await?;
+    let found = download.found;
+    // The summary stands in the file itself; an error breaks the transfer off.
+    let pieces = ReceiverStream::new(download.pieces).filter_map(|piece| match piece {
+        Ok(PcapPiece::Data(data)) => Some(Ok(data)),
+        Ok(PcapPiece::End(_)) => None,
+        Err(error) => Some(Err(error)),
+    });
+    let mut response = Response::new(Body::from_stream(pieces));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.media_type()));
+    let name = format!("attachment; filename=\"gnomon.{}\"", format.extension());
+    let partial = found.partial.map(|partial| ("gnomon-partial", partial));
+    let said = [
+        ("content-disposition", name),
+        ("gnomon-flows", found.flows.to_string()),
+        ("gnomon-time-error-ns", found.time_err_ns_max.to_string()),
+    ];
+    for (name, value) in said.into_iter().chain(partial) {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(name, value);
+        }
+    }
+    harden(&mut response);
+    Ok(response)
+}
+
+fn tail(items: tokio::sync::mpsc::Receiver<TailItem>, events: bool) -> Response {
+    let line = move |item: TailItem| {
+        let text = serde_json::to_string(&json::Tail::of(&item)).unwrap_or_default();
+        let framed = if events { format!("data: {text}\n\n") } else { format!("{text}\n") };
+        Ok::<_, Infallible>(Bytes::from(framed))
+    };
+    let lines = ReceiverStream::new(items).map(line);
+    let (body, kind) = if events {
+        let lines = lines.timeout_repeating(tokio::time::interval_at(
+            tokio::time::Instant::now() + KEEP_ALIVE,
+            KEEP_ALIVE,
+        ));
+        (
+            Body::from_stream(lines.map(|line| line.unwrap_or(Ok(Bytes::from_static(b":\n\n"))))),
+            "text/event-stream",
+        )
+    } else {
+        (Body::from_stream(lines), "application/x-ndjson")
+    };
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    harden(&mut response);
+    response
+}
+
+fn flow_id(text: &str) -> Result<FlowRef, QueryError> {
+    text.parse().map_err(|error: gnomon_flow::id::IdError| invalid("id", error.to_string()))
+}
+
+fn invalid(field: &'static str, problem: impl Into<String>) -> QueryError {
+    QueryError::Invalid { field, problem: problem.into() }
+}
+
+fn written(answer: &impl Serialize) -> Response {
+    match serde_json::to_vec(answer) {
+        Ok(body) => with_type(StatusCode::OK, "application/json", body),
+        Err(error) => {
+            tracing::error!(%error, "an answer cannot be written as JSON");
+            refusal(&QueryError::Fault)
+        }
+    }
+}
+
+fn text(status: StatusCode, text: String) -> Response {
+    with_type(status, "text/plain; version=0.0.4; charset=utf-8", text.into_bytes())
+}
+
+fn with_type(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Response {
+    let mut response = (status, [(header::CONTENT_TYPE, kind)], body).into_response();
+    harden(&mut response);
+    response
+}
+
+/// What others wrote into packets is data for a program, never a page for a browser.
+fn harden(response: &mut Response) {
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+}
+
+fn refusal(error: &QueryError) -> Response {
+    let kind = Failure::of(error);
+    let status = match kind {
+        Failure::BadExpression | Failure::BadRequest => StatusCode::BAD_REQUEST,
+        Failure::NotFound => StatusCode::NOT_FOUND,
+        Failure::Busy | Failure::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
+        Failure::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    if kind == Failure::Internal {
+        tracing::warn!(%error, "a query failed");
+    }
+    let mut response = match error {
+        QueryError::Expression(error) => {
+            let body = json!({"error": {
+                "code": kind.code(), "message": error.message, "hint": error.hint,
+                "column": error.column, "length": error.length,
+            }});
+            with_type(status, "application/json", body.to_string().into_bytes())
+        }
+        error => failure(status, kind.code(), error.to_string()),
+    };
+    if kind == Failure::Busy {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+fn failure(status: StatusCode, code: &str, message: String) -> Response {
+    let body = json!({"error": {"code": code, "message": message}});
+    with_type(status, "application/json", body.to_string().into_bytes())
+}

@@ -1,0 +1,199 @@
+//! Answers as JSON. Names are those of the wire; times are RFC 3339 with nanoseconds.
+
+use gnomon_clock::UtcNs;
+use gnomon_flow::json::AsJson;
+use gnomon_flow::timestamp::rfc3339;
+use gnomon_proto::v1;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::query::{CountAnswer, HistogramAnswer, SearchPage, Sums, TailItem, TopAnswer};
+
+#[derive(Serialize)]
+pub(super) struct Partial<'a> {
+    reason: &'a str,
+}
+
+impl<'a> Partial<'a> {
+    fn of(reason: &'a Option<String>) -> Option<Partial<'a>> {
+        reason.as_deref().map(|reason| Partial { reason })
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Page<'a> {
+    flows: Vec<AsJson<'a>>,
+    next_cursor: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partial: Option<Partial<'a>>,
+}
+
+impl Page<'_> {
+    pub(super) fn of(page: &SearchPage) -> Page<'_> {
+        Page {
+            flows: page.flows.iter().map(AsJson).collect(),
+            next_cursor: &page.next_cursor,
+            partial: Partial::of(&page.partial),
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Tail<'a> {
+    flow: AsJson<'a>,
+    missed: u64,
+}
+
+impl Tail<'_> {
+    pub(super) fn of(item: &TailItem) -> Tail<'_> {
+        Tail { flow: AsJson(&item.flow), missed: item.missed }
+    }
+}
+
+/// `object` with `partial` when the answer is not whole.
+fn with_partial(mut object: Value, partial: &Option<String>) -> Value {
+    if let (Some(object), Some(reason)) = (object.as_object_mut(), partial) {
+        object.insert("partial".to_owned(), json!({"reason": reason}));
+    }
+    object
+}
+
+fn sums(sums: &Sums) -> Value {
+    json!({"flows": sums.flows, "packets": sums.packets, "bytes": sums.bytes})
+}
+
+/// `object` with the three sums.
+fn with_sums(mut object: Value, of: &Sums) -> Value {
+    if let (Some(object), Value::Object(sums)) = (object.as_object_mut(), sums(of)) {
+        object.extend(sums);
+    }
+    object
+}
+
+pub(super) fn count(answer: &CountAnswer) -> Value {
+    with_partial(sums(&answer.sums), &answer.partial)
+}
+
+pub(super) fn top(answer: &TopAnswer) -> Value {
+    let rows = answer.rows.iter().map(|row| with_sums(json!({"values": row.values}), &row.sums));
+    let object = json!({"rows": rows.collect::<Vec<_>>(), "others_flows": answer.others_flows});
+    with_partial(object, &answer.partial)
+}
+
+pub(super) fn histogram(answer: &HistogramAnswer) -> Value {
+    let buckets = answer.buckets.iter().map(|bucket| {
+        with_sums(json!({"start": rfc3339(bucket.start), "group": bucket.group}), &bucket.sums)
+    });
+    let object = json!({"interval_ns": answer.interval_ns, "buckets": buckets.collect::<Vec<_>>()});
+    with_partial(object, &answer.partial)
+}
+
+fn time(unix_ns: i64) -> String {
+    rfc3339(UtcNs::from_unix_ns(unix_ns))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(super) fn status(status: &v1::StatusResponse) -> Value {
+    json!({
+        "version": status.version,
+        "flows": status.flows,
+        "flows_pending": status.flows_pending,
+        "flows_quarantined": status.flows_quarantined,
+        "slice_packets": status.slice_packets,
+        "slice_bytes": status.slice_bytes,
+        "disk_free_bytes": status.disk_free_bytes,
+        "oldest_flow": status.oldest_flow_unix_ns.map(time),
+        "newest_flow": status.newest_flow_unix_ns.map(time),
+        "oldest_packet": status.oldest_packet_unix_ns.map(time),
+        "now": time(status.now_unix_ns),
+        "now_err_ns": status.now_err_ns,
+        "clock_proven": status.clock_proven,
+    })
+}
+
+pub(super) fn fields() -> Value {
+    let table = v1::FieldsResponse::of_table();
+    let fields = table.fields.iter().map(|field| {
+        json!({
+            "id": field.id, "name": field.name, "aliases": field.aliases, "kind": field.kind, "many": field.many,
+            "any_of": field.any_of, "values": field.values, "doc": field.doc,
+        })
+    });
+    json!({"fields": fields.collect::<Vec<_>>()})
+}
+
+pub(super) fn agents(agents: &[v1::Agent]) -> Value {
+    json!({"agents": agents.iter().map(agent).collect::<Vec<_>>()})
+}
+
+fn agent(agent: &v1::Agent) -> Value {
+    json!({
+        "id": hex(&agent.id),
+        "name": agent.name,
+        "version": agent.version,
+        "connected": agent.connected,
+        "last_seen": agent.last_seen_unix_ns.map(time),
+        "peer": agent.peer,
+        "labels": agent.labels,
+        "entries_received": agent.entries_received,
+        "entries_duplicate": agent.entries_duplicate,
+        "entries_bad": agent.entries_bad,
+        "flows_received": agent.flows_received,
+        "packets_received": agent.packets_received,
+        "clock_offset_ns": agent.clock_offset_ns,
+        "clock_err_ns": agent.clock_err_ns,
+        "heartbeat": agent.heartbeat.as_ref().map(heartbeat),
+    })
+}
+
+fn heartbeat(heartbeat: &v1::Heartbeat) -> Value {
+    let interfaces = heartbeat.interfaces.iter().map(|interface| {
+        json!({
+            "name": interface.name,
+            "mode": interface.mode,
+            "packets": interface.packets,
+            "bytes": interface.bytes,
+            "packets_per_second": interface.packets_per_second,
+            "bits_per_second": interface.bits_per_second,
+            "drops": interface.drops,
+            "flows_active": interface.flows_active,
+            "flows_made": interface.flows_made,
+            "flows_evicted": interface.flows_evicted,
+            "queues": interface.queues,
+            "error": interface.error,
+        })
+    });
+    json!({
+        "interfaces": interfaces.collect::<Vec<_>>(),
+        "spool": heartbeat.spool.as_ref().map(|spool| json!({
+            "entries": spool.entries,
+            "bytes": spool.bytes,
+            "bytes_max": spool.bytes_max,
+            "sacrificed_slice_entries": spool.sacrificed_slice_entries,
+            "sacrificed_slice_packets": spool.sacrificed_slice_packets,
+            "sacrificed_flow_entries": spool.sacrificed_flow_entries,
+            "sacrificed_flow_records": spool.sacrificed_flow_records,
+            "error": spool.error,
+        })),
+        "clock": heartbeat.clock.as_ref().map(clock),
+        "uptime_ms": heartbeat.uptime_ms,
+        "resident_bytes": heartbeat.resident_bytes,
+    })
+}
+
+fn clock(clock: &v1::ClockStatus) -> Value {
+    let word = |name: &str, prefix: &str| name.trim_start_matches(prefix).to_ascii_lowercase();
+    json!({
+        "state": word(clock.state().as_str_name(), "CLOCK_STATE_"),
+        "source": word(clock.source().as_str_name(), "FIX_SOURCE_"),
+        "realtime": rfc3339(UtcNs::from_tai_ns(clock.realtime_tai_ns)),
+        "err_ns": clock.err_ns,
+        "kernel_max_error_ns": clock.kernel_max_error_ns,
+        "kernel_unsync": clock.kernel_unsync,
+        "steps": clock.steps,
+        "last_step_ns": clock.last_step_ns,
+    })
+}

@@ -1,0 +1,51 @@
+//! The doors for people and programs: gRPC and HTTP/JSON with one meaning, on one port.
+
+mod answers;
+mod grpc;
+mod http;
+mod json;
+mod openapi;
+mod parameters;
+mod routes;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::fleet::Fleet;
+use crate::query::Queries;
+use crate::store::Store;
+
+pub use grpc::add_services;
+pub use openapi::openapi;
+pub use server::{Listen, serve};
+
+/// Bytes of a request's body.
+pub const REQUEST_BYTES_MAX: usize = 1 << 20;
+
+/// What the doors lead to.
+#[derive(Clone)]
+pub struct Api {
+    pub queries: Queries,
+    pub store: Store,
+    pub fleet: Fleet,
+    /// Text of `/metrics` in the Prometheus format.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// Why the collector is not ready to take entries in, if it is not.
+    pub not_ready: Arc<dyn Fn() -> Option<String> + Send + Sync>,
+    /// Shown by Status.
+    pub version: String,
+}
+
+impl fmt::Debug for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Api").field("version", &self.version).finish_non_exhaustive()
+    }
+}
+
+/// All routes, HTTP/JSON and gRPC; see [`serve`].
+pub fn router(api: &Api) -> axum::Router {
+    add_services(http::router(api.clone()).into(), api).into_axum_router()
+}

@@ -1,0 +1,210 @@
+//! The OpenAPI 3.1 document, made from the table of routes and the table of fields.
+
+use gnomon_flow::{FIELDS, FieldKind};
+use serde_json::{Map, Value, json};
+
+use super::routes::{Answer, Kind, Parameter, ROUTES, Route};
+
+/// The document for a collector of this version.
+pub fn openapi(version: &str) -> Value {
+    let paths: Map<String, Value> = ROUTES.iter().map(|route| (route.path.to_owned(), path(route))).collect();
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "gnomon collector",
+            "version": version,
+            "description": "Network flows and their packets. gRPC (gnomon.v1.Query) on the same port has the same meaning.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {"schemas": schemas()},
+    })
+}
+
+fn path(route: &Route) -> Value {
+    let id = route.path.trim_matches('/').replace(['/', '.', '{', '}'], "_");
+    let mut path = json!({"get": operation(route, &format!("get_{id}"), parameters(route), None)});
+    if route.post
+        && let Some(path) = path.as_object_mut()
+    {
+        path.insert("post".to_owned(), operation(route, &format!("post_{id}"), json!([]), Some(body(route))));
+    }
+    path
+}
+
+fn operation(route: &Route, id: &str, parameters: Value, body: Option<Value>) -> Value {
+    let reference = |name: &str| json!({"$ref": format!("#/components/schemas/{name}")});
+    let content = match route.answer {
+        Answer::Json(schema) => json!({"application/json": {"schema": reference(schema)}}),
+        Answer::Lines(schema) => json!({
+            "application/x-ndjson": {"schema": reference(schema)},
+            "text/event-stream": {"schema": {"type": "string"}},
+        }),
+        Answer::Capture => json!({
+            "application/x-pcapng": {"schema": {"type": "string", "format": "binary"}},
+            "application/vnd.tcpdump.pcap": {"schema": {"type": "string", "format": "binary"}},
+        }),
+        Answer::Text => json!({"text/plain": {"schema": {"type": "string"}}}),
+    };
+    let mut operation = json!({
+        "operationId": id,
+        "summary": route.doc,
+        "parameters": parameters,
+        "responses": {
+            "200": {"description": "the answer", "content": content},
+            "default": {
+                "description": "why there is none",
+                "content": {"application/json": {"schema": reference("Error")}},
+            },
+        },
+    });
+    if let (Some(operation), Some(body)) = (operation.as_object_mut(), body) {
+        operation.insert("requestBody".to_owned(), body);
+    }
+    operation
+}
+
+fn parameters(route: &Route) -> Value {
+    let in_path = route
+        .path
+        .split('/')
+        .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+        .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}));
+    let in_query = route.parameters.iter().map(|parameter| {
+        json!({
+            "name": parameter.name, "in": "query", "description": parameter.doc, "schema": schema(parameter),
+            // Values separated by commas.
+            "explode": false,
+        })
+    });
+    Value::Array(in_path.chain(in_query).collect())
+}
+
+fn body(route: &Route) -> Value {
+    let properties: Map<String, Value> = route
+        .parameters
+        .iter()
+        .map(|parameter| {
+            let mut schema = schema(parameter);
+            if let Some(schema) = schema.as_object_mut() {
+                schema.insert("description".to_owned(), json!(parameter.doc));
+            }
+            (parameter.name.to_owned(), schema)
+        })
+        .collect();
+    let schema = json!({"type": "object", "properties": properties, "additionalProperties": false});
+    json!({"content": {"application/json": {"schema": schema}}})
+}
+
+fn schema(parameter: &Parameter) -> Value {
+    match parameter.kind {
+        Kind::Text | Kind::Duration => json!({"type": "string"}),
+        Kind::Time => json!({"type": ["string", "number"]}),
+        Kind::Flag => json!({"type": "boolean"}),
+        Kind::Number => json!({"type": "integer", "minimum": 0}),
+        Kind::List => json!({"type": "array", "items": {"type": "string"}}),
+        Kind::OneOf(values) => json!({"type": "string", "enum": values}),
+    }
+}
+
+fn flow() -> Value {
+    let properties: Map<String, Value> = FIELDS
+        .iter()
+        .filter(|field| !field.any_of)
+        .map(|field| {
+            let one = match field.kind {
+                FieldKind::Ip | FieldKind::Text if field.values.is_empty() => json!({"type": "string"}),
+                FieldKind::Ip | FieldKind::Text => json!({"type": "string", "enum": field.values}),
+                FieldKind::Integer => json!({"type": "integer", "minimum": 0}),
+                FieldKind::Time => json!({"type": "string", "format": "date-time"}),
+                FieldKind::Bool => json!({"type": "boolean"}),
+            };
+            let mut schema = if field.many { json!({"type": "array", "items": one}) } else { one };
+            if let Some(schema) = schema.as_object_mut() {
+                schema.insert("description".to_owned(), json!(field.doc));
+            }
+            (field.name.to_owned(), schema)
+        })
+        .collect();
+    json!({
+        "type": "object",
+        "description": "One key a field, named as in searches; fields without a value are left out.",
+        "properties": properties,
+        "required": ["id"],
+    })
+}
+
+fn schemas() -> Value {
+    let integer = || json!({"type": "integer", "minimum": 0});
+    let text = || json!({"type": "string"});
+    let time = || json!({"type": ["string", "null"], "format": "date-time"});
+    let array =
+        |name: &str| json!({"type": "array", "items": {"$ref": format!("#/components/schemas/{name}")}});
+    let object = |properties: Value| json!({"type": "object", "properties": properties});
+    let partial = || json!({"$ref": "#/components/schemas/Partial"});
+    json!({
+        "Object": {"type": "object"},
+        "Error": object(json!({"error": {
+            "type": "object",
+            "required": ["code", "message"],
+            "properties": {
+                "code": text(),
+                "message": text(),
+                "hint": text(),
+                "column": {"type": "integer", "minimum": 1, "description": "in the expression, in characters from 1"},
+                "length": {"type": "integer", "minimum": 1},
+            },
+        }})),
+        "Partial": {
+            "type": "object",
+            "description": "there when the answer is not whole",
+            "properties": {"reason": text()},
+        },
+        "Flow": flow(),
+        "SearchResponse": object(json!({
+            "flows": array("Flow"),
+            "next_cursor": {"type": "string", "description": "empty: there is no more"},
+            "partial": partial(),
+        })),
+        "CountResponse": object(json!({
+            "flows": integer(), "packets": integer(), "bytes": integer(), "partial": partial(),
+        })),
+        "TopRow": object(json!({
+            "values": {"type": "array", "items": text()},
+            "flows": integer(), "packets": integer(), "bytes": integer(),
+        })),
+        "TopResponse": object(json!({
+            "rows": array("TopRow"), "others_flows": integer(), "partial": partial(),
+        })),
+        "HistogramBucket": object(json!({
+            "start": {"type": "string", "format": "date-time"}, "group": text(),
+            "flows": integer(), "packets": integer(), "bytes": integer(),
+        })),
+        "HistogramResponse": object(json!({
+            "interval_ns": integer(), "buckets": array("HistogramBucket"), "partial": partial(),
+        })),
+        "TailResponse": object(json!({
+            "flow": {"$ref": "#/components/schemas/Flow"}, "missed": integer(),
+        })),
+        "Agent": object(json!({
+            "id": text(), "name": text(), "version": text(), "connected": {"type": "boolean"}, "last_seen": time(),
+            "peer": text(), "labels": {"type": "object"}, "heartbeat": {"type": ["object", "null"]},
+            "entries_received": integer(), "entries_duplicate": integer(), "entries_bad": integer(),
+            "flows_received": integer(), "packets_received": integer(),
+            "clock_offset_ns": {"type": ["integer", "null"]}, "clock_err_ns": {"type": ["integer", "null"]},
+        })),
+        "AgentsResponse": object(json!({"agents": array("Agent")})),
+        "FieldInfo": object(json!({
+            "id": integer(), "name": text(), "aliases": {"type": "array", "items": text()}, "kind": text(),
+            "many": {"type": "boolean"}, "any_of": {"type": "boolean"},
+            "values": {"type": "array", "items": text()}, "doc": text(),
+        })),
+        "FieldsResponse": object(json!({"fields": array("FieldInfo")})),
+        "StatusResponse": object(json!({
+            "version": text(), "flows": integer(), "flows_pending": integer(), "flows_quarantined": integer(),
+            "slice_packets": integer(), "slice_bytes": integer(), "disk_free_bytes": integer(),
+            "oldest_flow": time(), "newest_flow": time(), "oldest_packet": time(),
+            "now": {"type": "string", "format": "date-time"}, "now_err_ns": integer(), "clock_proven": {"type": "boolean"},
+        })),
+    })
+}

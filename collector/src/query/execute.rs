@@ -1,0 +1,373 @@
+//! Running questions: on blocking threads, so many at once, each with a deadline, each stopped when nobody waits for it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use gnomon_clock::{Clock, MonoNs, UtcNs};
+use gnomon_flow::{FlowRef, StoredFlow};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use super::expression::{ParseError, parse};
+use super::plan::Plan;
+use crate::store::{Scan, ScanKey, Span, Store, StoreError};
+
+/// What bounds the answering of questions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueryLimits {
+    /// Searches, counts, tops and histograms at once.
+    pub queries_max: usize,
+    /// Capture files being sent at once.
+    pub downloads_max: usize,
+    /// Callers that follow new flows at once.
+    pub tails_max: usize,
+    /// A question that takes longer is answered with what was found, and says so.
+    pub deadline_ms: u64,
+    /// How long a question waits for its turn before it is refused.
+    pub queue_ms: u64,
+}
+
+impl Default for QueryLimits {
+    fn default() -> QueryLimits {
+        QueryLimits { queries_max: 8, downloads_max: 4, tails_max: 64, deadline_ms: 30_000, queue_ms: 5_000 }
+    }
+}
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    #[error("{0}")]
+    Expression(#[from] ParseError),
+    #[error("{field}: {problem}")]
+    Invalid { field: &'static str, problem: String },
+    #[error("there is no record {0}: it may have been deleted by retention")]
+    NotFound(FlowRef),
+    #[error("{limit} {what} are running, which is the limit: try again")]
+    Busy { what: &'static str, limit: usize },
+    #[error("the store cannot be read: {0}")]
+    Store(#[from] StoreError),
+    #[error("the question was given up")]
+    Cancelled,
+    #[error("the answer was lost by a fault in the collector; its log says more")]
+    Fault,
+}
+
+impl QueryError {
+    pub(super) fn invalid(field: &'static str, problem: impl Into<String>) -> QueryError {
+        QueryError::Invalid { field, problem: problem.into() }
+    }
+}
+
+/// Which records are asked about: those any part of which lies in `since ≤ t < until`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TimeRange {
+    pub since: Option<UtcNs>,
+    pub until: Option<UtcNs>,
+    /// Compare the time of ingest, which finds pending and quarantined records too.
+    pub by_ingest: bool,
+}
+
+/// Answers questions about a store; clones share its limits.
+#[derive(Clone)]
+pub struct Queries {
+    pub(super) store: Store,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) limits: QueryLimits,
+    pub(super) shutdown: CancellationToken,
+    running: Arc<Semaphore>,
+    downloads: Arc<Semaphore>,
+    tails: Arc<Semaphore>,
+}
+
+/// What is counted against a limit of its own.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Work {
+    Query,
+    Download,
+    Tail,
+}
+
+impl Queries {
+    /// Streams end when `shutdown` is cancelled, so that they do not hold up a graceful stop.
+    pub fn new(
+        store: Store,
+        clock: Arc<dyn Clock>,
+        limits: QueryLimits,
+        shutdown: CancellationToken,
+    ) -> Queries {
+        Queries {
+            store,
+            clock,
+            limits,
+            shutdown,
+            running: Arc::new(Semaphore::new(limits.queries_max)),
+            downloads: Arc::new(Semaphore::new(limits.downloads_max)),
+            tails: Arc::new(Semaphore::new(limits.tails_max)),
+        }
+    }
+
+    /// One record.
+    ///
+    /// # Errors
+    /// [`QueryError::NotFound`] when there is none of this id.
+    pub async fn get(&self, id: FlowRef) -> Result<StoredFlow, QueryError> {
+        let store = self.store.clone();
+        self.run(move |_| store.get(id)?.ok_or(QueryError::NotFound(id))).await
+    }
+
+    pub(super) async fn permit(&self, work: Work) -> Result<OwnedSemaphorePermit, QueryError> {
+        let (semaphore, what, limit) = match work {
+            Work::Query => (&self.running, "queries", self.limits.queries_max),
+            Work::Download => (&self.downloads, "downloads", self.limits.downloads_max),
+            Work::Tail => (&self.tails, "tails", self.limits.tails_max),
+        };
+        let wait = match work {
+            // One that follows goes on for hours: waiting for its end is no use.
+            Work::Tail => Duration::ZERO,
+            Work::Query | Work::Download => Duration::from_millis(self.limits.queue_ms),
+        };
+        let acquired = tokio::time::timeout(wait, Arc::clone(semaphore).acquire_owned()).await;
+        acquired.ok().and_then(Result::ok).ok_or(QueryError::Busy { what, limit })
+    }
+
+    /// Run something short that reads the store, counted as a query.
+    ///
+    /// # Errors
+    /// Those of `work`, and [`QueryError::Busy`].
+    pub async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, QueryError> {
+        self.run(move |_| work()).await
+    }
+
+    /// Run `work` on a blocking thread. When the caller goes away, [`Control`] tells the work.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(Control) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, QueryError> {
+        let permit = self.permit(Work::Query).await?;
+        let cancel = CancelOnDrop(Arc::new(AtomicBool::new(false)));
+        let control = Control {
+            deadline: MonoNs(
+                self.clock.monotonic().0.saturating_add(self.limits.deadline_ms.saturating_mul(1_000_000)),
+            ),
+            deadline_ms: self.limits.deadline_ms,
+            clock: Arc::clone(&self.clock),
+            cancelled: Arc::clone(&cancel.0),
+            asked: 0,
+        };
+        let done = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            work(control)
+        });
+        done.await.map_err(|_| QueryError::Fault)?
+    }
+
+    /// The records that `expression` and `range` select, in order, from behind `after` on.
+    pub(super) fn selection(&self, expression: &str, range: TimeRange) -> Result<Selection, QueryError> {
+        let plan = Plan::new(&parse(expression)?, self.store.now().utc);
+        if let (Some(since), Some(until)) = (range.since, range.until)
+            && since >= until
+        {
+            return Err(QueryError::invalid("until", "is not after since: the range is empty"));
+        }
+        let hints = plan.hints();
+        let by_ingest = range.by_ingest || hints.held;
+        let (mut since, mut until) = (range.since, range.until);
+        if !by_ingest {
+            since = since.max(hints.since);
+            until = match (until, hints.until) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+        }
+        let span = Span {
+            since: since.unwrap_or(Span::ALL.since),
+            until: until.unwrap_or(Span::ALL.until),
+            by_ingest,
+        };
+        Ok(Selection { store: self.store.clone(), plan, span, open: range == TimeRange::default() })
+    }
+}
+
+struct CancelOnDrop(Arc<AtomicBool>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Tells a scan when to stop.
+pub(super) struct Control {
+    clock: Arc<dyn Clock>,
+    deadline: MonoNs,
+    deadline_ms: u64,
+    cancelled: Arc<AtomicBool>,
+    asked: u32,
+}
+
+/// Records between two looks at the clock.
+const CHECK_EVERY: u32 = 64;
+
+impl Control {
+    /// Whether the deadline has passed.
+    ///
+    /// # Errors
+    /// [`QueryError::Cancelled`] when nobody waits for the answer any more.
+    pub(super) fn expired(&mut self) -> Result<bool, QueryError> {
+        if self.cancelled.load(Ordering::Relaxed) {
+            return Err(QueryError::Cancelled);
+        }
+        self.asked = self.asked.wrapping_add(1);
+        Ok(self.asked % CHECK_EVERY == 1 && self.clock.monotonic() >= self.deadline)
+    }
+}
+
+/// What is asked about.
+pub(super) struct Selection {
+    pub(super) store: Store,
+    pub(super) plan: Plan,
+    pub(super) span: Span,
+    /// No range was given at all.
+    open: bool,
+}
+
+impl Selection {
+    /// At most this many ids are fetched one by one instead of scanning.
+    const IDS_MAX: usize = 1024;
+
+    pub(super) fn matches(self, newest_first: bool, after: Option<&ScanKey>, control: Control) -> Matches {
+        let source = match &self.plan.hints().ids {
+            Some(ids) if ids.len() <= Self::IDS_MAX && after.is_none() => {
+                let mut ids = ids.clone();
+                ids.sort_unstable();
+                ids.dedup();
+                Source::Ids(self.fetch(&ids, newest_first).into_iter())
+            }
+            _ => Source::Scan(Box::new(self.store.scan(self.span, newest_first, after))),
+        };
+        Matches { plan: self.plan, source, control, behind: after.cloned(), damaged: 0, expired: false }
+    }
+
+    fn fetch(&self, ids: &[FlowRef], newest_first: bool) -> Vec<Result<StoredFlow, StoreError>> {
+        let mut found: Vec<_> = ids.iter().filter_map(|id| self.store.get(*id).transpose()).collect();
+        found.retain(|flow| flow.as_ref().map_or(true, |flow| self.open || self.spans(flow)));
+        let order = |flow: &Result<StoredFlow, StoreError>| {
+            flow.as_ref().ok().and_then(|flow| flow.first.map(|first| first.utc).or(flow.ingested))
+        };
+        found.sort_by(|a, b| if newest_first { order(b).cmp(&order(a)) } else { order(a).cmp(&order(b)) });
+        found
+    }
+
+    /// Whether the record is inside the span, as a scan would find it.
+    fn spans(&self, flow: &StoredFlow) -> bool {
+        let inside = |first: UtcNs, last: UtcNs| {
+            last >= self.span.since && (first < self.span.until || self.span.until == UtcNs::MAX)
+        };
+        if self.span.by_ingest {
+            return flow.ingested.is_some_and(|at| inside(at, at));
+        }
+        match (flow.time_state, flow.first) {
+            (gnomon_flow::TimeState::Indexed, Some(first)) => {
+                inside(first.utc, flow.last.map_or(first.utc, |last| last.utc))
+            }
+            _ => false,
+        }
+    }
+}
+
+enum Source {
+    Scan(Box<Scan>),
+    Ids(std::vec::IntoIter<Result<StoredFlow, StoreError>>),
+}
+
+/// The records that match, one after the other.
+pub(super) struct Matches {
+    plan: Plan,
+    source: Source,
+    control: Control,
+    behind: Option<ScanKey>,
+    damaged: u64,
+    expired: bool,
+}
+
+impl Matches {
+    /// The next match; `None` at the end, or when the deadline has passed.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or nobody waits any more. A damaged record is counted and passed.
+    pub(super) fn next(&mut self) -> Result<Option<StoredFlow>, QueryError> {
+        loop {
+            if self.control.expired()? {
+                self.expired = true;
+                return Ok(None);
+            }
+            let next = match &mut self.source {
+                Source::Scan(scan) => scan.next().map(|next| {
+                    next.map(|(key, flow)| {
+                        self.behind = Some(key);
+                        flow
+                    })
+                }),
+                Source::Ids(ids) => ids.next(),
+            };
+            match next {
+                None => return Ok(None),
+                Some(Ok(flow)) if self.plan.matches(&flow) => return Ok(Some(flow)),
+                Some(Ok(_)) => {}
+                Some(Err(StoreError::Damaged(_) | StoreError::Key { .. } | StoreError::NoEpoch { .. })) => {
+                    self.damaged += 1;
+                }
+                Some(Err(error)) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The last place looked at; `None` when no page can follow.
+    pub(super) fn place(&self) -> Option<&ScanKey> {
+        match self.source {
+            Source::Scan(_) => self.behind.as_ref(),
+            Source::Ids(_) => None,
+        }
+    }
+
+    /// Whether the deadline ended it.
+    pub(super) fn expired(&self) -> bool {
+        self.expired
+    }
+
+    /// Why the answer is not whole, in words.
+    pub(super) fn partial(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if self.expired {
+            let seconds = self.control.deadline_ms as f64 / 1000.0;
+            reasons.push(format!(
+                "stopped after {seconds} s, the limit of a query: ask for a shorter time range"
+            ));
+        }
+        if self.damaged > 0 {
+            reasons.push(format!("{} damaged records could not be read", self.damaged));
+        }
+        reasons
+    }
+}
+
+/// Reasons as one text; `None` when the answer is whole.
+pub(super) fn joined(reasons: &[String]) -> Option<String> {
+    (!reasons.is_empty()).then(|| reasons.join("; "))
+}
+
+/// A number the caller left at 0 for the default, checked against its bound.
+pub(super) fn limit_or(field: &'static str, limit: u32, default: u32, max: u32) -> Result<usize, QueryError> {
+    match limit {
+        0 => Ok(default as usize),
+        n if n <= max => Ok(n as usize),
+        n => Err(QueryError::invalid(
+            field,
+            format!("{n} is more than {max}: take pages by the cursor, or narrow the question"),
+        )),
+    }
+}

@@ -1,0 +1,25 @@
+//! Questions and their answers: the language, matching, aggregation, capture files.
+
+mod aggregate;
+mod execute;
+pub mod expression;
+mod pcap_export;
+mod pcap_file;
+mod plan;
+#[cfg(test)]
+mod plan_tests;
+mod search;
+#[cfg(test)]
+pub(crate) mod store_tests;
+mod tail;
+#[cfg(test)]
+pub(crate) mod testing;
+mod text_set;
+
+pub use aggregate::{Bucket, CountAnswer, Histogram, HistogramAnswer, Measure, Sums, Top, TopAnswer, TopRow};
+pub use execute::{Queries, QueryError, QueryLimits, TimeRange};
+pub use pcap_export::{IDS_MAX, PcapDownload, PcapPiece, PcapRequest, PcapSummary};
+pub use pcap_file::PcapFormat;
+pub use plan::{Hints, Plan};
+pub use search::{LIMIT_MAX, Search, SearchPage};
+pub use tail::TailItem;

@@ -1,0 +1,113 @@
+//! Searches and their pages.
+
+use gnomon_flow::{AttributeValue, StoredFlow};
+
+use super::execute::{Queries, QueryError, TimeRange, joined, limit_or};
+use crate::store::ScanKey;
+
+/// Records of a page unless the caller says otherwise.
+const LIMIT_DEFAULT: u32 = 100;
+/// Records of a page at most.
+pub const LIMIT_MAX: u32 = 10_000;
+/// A page ends earlier when its records take about this much, so that it fits the 4 MiB that gRPC clients take.
+const PAGE_BYTES_MAX: usize = 3 << 20;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Search {
+    pub expression: String,
+    pub range: TimeRange,
+    pub oldest_first: bool,
+    /// 0: 100; at most [`LIMIT_MAX`].
+    pub limit: u32,
+    /// `next_cursor` of the page before, or empty.
+    pub cursor: String,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct SearchPage {
+    pub flows: Vec<StoredFlow>,
+    /// Empty: there is no more.
+    pub next_cursor: String,
+    pub partial: Option<String>,
+}
+
+impl Queries {
+    /// A page of matching records. Pages follow the records' keys: flows that arrive meanwhile move nothing.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub async fn search(&self, search: Search) -> Result<SearchPage, QueryError> {
+        let limit = limit_or("limit", search.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
+        let selection = self.selection(&search.expression, search.range)?;
+        let newest_first = !search.oldest_first;
+        let order = Order { newest_first, by_ingest: selection.span.by_ingest };
+        let after = match search.cursor.as_str() {
+            "" => None,
+            cursor => Some(order.place(cursor)?),
+        };
+        self.run(move |control| {
+            let mut matches = selection.matches(newest_first, after.as_ref(), control);
+            let mut flows = Vec::new();
+            let mut bytes = 0;
+            let mut full = false;
+            while !full {
+                let Some(flow) = matches.next()? else { break };
+                bytes += approximate_bytes(&flow);
+                flows.push(flow);
+                full = flows.len() >= limit || bytes >= PAGE_BYTES_MAX;
+            }
+            let place = matches.place().filter(|_| full || matches.expired());
+            let next_cursor = place.map(|key| order.cursor(key)).unwrap_or_default();
+            Ok(SearchPage { flows, next_cursor, partial: joined(&matches.partial()) })
+        })
+        .await
+    }
+}
+
+/// Bytes of a record on the wire, near enough to bound a page.
+fn approximate_bytes(flow: &StoredFlow) -> usize {
+    let attributes = flow.record.attributes.iter().map(|a| match &a.value {
+        AttributeValue::Text(text) => text.len() + 8,
+        AttributeValue::Integer(_) | AttributeValue::Ip(_) => 24,
+    });
+    320 + flow.origin.agent_name.len() + flow.origin.interface.len() + attributes.sum::<usize>()
+}
+
+/// The order a cursor belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Order {
+    newest_first: bool,
+    by_ingest: bool,
+}
+
+impl Order {
+    /// Version 1 of the cursor: `1`, a letter for the order, the key in hexadecimal.
+    fn cursor(self, key: &ScanKey) -> String {
+        let hex: String = key.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("1{}{hex}", self.letter())
+    }
+
+    fn letter(self) -> char {
+        match (self.newest_first, self.by_ingest) {
+            (true, false) => 'n',
+            (false, false) => 'o',
+            (true, true) => 'N',
+            (false, true) => 'O',
+        }
+    }
+
+    fn place(self, cursor: &str) -> Result<ScanKey, QueryError> {
+        let not_ours = || QueryError::invalid("cursor", "is no cursor: take next_cursor of the page before");
+        let rest = cursor.strip_prefix('1').ok_or_else(not_ours)?;
+        let hex =
+            rest.strip_prefix(['n', 'o', 'N', 'O']).filter(|hex| hex.len() <= 256).ok_or_else(not_ours)?;
+        if !rest.starts_with(self.letter()) {
+            return Err(QueryError::invalid("cursor", "belongs to a search in another order"));
+        }
+        let digits: Option<Vec<u8>> =
+            hex.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect();
+        let digits = digits.filter(|d| d.len() % 2 == 0).ok_or_else(not_ours)?;
+        let bytes: Vec<u8> = digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();
+        ScanKey::from_bytes(&bytes).ok_or_else(not_ours)
+    }
+}
