@@ -98,8 +98,12 @@ impl Receiver {
             }
             Program::Tcpdump { snaplen, ring_kib } => {
                 command.args(["tcpdump", "-n", "-i", IN, "-w", "/dev/null"]);
-                snaplen.map(|bytes| command.args(["-s", &bytes.to_string()]));
-                ring_kib.map(|kib| command.args(["-B", &kib.to_string()]));
+                if let Some(bytes) = snaplen {
+                    command.args(["-s", &bytes.to_string()]);
+                }
+                if let Some(kib) = ring_kib {
+                    command.args(["-B", &kib.to_string()]);
+                }
             }
             Program::Agent { af_xdp, keep, uplink } => {
                 let opened = Sink::open(&wire.receiver, uplink)?;
@@ -148,15 +152,18 @@ impl Receiver {
         self.sink.as_ref()?.heard().heartbeat?.interfaces.into_iter().find(|i| i.name == IN)
     }
 
-    /// What it has counted so far, by its own word.
-    fn counted(&self) -> Result<Counted> {
+    /// What it has counted so far, by its own word; none when it does not say.
+    fn counted(&self) -> Result<Option<Counted>> {
         match self.program {
             Program::Bare => {
                 let said = self.said();
-                let seconds = said.lines().filter(|line| line.contains("frames/s,"));
-                let frames =
-                    seconds.filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok()).sum();
-                Ok(Counted { frames, not_kept: 0 })
+                // `   1 s     196608 frames/s, 0 lost`
+                let of_second = |line: &str| -> Option<u64> {
+                    let mut words = line.split_whitespace().skip(1);
+                    (words.next()? == "s").then(|| words.next()?.parse().ok())?
+                };
+                let frames = said.lines().filter_map(of_second).sum();
+                Ok(Some(Counted { frames, not_kept: 0 }))
             }
             Program::Tcpdump { .. } => {
                 let before = self.said().lines().count();
@@ -169,22 +176,22 @@ impl Receiver {
                     let line = said.lines().skip(before).find(|line| line.contains("packets captured"));
                     let frames = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
                     if let Some(frames) = frames {
-                        return Ok(Counted { frames, not_kept: 0 });
+                        return Ok(Some(Counted { frames, not_kept: 0 }));
                     }
                 }
                 // Too busy to answer the signal.
-                Ok(Counted::default())
+                Ok(None)
             }
             Program::Agent { .. } => {
                 let Some(heartbeat) = self.sink.as_ref().and_then(|sink| sink.heard().heartbeat) else {
-                    return Ok(Counted::default());
+                    return Ok(None);
                 };
                 let interface = heartbeat.interfaces.iter().find(|i| i.name == IN);
                 let frames = interface.map_or(0, |i| i.packets);
                 let queue_full =
                     interface.and_then(|i| i.drops.get("slice_queue_full")).copied().unwrap_or(0);
                 let sacrificed = heartbeat.spool.map_or(0, |spool| spool.sacrificed_slice_packets);
-                Ok(Counted { frames, not_kept: queue_full + sacrificed })
+                Ok(Some(Counted { frames, not_kept: queue_full + sacrificed }))
             }
         }
     }
@@ -197,11 +204,11 @@ impl Receiver {
             Program::Bare | Program::Tcpdump { .. } => 13,
             Program::Agent { .. } => 25,
         };
-        let mut last = self.counted()?;
+        let mut last = self.counted()?.unwrap_or_default();
         let mut unchanged = 0;
         while last.frames < frames && unchanged < patience {
             sleep(Duration::from_millis(100));
-            let now = self.counted()?;
+            let now = self.counted()?.unwrap_or(last);
             unchanged = if now.frames == last.frames { unchanged + 1 } else { 0 };
             last = now;
         }
@@ -248,12 +255,12 @@ fn agent_arguments(
     let (stance, backend) = if af_xdp { ("tap", "af_xdp") } else { ("host", "af_packet") };
     command.arg(bin_dir.join("gnomon-agent")).arg("run").arg("--config").arg(config);
     for setting in [
-        format!("state_dir={:?}", dir.join("state").display().to_string()),
+        format!("state_dir={}", dir.join("state").display()),
         format!("collector.urls=[{collector_url:?}]"),
         format!("interfaces=[{{ name = {IN:?}, stance = {stance:?}, backend = {backend:?} }}]"),
-        format!("slices.keep={keep:?}"),
+        format!("slices.keep={keep}"),
         // Nothing is given up for want of room.
-        "spool.bytes_max=\"16GiB\"".to_owned(),
+        "spool.bytes_max=16GiB".to_owned(),
     ] {
         command.arg("--set").arg(setting);
     }

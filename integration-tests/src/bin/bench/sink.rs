@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
+use gnomon_clock::{Clock, KernelClock};
 use gnomon_integration_tests::netns::Netns;
 use gnomon_proto::v1;
 use gnomon_proto::v1::agent_message::Body;
@@ -19,6 +20,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// What is unacknowledged at most while everything is acknowledged.
 const WINDOW_BYTES: u64 = 64 << 20;
+/// A modest claim: nothing is indexed here by what is said of time.
+const COLLECTOR_ERR_NS: u64 = 1_000_000_000;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Heard {
@@ -69,8 +72,18 @@ impl Ingest for Service {
                         heard.lock().expect("nobody panics holding it").heartbeat = Some(heartbeat);
                         None
                     }
-                    // It has no time to give.
-                    Some(Body::Clock(_) | Body::Exchange(_)) | None => None,
+                    Some(Body::Exchange(request)) => {
+                        let now_tai_ns = KernelClock.bracket().realtime.tai_ns();
+                        Some(answer(Answer::Exchange(v1::ExchangeReply {
+                            id: request.id,
+                            t1_raw_ns: request.t1_raw_ns,
+                            t2_tai_ns: now_tai_ns,
+                            t3_tai_ns: now_tai_ns,
+                            collector_err_ns: COLLECTOR_ERR_NS,
+                            collector_proven: false,
+                        })))
+                    }
+                    Some(Body::Clock(_)) | None => None,
                 };
                 if let Some(reply) = reply
                     && sender.send(Ok(reply)).await.is_err()

@@ -168,8 +168,9 @@ impl Scene {
         let link =
             Forward::open(&wire.receiver, SocketAddr::from((Ipv4Addr::LOCALHOST, 7440)), collector.grpc)?;
         let url = format!("http://{}", link.address());
-        let mut agent =
-            Agent::start(bin_dir, &dir.path().join("agent"), Some(&wire.receiver), IN, "tap", &url, &[])?;
+        let interface = format!("name = {IN:?}, stance = \"tap\", backend = \"af_xdp\"");
+        let state = dir.path().join("agent");
+        let mut agent = Agent::start(bin_dir, &state, Some(&wire.receiver), &interface, &url, &[])?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let endpoint = Channel::from_shared(collector.url())?;
         let channel = runtime.block_on(endpoint.connect()).context("connect to the collector")?;
