@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::receiver::{Program, Receiver};
 use crate::report::{Report, Table};
@@ -66,9 +66,9 @@ impl Trial {
         Ok(Trial {
             offered: sent.frames,
             offered_rate: sent.per_second(),
-            received: (after.frames - before.frames).min(sent.frames),
-            not_kept: after.not_kept - before.not_kept,
-            cpu_ns: receiver.cpu_ns() - cpu_before,
+            received: after.frames.saturating_sub(before.frames).min(sent.frames),
+            not_kept: after.not_kept.saturating_sub(before.not_kept),
+            cpu_ns: receiver.cpu_ns().saturating_sub(cpu_before),
             seconds: sent.seconds,
         })
     }
@@ -212,5 +212,6 @@ fn table(frames: Frames, rows: &[(Program, Outcome)]) -> Table {
 pub(crate) fn stay_on(cores: &[usize]) -> Result<()> {
     let mut set = rustix::thread::CpuSet::new();
     cores.iter().for_each(|core| set.set(*core));
-    Ok(rustix::thread::sched_setaffinity(None, &set)?)
+    rustix::thread::sched_setaffinity(None, &set)
+        .with_context(|| format!("stay on cores {cores:?}: two are needed"))
 }

@@ -146,7 +146,6 @@ impl Series {
 }
 
 struct Scene {
-    wire: Wire,
     client: QueryClient<Channel>,
     runtime: tokio::runtime::Runtime,
     // Held for their lifetimes.
@@ -154,6 +153,8 @@ struct Scene {
     _link: Forward,
     _collector: Collector,
     _dir: tempfile::TempDir,
+    // Dropped last: its end kills what still runs inside.
+    wire: Wire,
 }
 
 impl Scene {
@@ -177,7 +178,7 @@ impl Scene {
         let client = QueryClient::new(channel).max_decoding_message_size(gnomon_proto::MESSAGE_BYTES_MAX);
         let said = agent.process()?.said();
         let scene =
-            Scene { wire, client, runtime, _agent: agent, _link: link, _collector: collector, _dir: dir };
+            Scene { client, runtime, _agent: agent, _link: link, _collector: collector, _dir: dir, wire };
         scene.wait_until_found().with_context(|| format!("the agent said:\n{said}"))?;
         Ok(scene)
     }

@@ -103,3 +103,17 @@ impl Wire {
         Sent::parse(&said).with_context(|| format!("the generator said {said:?}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_generator_says_is_understood() {
+        let line = "sent 12 frames, 720 bytes in 0.5000 s: 24 frames/s; flood0 accepted 11, refused 1\n";
+        let sent = Sent::parse(line).unwrap();
+        assert_eq!((sent.frames, sent.seconds, sent.refused), (12, 0.5, 1));
+        assert!((sent.per_second() - 24.0).abs() < 1e-9);
+        assert!(Sent::parse("sent nothing").is_none());
+    }
+}
