@@ -25,7 +25,7 @@ pub const PROGRAM: &str = "gnomon-agent";
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The name people see. If unset, the host's name.
-    #[schemars(example = "web1")]
+    #[schemars(example = &"web1")]
     pub name: Option<String>,
     /// Words about this agent that searches can use, as `site = "berlin"`. At most 32.
     pub labels: BTreeMap<String, String>,
@@ -58,16 +58,16 @@ pub struct CollectorConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct TlsConfig {
     /// The certificates (PEM) that the collector's certificate must descend from.
-    #[schemars(example = "/etc/gnomon/tls/ca.crt")]
+    #[schemars(example = &"/etc/gnomon/tls/ca.crt")]
     pub ca: Option<PathBuf>,
     /// The agent's own certificate (PEM).
-    #[schemars(example = "/etc/gnomon/tls/agent.crt")]
+    #[schemars(example = &"/etc/gnomon/tls/agent.crt")]
     pub certificate: Option<PathBuf>,
     /// The private key (PEM) of `certificate`.
-    #[schemars(example = "/etc/gnomon/tls/agent.key")]
+    #[schemars(example = &"/etc/gnomon/tls/agent.key")]
     pub key: Option<PathBuf>,
     /// The name in the collector's certificate, if it is not the host of the URL.
-    #[schemars(example = "collector.example")]
+    #[schemars(example = &"collector.example")]
     pub server_name: Option<String>,
     /// Send in plain text (`http://`) to other machines. Everyone on the network can then read what was captured.
     pub insecure: bool,
@@ -78,7 +78,7 @@ pub struct TlsConfig {
 #[serde(deny_unknown_fields)]
 pub struct InterfaceConfig {
     /// Its name, as `ip link` shows it. It may appear later.
-    #[schemars(example = "eth0")]
+    #[schemars(example = &"eth0")]
     pub name: String,
     #[serde(default)]
     pub stance: StanceConfig,
@@ -175,6 +175,10 @@ pub struct FlowsConfig {
     pub linger: HumanDuration,
     /// Report open flows too, so that a long or quiet one is seen at once.
     pub interim: bool,
+    /// Read what the payload says: names asked for, requests, server names, banners.
+    pub inspect: bool,
+    /// Memory for messages that are not whole yet, over all flows of a worker. Allowed: 0B to 1GiB.
+    pub inspect_bytes_max: ByteSize,
 }
 
 /// What is kept of packets.
@@ -197,7 +201,7 @@ pub struct SlicesConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct RuleConfig {
     /// As `keep` above.
-    #[schemars(example = "headers")]
+    #[schemars(example = &"headers")]
     pub keep: String,
     /// IP protocols by name or number; if empty, any.
     #[schemars(example = ["tcp"])]
@@ -277,7 +281,8 @@ fn ns(human: HumanDuration) -> u64 {
 
 impl Default for FlowsConfig {
     fn default() -> FlowsConfig {
-        let TableConfig { flows_max, idle, active_timeout_ns, linger_ns, interim } = TableConfig::default();
+        let TableConfig { flows_max, idle, active_timeout_ns, linger_ns, interim, inspect, inspect_bytes_max } =
+            TableConfig::default();
         FlowsConfig {
             flows_max,
             idle_tcp: human(idle.tcp_ns),
@@ -289,6 +294,8 @@ impl Default for FlowsConfig {
             active_timeout: human(active_timeout_ns),
             linger: human(linger_ns),
             interim: interim.is_some(),
+            inspect,
+            inspect_bytes_max: ByteSize::from_bytes(inspect_bytes_max as u64),
         }
     }
 }
@@ -369,6 +376,8 @@ impl Validate for Config {
             &slices.block_bytes,
             &(ByteSize::from_kib(16)..=ByteSize::from_mib(1)),
         )?;
+        let inspect_max = ByteSize::from_bytes(0)..=ByteSize::from_gib(1);
+        in_range("flows.inspect_bytes_max", &flows.inspect_bytes_max, &inspect_max)?;
         in_range("slices.block_age", &slices.block_age, &(ms(1)..=s(10)))?;
         slices.policy()?;
         let spool = &self.spool;
@@ -472,6 +481,8 @@ impl Config {
             active_timeout_ns: ns(flows.active_timeout),
             linger_ns: ns(flows.linger),
             interim: flows.interim.then(InterimPolicy::default),
+            inspect: flows.inspect,
+            inspect_bytes_max: flows.inspect_bytes_max.as_usize(),
         }
     }
 

@@ -29,7 +29,7 @@ use crate::feed::{Feed, Place, STUCK};
 use crate::heartbeat::{Board, Heart};
 use crate::identity::{CurrentEpoch, Identity};
 use crate::metrics;
-use crate::spool::{self, Spool, Writer};
+use crate::spool::{self, Writer};
 use crate::uplink::{LinkState, Settings, TimeSource, Uplink};
 use crate::worker::{self, Channels, Worker, WorkerCounters};
 
@@ -81,7 +81,7 @@ pub fn run(
         .context("cannot start the uplink's threads")?;
     let stop_uplink = CancellationToken::new();
     let drain = config.collector.drain.get();
-    let uplink = uplink.map(|uplink| runtime.spawn(uplink.run(stop_uplink.clone(), drain)));
+    let uplink = uplink.map(|uplink| uplink.spawn(runtime.handle(), stop_uplink.clone(), drain));
     let status = format!("capturing {}, epoch {}", capture.names.join(", "), epoch.get());
     tracing::info!(agent = %identity.agent, "{status}");
     notify::ready(&status);

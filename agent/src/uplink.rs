@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use gnomon_clock::{Clock, EpochId, Fix};
 use gnomon_proto::v1;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use endpoint::{EndpointError, Tls};
@@ -118,6 +120,13 @@ impl Uplink {
         Arc::clone(&self.state)
     }
 
+    /// [`Uplink::run`] on a thread of its own, with `runtime` for its timers and sockets: what it reads from the spool
+    /// blocks, and nothing else waits for it.
+    pub fn spawn(self, runtime: &Handle, stop: CancellationToken, drain: Duration) -> JoinHandle<()> {
+        let handle = runtime.clone();
+        runtime.spawn_blocking(move || handle.block_on(self.run(stop, drain)))
+    }
+
     /// Runs until `stop`, then goes on for at most `drain` while the spool holds anything. Needs a runtime with more
     /// than one thread: reading the spool blocks.
     pub async fn run(mut self, stop: CancellationToken, drain: Duration) {
@@ -127,7 +136,7 @@ impl Uplink {
         let timer = tokio::spawn({
             let (stop, deadline) = (stop.clone(), deadline.clone());
             async move {
-                stop.cancelled().await;
+                stop.cancelled_owned().await;
                 tokio::time::sleep(drain).await;
                 deadline.cancel();
             }
@@ -137,8 +146,8 @@ impl Uplink {
             let acked_before = self.state.entries_acked.load(Ordering::Relaxed);
             let url = self.endpoints.url().to_owned();
             let ended = tokio::select! {
-                ended = self.session(&stop) => ended,
-                () = deadline.cancelled() => break,
+                ended = self.session(stop.clone()) => ended,
+                () = deadline.clone().cancelled_owned() => break,
             };
             self.state.connected.store(false, Ordering::Relaxed);
             let lasted = Duration::from_nanos(self.clock.monotonic().since(began));
@@ -163,7 +172,7 @@ impl Uplink {
             let wait = backoff.wait();
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                () = deadline.cancelled() => break,
+                () = deadline.clone().cancelled_owned() => break,
             }
         }
         timer.abort();

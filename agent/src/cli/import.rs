@@ -96,7 +96,7 @@ impl Import {
         let link = uplink.state();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let all_read = CancellationToken::new();
-        let sent = runtime.spawn(uplink.run(all_read.clone(), NO_DEADLINE));
+        let sent = uplink.spawn(runtime.handle(), all_read.clone(), NO_DEADLINE);
         let reading = Reading::start(config, sources, writer, all_read)?;
         let waited = self.wait(&reading, &spool, &link, &shutdown, &|| sent.is_finished());
         runtime.shutdown_background();

@@ -80,7 +80,7 @@ fn entry_message(entry: SpoolEntry) -> v1::AgentMessage {
 
 impl Uplink {
     /// One session. `Ok` only when it was told to stop and nothing is left to send.
-    pub(super) async fn session(&mut self, stop: &CancellationToken) -> Result<(), SessionError> {
+    pub(super) async fn session(&mut self, stop: CancellationToken) -> Result<(), SessionError> {
         let channel =
             self.endpoints.connect().await.map_err(|error| SessionError::Connect(full_message(&error)))?;
         let mut client = IngestClient::new(channel);
@@ -142,7 +142,7 @@ impl Uplink {
                 () = self.spool.readable(), if state.entry.is_none() => {}
                 _ = heartbeats.tick(), if self.heart.is_some() => self.beat(&mut state),
                 () = tokio::time::sleep(exchange_wait) => {}
-                () = stop.cancelled(), if !state.stopping => state.stopping = true,
+                () = stop.clone().cancelled_owned(), if !state.stopping => state.stopping = true,
             }
         }
     }

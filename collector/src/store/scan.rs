@@ -98,7 +98,7 @@ impl Scan {
         Ok(())
     }
 
-    fn take(&self, key: &[u8], value: &[u8]) -> Result<Option<StoredFlow>, StoreError> {
+    fn flow_at(&self, key: &[u8], value: &[u8]) -> Result<Option<StoredFlow>, StoreError> {
         let store = &self.store;
         let Some((at, id)) = keys::timed_of(key) else {
             return Err(StoreError::Key { bytes: key.to_vec() });
@@ -136,7 +136,7 @@ impl Iterator for Scan {
                 }
                 continue;
             };
-            let taken = self.take(&key, &value);
+            let taken = self.flow_at(&key, &value);
             self.after = Some(key.clone());
             match taken {
                 Ok(Some(flow)) => return Some(Ok((ScanKey(key), flow))),

@@ -310,7 +310,7 @@ pub(super) fn numbers(dir: &Path) -> io::Result<Vec<u32>> {
     let mut found = Vec::new();
     for file in std::fs::read_dir(dir)? {
         let name = file?.file_name();
-        let number = name.to_str().and_then(|name| name.strip_suffix(".seg")).and_then(|n| n.parse().ok());
+        let number = name.to_str().and_then(|name| name.strip_suffix(".seg")).and_then(|n| n.parse::<u32>().ok());
         found.extend(number);
     }
     found.sort_unstable();

@@ -96,7 +96,7 @@ impl Lexer<'_> {
     }
 
     fn symbol(&mut self, first: char) -> Result<Kind, ParseError> {
-        const SYMBOLS: [(&str, Kind); 15] = [
+        static SYMBOLS: [(&str, Kind); 14] = [
             ("==", Kind::Operator(Operator::Equal)),
             ("!=", Kind::Operator(Operator::NotEqual)),
             ("<=", Kind::Operator(Operator::LessOrEqual)),
@@ -111,9 +111,8 @@ impl Lexer<'_> {
             ("[", Kind::ListOpen),
             ("]", Kind::ListClose),
             (",", Kind::Comma),
-            ("", Kind::End),
         ];
-        let found = SYMBOLS.iter().find(|(text, _)| !text.is_empty() && self.rest().starts_with(text));
+        let found = SYMBOLS.iter().find(|(text, _)| self.rest().starts_with(text));
         if let Some((text, kind)) = found {
             self.at += text.len();
             return Ok(kind.clone());
