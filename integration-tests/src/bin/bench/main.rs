@@ -55,6 +55,7 @@ fn run() -> Result<()> {
     if wanted("visibility") {
         visibility::measure(&arguments.bin_dir, &mut report)?;
     }
+    report.say_what_was_stolen()?;
     if let Some(path) = &arguments.write {
         report.write_between_markers(path)?;
     }

@@ -57,6 +57,29 @@ impl Table {
 #[derive(Debug)]
 pub(crate) struct Report {
     text: String,
+    began: CpuTime,
+}
+
+/// Ticks of all cores since boot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct CpuTime {
+    all: u64,
+    /// Taken by the host of this virtual machine for others.
+    stolen: u64,
+}
+
+impl CpuTime {
+    fn read() -> Result<CpuTime> {
+        let text = std::fs::read_to_string("/proc/stat").context("read /proc/stat")?;
+        CpuTime::parse(&text).with_context(|| format!("/proc/stat begins with {:?}", text.lines().next()))
+    }
+
+    /// From `cpu user nice system idle iowait irq softirq steal …` (proc(5)); guests are in user already.
+    fn parse(text: &str) -> Option<CpuTime> {
+        let words = text.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
+        let ticks: Vec<u64> = words.map_while(|word| word.parse().ok()).take(8).collect();
+        Some(CpuTime { all: ticks.iter().sum(), stolen: *ticks.get(7)? })
+    }
 }
 
 impl Report {
@@ -71,7 +94,7 @@ impl Report {
         let load = read("/proc/loadavg")?;
         let load = load.split_whitespace().next().unwrap_or("?").to_owned();
         let seconds = KernelClock.bracket().realtime.unix_ns() / 1_000_000_000;
-        let mut report = Report { text: String::new() };
+        let mut report = Report { text: String::new(), began: CpuTime::read()? };
         report.say(&format!(
             "{} on {cores} shared cores ({}), a virtual machine, kernel {}; load average before the run {load}.\n",
             day_of(seconds),
@@ -79,6 +102,17 @@ impl Report {
             kernel.trim().split('-').next().unwrap_or(""),
         ));
         Ok(report)
+    }
+
+    /// How much of the machine the run did not have.
+    pub(crate) fn say_what_was_stolen(&mut self) -> Result<()> {
+        let now = CpuTime::read()?;
+        let all = now.all.saturating_sub(self.began.all).max(1);
+        let share = now.stolen.saturating_sub(self.began.stolen) as f64 * 100.0 / all as f64;
+        self.say(&format!(
+            "The host took {share:.1} % of the cores' time for others during the run (steal).\n"
+        ));
+        Ok(())
     }
 
     pub(crate) fn say(&mut self, text: &str) {
@@ -134,13 +168,20 @@ mod tests {
     }
 
     #[test]
+    fn stolen_time_is_the_eighth_number() {
+        let text = "cpu  10 1 5 80 2 0 1 7 9 9\ncpu0 1 1 1 1 1 1 1 1 0 0\n";
+        assert_eq!(CpuTime::parse(text), Some(CpuTime { all: 106, stolen: 7 }));
+        assert_eq!(CpuTime::parse("cpu  10 1"), None);
+    }
+
+    #[test]
     fn a_table_is_aligned_and_goes_between_the_markers() {
         let mut table = Table::new("T", &["name", "n"]);
         table.row(vec!["ab".into(), "12".into()]);
         assert_eq!(table.text(), "**T**\n\n| name |  n |\n| ---- | -: |\n| ab   | 12 |\n");
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), format!("a\n{BEGIN}\nold\n{END}\nb\n")).unwrap();
-        let report = Report { text: "new\n".into() };
+        let report = Report { text: "new\n".into(), began: CpuTime::default() };
         report.write_between_markers(file.path()).unwrap();
         let text = std::fs::read_to_string(file.path()).unwrap();
         assert_eq!(text, format!("a\n{BEGIN}\n\nnew\n{END}\nb\n"));
