@@ -162,7 +162,11 @@ impl Table {
     pub fn observe(&mut self, packet: &Packet<'_>, stamp: Stamp, out: &mut Vec<FlowRecord>) -> Seen {
         let (key, from_high) = TableKey::of(packet);
         let hash = self.hasher.hash(&key);
-        let found = self.index.find(hash, |at| self.entries[at as usize].key == key);
+        let found = self.index.find(hash, |at| {
+            let entry = &self.entries[at as usize];
+            entry.touch();
+            entry.key == key
+        });
         let (at, is_new) = match found {
             Some(at) => (at, self.split(at, key, from_high, packet, stamp, out)),
             None => (self.begin(hash, key, from_high, packet, stamp, out), true),

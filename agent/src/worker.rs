@@ -19,6 +19,8 @@ pub const BATCH_FRAMES_MAX: usize = 256;
 /// How long a source may sleep when there is nothing: bounds how late a timer or a block is.
 pub const IDLE_WAIT: Duration = Duration::from_millis(10);
 
+/// Rounds of timers between two looks at a source that has nothing.
+const TIMER_ROUNDS_WHEN_IDLE: usize = 8;
 /// How long to sleep before a full queue is tried again.
 const FULL_QUEUE_WAIT: Duration = Duration::from_millis(1);
 /// How often, once the agent stops: a spool that does not move for 5 s is not waited for any longer.
@@ -139,8 +141,14 @@ impl Worker {
         let ended = loop {
             let drained = drain(&mut self.engine);
             let now = clock.raw();
-            self.engine.end_batch(now);
-            self.hand_over(stop).map_err(|SpoolGone| WorkerError::SpoolGone)?;
+            // After a burst of short flows many end together: a quiet moment is the time for it.
+            for _ in 0..if matches!(drained, Ok(0)) { TIMER_ROUNDS_WHEN_IDLE } else { 1 } {
+                let more = self.engine.end_batch(now);
+                self.hand_over(stop).map_err(|SpoolGone| WorkerError::SpoolGone)?;
+                if !more {
+                    break;
+                }
+            }
             if let Ok(epoch) = self.channels.epochs.try_recv() {
                 self.finish(clock, stop).map_err(|SpoolGone| WorkerError::SpoolGone)?;
                 self.identity.epoch = epoch;

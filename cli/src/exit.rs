@@ -59,7 +59,8 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     }
     if let Some(status) = error.chain().find_map(|e| e.downcast_ref::<tonic::Status>()) {
         // A message of several lines points at a column: keep its lines.
-        let lines: Vec<_> = status.message().lines().map(gnomon_flow::escape::terminal_safe).collect();
+        let told = if status.message().is_empty() { status.code().description() } else { status.message() };
+        let lines: Vec<_> = told.lines().map(gnomon_flow::escape::terminal_safe).collect();
         eprintln!("error: {}", lines.join("\n"));
         return match status.code() {
             Code::InvalidArgument => ExitCode::from(USAGE),

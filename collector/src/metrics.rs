@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Meter;
+use prometheus::{Registry, TextEncoder};
 
 use crate::fleet::Fleet;
 use crate::ingest::CommitCounters;
@@ -165,6 +166,16 @@ static METRICS: [Metric; 14] = [
         read: |s| of_store(s, |status| status.disk_free_bytes),
     },
 ];
+
+/// What `/metrics` says: everything in `registry` in Prometheus' text format 0.0.4.
+pub fn prometheus_text(registry: Registry) -> Arc<dyn Fn() -> String + Send + Sync> {
+    Arc::new(move || {
+        TextEncoder::new().encode_to_string(&registry.gather()).unwrap_or_else(|error| {
+            tracing::error!(%error, "the metrics contradict each other");
+            String::new()
+        })
+    })
+}
 
 /// Let `meter` read all of it.
 pub fn register(meter: &Meter, store: &Store, fleet: &Fleet, commits: &Arc<CommitCounters>) {

@@ -18,20 +18,23 @@ use std::time::Duration;
 use anyhow::Context;
 use gnomon_clock::Clock;
 use gnomon_daemon::exit::WithHint;
-use gnomon_daemon::notify;
 use gnomon_daemon::telemetry::Telemetry;
+use gnomon_daemon::{build_info, notify};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
+use crate::api::{self, Api, Listen};
 use crate::clock_gate::ClockGate;
 use crate::config::Config;
 use crate::fleet::Fleet;
 use crate::ingest::{Committer, IngestService, Quarantine, Settings};
 use crate::metrics;
-use crate::store;
+use crate::query::{Queries, QueryLimits};
+use crate::store::{self, Store};
 use crate::tls::Tls;
 
 /// How long a stop waits for what is under way.
@@ -93,8 +96,15 @@ pub async fn run(
         settings,
         ending.clone(),
     );
-    let mut routes = Routes::builder();
-    routes.add_service(ingest.into_server());
+    let api = Api {
+        queries: Queries::new(store.clone(), clock, QueryLimits::default(), ending.clone()),
+        store: store.clone(),
+        fleet,
+        metrics: metrics::prometheus_text(telemetry.prometheus_registry()),
+        not_ready: not_ready(store),
+        version: build_info::VERSION.to_owned(),
+    };
+    let routes = api::add_services(Routes::new(ingest.into_server()), &api);
 
     let (grpc_at, http_at) = (grpc.local_addr()?, http.local_addr()?);
     let mut server = Server::builder()
@@ -106,33 +116,50 @@ pub async fn run(
     if let Some(tls) = &tls {
         server = server.tls_config(tls.grpc()).context("cannot use the certificates of tls")?;
     }
-    let grpc = server.add_routes(routes.routes()).serve_with_incoming_shutdown(
+    let grpc = server.add_routes(routes).serve_with_incoming_shutdown(
         TcpIncoming::from(grpc).with_nodelay(Some(true)),
         ending.clone().cancelled_owned(),
     );
+    let listen = Listen { listener: http, tls: tls.as_ref().map(Tls::http) };
+    let http = api::serve(listen, api::router(&api), ending.clone());
     tracing::info!(grpc = %grpc_at, http = %http_at, data_dir = %config.data_dir.display(), tls = tls.is_some(), "ready");
     notify::ready(&format!("gRPC {grpc_at}, HTTP {http_at}"));
     let watched = ending.clone();
     let committer_ended = committing.ended.clone();
     let watchdog = tokio::spawn(notify::watchdog(move || !committer_ended.is_cancelled(), watched));
 
-    tokio::pin!(grpc);
+    let mut servers = JoinSet::new();
+    servers.spawn(async move { grpc.await.context("the gRPC server ended") });
+    servers.spawn(async move { http.await.context("the HTTP server ended") });
     let ended = tokio::select! {
-        ended = &mut grpc => ended.context("the gRPC server ended"),
-        () = committing.ended.cancelled() => Err(anyhow::anyhow!("the committer ended: nothing can be stored")),
+        biased;
         () = stop.cancelled() => Ok(()),
+        () = committing.ended.cancelled() => Err(anyhow::anyhow!("the committer ended: nothing can be stored")),
+        Some(ended) = servers.join_next() => {
+            ended.context("a server panicked").flatten().and(Err(anyhow::anyhow!("a server ended by itself")))
+        }
     };
     notify::stopping("writing what is under way");
     ending.cancel();
-    if ended.is_ok() {
-        // Sessions end, which drops the last committers.
-        let _ = tokio::time::timeout(STOP_MAX, &mut grpc).await;
+    // Sessions end, which drops the last committers.
+    let all = async { while servers.join_next().await.is_some() {} };
+    if tokio::time::timeout(STOP_MAX, all).await.is_err() {
+        tracing::warn!("connections that did not end in time were cut");
+        servers.abort_all();
     }
     watchdog.abort();
     tokio::task::spawn_blocking(move || committing.stop())
         .await
         .context("stopping the committer panicked")?;
     ended
+}
+
+/// Why no entries are taken in, for `/readyz`.
+fn not_ready(store: Store) -> Arc<dyn Fn() -> Option<String> + Send + Sync> {
+    Arc::new(move || match store.status() {
+        Ok(status) => status.stopped,
+        Err(error) => Some(error.to_string()),
+    })
 }
 
 async fn bind(key: &'static str, address: SocketAddr) -> anyhow::Result<TcpListener> {

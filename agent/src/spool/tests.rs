@@ -278,7 +278,12 @@ fn what_was_stored_survives_sigkill() {
     let missing: Vec<_> = stored.iter().filter(|key| !read.contains_key(key)).collect();
     assert!(missing.is_empty(), "{missing:?}");
     assert_eq!(spool.status().damaged, Sacrificed::default());
-    println!("{} entries stored before ten kills, {} read, {} torn bytes", stored.len(), read.len(), spool.status().torn_bytes);
+    println!(
+        "{} entries stored before ten kills, {} read, {} torn bytes",
+        stored.len(),
+        read.len(),
+        spool.status().torn_bytes
+    );
 }
 
 /// A tmpfs of its own, unmounted whatever happens.
@@ -330,7 +335,7 @@ fn a_full_disk_is_survived_and_flows_are_kept_longest() {
         given[1] += 1;
     }
     while io::Write::write_all(&mut full, &[0; 4096]).is_ok() {}
-    appender.append(Lane::Slices, &epoch(1), 1, &[1; 200_000]);
+    appender.append(Lane::Slices, &epoch(1), 1, &[1; 500_000]);
     given[1] += 1;
     assert!(spool.status().error.is_some(), "{:?}", spool.status());
     // The disk has room again: the spool goes on by itself.

@@ -86,7 +86,16 @@ impl Appender {
                 }
             }
         }
-        self.shared.index().sacrifice_entry(lane, items);
+        let mut index = self.shared.index();
+        index.sacrifice_entry(lane, items);
+        if index.error.is_none() {
+            let dir = self.shared.limits.dir.display();
+            let message =
+                format!("no room in {dir}: the disk or the budget is full, nothing is left to give up");
+            tracing::error!("{message}; capture goes on, what finds no room is counted");
+            index.error = Some(message);
+        }
+        drop(index);
         Appended::Sacrificed(seq)
     }
 

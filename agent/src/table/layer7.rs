@@ -41,12 +41,13 @@ impl Inspected {
         in_order: InOrder,
         budget: &mut BufferBudget,
     ) {
-        match self {
-            Inspected::Over(_) => return,
-            Inspected::NotBegun if packet.payload.is_empty() => return,
-            _ => {}
+        if packet.payload.is_empty() || matches!(self, Inspected::Over(_)) {
+            return;
         }
         if packet.tcp.is_some() {
+            if in_order == InOrder::Nothing {
+                return;
+            }
             self.feed_tcp(packet, side, in_order, budget);
         } else if packet.key.protocol == UDP && packet.fragment == Fragment::Whole {
             self.feed_udp(packet, side, budget);

@@ -151,6 +151,9 @@ impl Sequence {
             let keep_alive = len == 1 && ahead == -1 && !fin;
             taken.repeated |= taken.new_bytes < len && !keep_alive;
         }
+        if let Some(holes) = &mut self.holes {
+            holes.forget_old(self.next);
+        }
         if fin {
             if self.fin && self.fin_at == end {
                 taken.repeated = true;
@@ -182,13 +185,25 @@ impl Holes {
         self.len += 1;
     }
 
+    /// Forget what begins more than a window below `next`: nobody fills it, and beyond 2 GiB numbers do not compare.
+    fn forget_old(&mut self, next: u32) {
+        let mut kept = 0;
+        for at in 0..self.len {
+            if next.wrapping_sub(self.ranges[at].0) <= WINDOW_MAX as u32 {
+                self.ranges[kept] = self.ranges[at];
+                kept += 1;
+            }
+        }
+        self.len = kept;
+    }
+
     /// How many bytes of `start..end` were in holes; they no longer are.
     fn fill(&mut self, start: u32, end: u32) -> u32 {
         let mut filled = 0;
         let mut at = 0;
         while at < self.len {
             let (hole_start, hole_end) = self.ranges[at];
-            // All within a window of `start`, so differences compare.
+            // Both lie within a window below the high-water mark, so differences compare.
             let from = later(start, hole_start);
             let to = earlier(end, hole_end);
             let overlap = to.wrapping_sub(from) as i32;
@@ -285,6 +300,29 @@ mod tests {
         assert_eq!(side.took(&segment(5, TcpHeader::FIN), 3), took(0, true));
         assert_eq!(side.took(&segment(8, TcpHeader::FIN), 0), took(0, true));
         assert!(side.fin_is_covered_by(9) && !side.fin_is_covered_by(8));
+    }
+
+    #[test]
+    fn holes_too_old_to_compare_are_forgotten() {
+        // Holes reaching over more than half of the sequence space, then one byte between them.
+        let mut side = Sequence::default();
+        for (seq, flags, len) in [
+            (1_260_809_244, 1, 120_604),
+            (2_268_298_866, 32, 172_847),
+            (2_739_405_679, 104, 259_139),
+            (3_726_565_970, 8, 118_567),
+            (3_408_413_497, 4, 1),
+        ] {
+            assert!(side.take(&segment(seq, flags), len).new_bytes <= len);
+        }
+        // A hole that is not filled while 4 GiB pass does not come back when the numbers do.
+        let mut side = Sequence::default();
+        side.take(&segment(0, 0), 10);
+        side.take(&segment(20, 0), 10);
+        for n in 0..1 << 14 {
+            side.take(&segment(30 + (n << 18), 0), 1 << 18);
+        }
+        assert_eq!(side.took(&segment(10, 0), 10), took(0, true));
     }
 
     #[test]

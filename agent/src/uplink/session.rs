@@ -151,7 +151,13 @@ impl Uplink {
     fn begin(&mut self, welcome: &v1::Welcome) -> Result<SessionState, SessionError> {
         let mut durable = HashMap::new();
         for ack in &welcome.durable {
-            durable.insert(epoch_of(ack)?, ack.seq);
+            let (epoch, seq) = (epoch_of(ack)?, ack.seq);
+            // Of an earlier process the collector may know more than a power cut left here; of this one it cannot.
+            let written = self.spool.last_seq(&epoch).unwrap_or(0);
+            if matches!(self.time, TimeSource::Exchange) && epoch == self.epoch.get() && seq > written {
+                return Err(AckBeyondSent { epoch, seq, sent: written }.into());
+            }
+            durable.insert(epoch, seq);
         }
         block_in_place(|| {
             for (epoch, seq) in &durable {
