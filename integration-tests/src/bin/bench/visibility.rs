@@ -20,6 +20,8 @@ const PROBES: u32 = 60;
 const SPACING: Duration = Duration::from_millis(700);
 const POLL_PAUSE: Duration = Duration::from_millis(2);
 const GIVE_UP: Duration = Duration::from_secs(5);
+/// No more probes of a condition after this: one that is never found takes long.
+const CONDITION_MAX: Duration = Duration::from_secs(75);
 /// Frames a second on the same interface while under load.
 const LOAD: u64 = 100_000;
 const OLD_FLOW_PORT: u16 = 40_000;
@@ -231,8 +233,16 @@ impl Scene {
             })
             .collect();
         let old = self.socket(OLD_FLOW_PORT)?;
+        let began = KernelClock.monotonic();
         for n in 0..PROBES {
             let start = KernelClock.monotonic();
+            if u128::from(start.since(began)) > CONDITION_MAX.as_nanos() {
+                eprintln!(
+                    "    given up after {n} of {PROBES} probes: they took {} s",
+                    CONDITION_MAX.as_secs()
+                );
+                break;
+            }
             let is_new = n % 2 == 1;
             let payload = format!("gnomon-probe-{condition}-{n:06}");
             let probe = if is_new {
@@ -259,7 +269,8 @@ pub(crate) fn measure(bin_dir: &Path, report: &mut Report) -> Result<()> {
     let mut old_packets = 0;
     let mut series = scene.probe("idle", NEW_FLOW_PORTS, &mut old_packets)?;
     eprintln!("==> visibility, {LOAD} frames/s beside");
-    let seconds = f64::from(PROBES) * (SPACING.as_secs_f64() + 1.0) + 60.0;
+    // Killed when the probes are done.
+    let seconds = (CONDITION_MAX + 4 * GIVE_UP).as_secs_f64();
     let mut flood =
         scene.wire.flood_command(Frames::Imix, LOAD, seconds).spawn().context("start the generator")?;
     // Ten thousand new flows at once are another matter than the load.
@@ -271,15 +282,18 @@ pub(crate) fn measure(bin_dir: &Path, report: &mut Report) -> Result<()> {
     series.extend(loaded?);
 
     let title = format!(
-        "Visibility, ms from sending; {} probes a line, {} ms apart; load: {LOAD} frames/s of IMIX on the same interface",
+        "Visibility, ms from sending; up to {} probes a line, {} ms apart; load: {LOAD} frames/s of IMIX on the same interface",
         PROBES / 2,
         SPACING.as_millis()
     );
-    let mut table =
-        Table::new(&title, &["", "p50", "p90", "p99", "max", "never", "of it the last answer, p50"]);
+    let mut table = Table::new(
+        &title,
+        &["", "probes", "p50", "p90", "p99", "max", "never", "of it the last answer, p50"],
+    );
     for one in &series {
         table.row(vec![
             one.name.clone(),
+            (one.found_ns.len() + one.never).to_string(),
             one.quantile(0.5),
             one.quantile(0.9),
             one.quantile(0.99),
