@@ -165,7 +165,7 @@ fn damage_costs_its_entries_is_counted_and_the_rest_is_served() {
     spool.ack(&epoch(1), 60);
     assert!(spool.is_drained());
     drop((spool, appender, again));
-    assert_eq!(all_seqs(&mut open_in(&limits).2), []);
+    assert_eq!(all_seqs(&mut open_in(&limits).2), Vec::<u64>::new());
     reader = open_in(&limits).2;
     assert_eq!(reader.next_entry(), None);
 }

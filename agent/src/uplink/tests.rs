@@ -236,7 +236,7 @@ async fn deliver(collector: TestCollector, count: u64) {
     let Rig { _dir, spool, mut appender, uplink } = rig(format!("http://{address}"), Tls::default());
     let stop = CancellationToken::new();
     let link = uplink.state();
-    let running = tokio::spawn(uplink.run(stop.clone(), Duration::from_secs(60)));
+    let running = uplink.spawn(&Handle::current(), stop.clone(), Duration::from_secs(60));
     for n in 1..=count {
         let lane = if n % 3 == 0 { Lane::Slices } else { Lane::Flows };
         appender.append(lane, &epoch(), 1, &payload(n));
@@ -290,7 +290,7 @@ async fn a_collector_that_lies_about_acknowledgements_makes_nobody_forget() {
         appender.append(Lane::Flows, &epoch(), 1, &payload(n));
     }
     let stop = CancellationToken::new();
-    let running = tokio::spawn(uplink.run(stop.clone(), Duration::from_millis(100)));
+    let running = uplink.spawn(&Handle::current(), stop.clone(), Duration::from_millis(100));
     for _ in 0..200 {
         tokio::time::sleep(Duration::from_millis(10)).await;
         if link.error().is_some_and(|error| error.contains("acknowledged entry")) {
@@ -313,7 +313,7 @@ async fn a_heartbeat_comes_each_second_and_says_what_is_spooled() {
     let Rig { _dir, spool: _spool, mut appender, uplink } = rig(format!("http://{address}"), Tls::default());
     appender.append(Lane::Flows, &epoch(), 3, &payload(1));
     let stop = CancellationToken::new();
-    let running = tokio::spawn(uplink.run(stop.clone(), Duration::from_millis(10)));
+    let running = uplink.spawn(&Handle::current(), stop.clone(), Duration::from_millis(10));
     tokio::time::sleep(Duration::from_millis(2500)).await;
     stop.cancel();
     running.await.unwrap();
@@ -333,7 +333,7 @@ async fn a_missing_collector_holds_nobody_up_at_the_end() {
     appender.append(Lane::Flows, &epoch(), 1, &payload(1));
     let link = uplink.state();
     let stop = CancellationToken::new();
-    let running = tokio::spawn(uplink.run(stop.clone(), Duration::from_millis(300)));
+    let running = uplink.spawn(&Handle::current(), stop.clone(), Duration::from_millis(300));
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(link.error().unwrap().contains("cannot connect"), "{:?}", link.error());
     stop.cancel();

@@ -106,7 +106,7 @@ pub(crate) fn of_own_network(bin_dir: &Path, once: bool) -> Result<()> {
     let background = traffic_until(&network, &stop);
 
     checks.finds(&gnomon, "DNS", "dns.host == shop.example && port.dst == 53", 1)?;
-    checks.finds(&gnomon, "HTTP", "http.host == shop.example && http.uri == /prices.csv", 1)?;
+    checks.finds(&gnomon, "HTTP", "http.host == shop.example && http.uri == \"/prices.csv\"", 1)?;
     checks.finds(&gnomon, "TLS by its server name", "tls.host == secure.example", 1)?;
     checks.finds(&gnomon, "SSH by its banner", "ssh.version == *OpenSSH_9.9*", 1)?;
     checks.finds(
