@@ -1,0 +1,73 @@
+//! `make bench`: how fast frames can arrive without loss, where the time goes, and how soon a packet can be found. All of
+//! it side by side on this machine, in namespaces of its own. Runs inside a PID and mount namespace (deploy/bench.sh).
+
+mod profile;
+mod receiver;
+mod report;
+mod sink;
+mod speed;
+mod visibility;
+mod wire;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use report::Report;
+
+const USAGE: &str = "usage: gnomon-bench --bin-dir DIR [--only speed|profile|visibility]... [--write FILE]";
+
+#[derive(Debug, Default)]
+struct Arguments {
+    bin_dir: PathBuf,
+    only: Vec<String>,
+    /// Put the results between the markers of this file too.
+    write: Option<PathBuf>,
+}
+
+fn arguments() -> Result<Arguments> {
+    let mut found = Arguments::default();
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--bin-dir" => found.bin_dir = words.next().context(USAGE)?.into(),
+            "--only" => found.only.push(words.next().context(USAGE)?),
+            "--write" => found.write = Some(words.next().context(USAGE)?.into()),
+            _ => bail!("{word:?} is unknown; {USAGE}"),
+        }
+    }
+    if found.bin_dir.as_os_str().is_empty() {
+        bail!(USAGE);
+    }
+    Ok(found)
+}
+
+fn run() -> Result<()> {
+    let arguments = arguments()?;
+    let wanted = |part: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == part);
+    let mut report = Report::new()?;
+    if wanted("speed") {
+        speed::measure(&arguments.bin_dir, &mut report)?;
+    }
+    if wanted("profile") {
+        profile::measure(&arguments.bin_dir, &mut report)?;
+    }
+    if wanted("visibility") {
+        visibility::measure(&arguments.bin_dir, &mut report)?;
+    }
+    report.say_what_was_stolen()?;
+    if let Some(path) = &arguments.write {
+        report.write_between_markers(path)?;
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
