@@ -24,6 +24,7 @@ pub use endpoint::{EndpointError, Tls};
 use crate::heartbeat::Heart;
 use crate::identity::CurrentEpoch;
 use crate::spool::{Reader, Spool};
+use crate::timekeeper::Timekeeper;
 use backoff::Backoff;
 use endpoint::Endpoints;
 use exchange::Exchanges;
@@ -34,10 +35,19 @@ const GOOD_SESSION: Duration = Duration::from_secs(10);
 /// Where evidence for the time of entries comes from.
 #[derive(Clone, Debug)]
 pub enum TimeSource {
-    /// The exchange with the collector: for a live capture.
-    Exchange,
+    /// This machine's clocks and the exchange with the collector: for a live capture.
+    Live(Timekeeper),
     /// The stamps of capture files: said once a session, an epoch each.
     Files(Vec<(EpochId, Fix)>),
+}
+
+impl TimeSource {
+    fn keeper(&self) -> Option<&Timekeeper> {
+        match self {
+            TimeSource::Live(keeper) => Some(keeper),
+            TimeSource::Files(_) => None,
+        }
+    }
 }
 
 /// What an uplink needs to know.
@@ -106,7 +116,7 @@ impl Uplink {
             endpoints: Endpoints::new(&settings.urls, &settings.tls, settings.insecure)?,
             hello: settings.hello,
             time: settings.time,
-            exchanges: Exchanges::new(epoch.get()),
+            exchanges: Exchanges::default(),
             epoch,
             clock,
             spool,

@@ -203,6 +203,7 @@ impl Talk<'_> {
                     t3_tai_ns: replied.utc.tai_ns(),
                     collector_err_ns: received.err_ns.max(replied.err_ns),
                     collector_proven: replied.proven,
+                    collector_timeline: 0,
                 };
                 self.session.say(reply(v1::collector_message::Body::Exchange(exchange))).await
             }
