@@ -33,7 +33,7 @@ fn a_second_is_sampled_and_every_sixteenth_is_told_once_synchronised() {
     assert_eq!(told(&keeper), 1, "a better word at once");
     assert!(keeper.all()[0].fixes.len() > 90, "a session begins with everything");
     keeper.sampled(fix(101 * S, FixSource::Chrony, 20_000));
-    let other = UtcNs::from_tai_ns(1_700_000_000_000_000_000);
+    let other = UtcNs::from_tai_ns(1_800_003_600_000_000_000);
     keeper.sampled(Fix { utc: other, ..fix(102 * S, FixSource::Kernel, 20_000) });
     assert_eq!(told(&keeper), 2, "what contradicts at once");
 }
