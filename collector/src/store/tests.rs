@@ -1,3 +1,5 @@
+//! The store as its callers see it: what a commit promises, after crashes, full disks, damage and new evidence of time.
+
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
