@@ -11,4 +11,5 @@ pub mod metrics;
 pub mod pipeline;
 pub mod query;
 pub mod store;
+pub mod timekeeper;
 pub mod tls;

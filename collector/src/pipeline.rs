@@ -35,6 +35,7 @@ use crate::ingest::{Committer, IngestService, Quarantine, Settings};
 use crate::metrics;
 use crate::query::{Queries, QueryLimits};
 use crate::store::{self, Store};
+use crate::timekeeper::{self, AskFleet, Timekeeper};
 use crate::tls::Tls;
 
 /// How long a stop waits for what is under way.
@@ -60,7 +61,8 @@ pub async fn run(
     let grpc = bind("listen.grpc", config.listen.grpc).await?;
     let http = bind("listen.http", config.listen.http).await?;
 
-    let gate = ClockGate::new(Arc::clone(&clock), config.policy());
+    let keeper = Timekeeper::new(Arc::clone(&clock));
+    let gate = ClockGate::new(keeper.clone(), config.policy());
     let (dir, limits) = (config.data_dir.clone(), config.limits());
     let opened = tokio::task::spawn_blocking(move || {
         let (store, writer) = store::open(&dir, gate, limits)?;
@@ -76,6 +78,8 @@ pub async fn run(
         .hint("choose another place with --data-dir, or see who owns that directory")?;
     let fleet = Fleet::default();
     fleet.remember(agents);
+    let clock_watch =
+        timekeeper::start(keeper, ask_fleet(&store, &fleet)).context("cannot watch this machine's clock")?;
     let (committer, committing) =
         Committer::start(writer, Arc::clone(&clock)).context("cannot start the committer's thread")?;
     metrics::register(&telemetry.meter("gnomon.collector"), &store, &fleet, &committing.counters);
@@ -148,10 +152,22 @@ pub async fn run(
         servers.abort_all();
     }
     watchdog.abort();
-    tokio::task::spawn_blocking(move || committing.stop())
-        .await
-        .context("stopping the committer panicked")?;
+    let stopping = move || {
+        committing.stop();
+        clock_watch.stop();
+    };
+    tokio::task::spawn_blocking(stopping).await.context("stopping the committer panicked")?;
     ended
+}
+
+/// What the agents' own sources say of the collector's clock.
+fn ask_fleet(store: &Store, fleet: &Fleet) -> AskFleet {
+    let (store, fleet) = (store.clone(), fleet.clone());
+    Box::new(move || {
+        let votes = fleet.readings().into_iter().map(|(epoch, raw)| store.vote(&epoch, raw));
+        // An epoch that cannot be read has no say.
+        votes.filter_map(|vote| vote.ok().flatten()).collect()
+    })
 }
 
 /// Why no entries are taken in, for `/readyz`.

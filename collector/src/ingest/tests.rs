@@ -22,6 +22,7 @@ use crate::clock_gate::ClockGate;
 use crate::config::TlsConfig;
 use crate::fleet::Fleet;
 use crate::store::{self, Limits, Span, Store, testing};
+use crate::timekeeper::Timekeeper;
 use crate::{certs, tls};
 
 struct Collector {
@@ -36,7 +37,7 @@ struct Collector {
 async fn collector(limits: Limits, tls: Option<ServerTlsConfig>) -> Collector {
     let dir = tempfile::tempdir().unwrap();
     let clock: Arc<dyn Clock> = Arc::new(KernelClock);
-    let gate = ClockGate::new(Arc::clone(&clock), Policy::default());
+    let gate = ClockGate::new(Timekeeper::new(Arc::clone(&clock)), Policy::default());
     let (store, writer) = store::open(dir.path(), gate, limits).unwrap();
     let (committer, handle) = Committer::start(writer, Arc::clone(&clock)).unwrap();
     let fleet = Fleet::default();
@@ -173,7 +174,11 @@ impl Agent {
             err_ns: 1_000_000,
             source: v1::FixSource::Collector.into(),
         };
-        Say::Clock(v1::ClockReport { epoch: Some((&self.epoch).into()), fixes: vec![fix] })
+        Say::Clock(v1::ClockReport {
+            epoch: Some((&self.epoch).into()),
+            fixes: vec![fix],
+            ..Default::default()
+        })
     }
 }
 

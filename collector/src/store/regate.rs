@@ -8,6 +8,7 @@ use gnomon_flow::{EpochHash, FlowRef, TimeState};
 
 use super::StoreError;
 use super::envelope::{Envelope, IndexEntry};
+use super::epochs::Epoch;
 use super::keys::{self, Family};
 use super::stage::Stage;
 use super::writer::Writer;
@@ -85,6 +86,14 @@ impl Writer {
         }
     }
 
+    /// Epochs were cut off: what lies behind the cut is looked at again.
+    pub(super) fn recut(&mut self, epochs: &[EpochHash]) {
+        for epoch in epochs {
+            self.queue(*epoch, Kind::Indexed);
+            self.queue(*epoch, Kind::Held);
+        }
+    }
+
     /// Call about once a second: judges held records again where time alone may have settled them.
     pub fn tick(&mut self) {
         let now = self.shared.gate.monotonic();
@@ -130,8 +139,8 @@ impl Writer {
         for (key, value) in &run {
             let Some(id) = keys::reference_of(key) else { continue };
             let judged = match job.kind {
-                Kind::Held => self.judge_held(id, value, &epoch.timeline, &mut stage),
-                Kind::Indexed => self.judge_indexed(id, value, &epoch.timeline, &mut stage),
+                Kind::Held => self.judge_held(id, value, &epoch, &mut stage),
+                Kind::Indexed => self.judge_indexed(id, value, &epoch, &mut stage),
             };
             match judged {
                 Err(StoreError::Damaged(error)) => {
@@ -159,11 +168,11 @@ impl Writer {
         &self,
         id: FlowRef,
         value: &[u8],
-        timeline: &Timeline,
+        epoch: &Epoch,
         stage: &mut Stage,
     ) -> Result<(), StoreError> {
         let envelope = Envelope::decode(value)?;
-        let judged = self.shared.gate.judge(timeline, &envelope.record, &stage.now);
+        let judged = self.shared.judge(epoch, &envelope.record, &stage.now)?;
         if judged.state == envelope.state {
             return Ok(());
         }
@@ -177,16 +186,21 @@ impl Writer {
         &self,
         id: FlowRef,
         value: &[u8],
-        timeline: &Timeline,
+        epoch: &Epoch,
         stage: &mut Stage,
     ) -> Result<(), StoreError> {
         let entry = IndexEntry::decode(value)?;
-        let first = timeline.estimate(RawNs(entry.first_raw_ns));
-        if entry.state != TimeState::Indexed || !self.shared.gate.must_rekey(entry.first, first.as_ref()) {
+        let first = self.shared.estimate(epoch, RawNs(entry.first_raw_ns))?;
+        let ahead = first.is_some_and(|e| {
+            let earliest = e.utc.saturating_add_ns(-i64::try_from(e.err_ns).unwrap_or(i64::MAX));
+            earliest > stage.now.utc.saturating_add_ns(i64::try_from(stage.now.err_ns).unwrap_or(i64::MAX))
+        });
+        let moved = self.shared.gate.must_rekey(entry.first, first.as_ref());
+        if entry.state != TimeState::Indexed || !moved && !ahead {
             return Ok(());
         }
         let Some(envelope) = self.shared.envelope(id, &entry)? else { return Ok(()) };
-        let judged = self.shared.gate.judge(timeline, &envelope.record, &stage.now);
+        let judged = self.shared.judge(epoch, &envelope.record, &stage.now)?;
         let last = judged.last.map(|e| e.utc);
         stage.put(id, Some(entry), Envelope { state: judged.state, first: judged.first, last, ..envelope });
         Ok(())

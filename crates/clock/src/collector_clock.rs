@@ -13,7 +13,7 @@ use crate::gate::CollectorNow;
 use crate::map::Authority;
 use crate::sampler::{Sampled, Sampler};
 use crate::state::{BOUNDED_ERR_NS_MAX, ClockState};
-use crate::time::{EpochId, Estimate, Fix, RawNs, UtcNs};
+use crate::time::{EpochId, Estimate, Fix, FixSource, RawNs, UtcNs};
 use crate::timeline::Timeline;
 
 /// What the collector's time is worth.
@@ -108,7 +108,17 @@ impl CollectorClock {
 
     /// RAW is not comparable any more (suspend, restore): starts over, keeping nothing but the rest after a jump.
     pub fn open_epoch(&mut self, epoch: EpochId, clock: &dyn Clock, timesyncd: bool) {
+        let jumped = self.jumped;
         *self = CollectorClock::new(epoch, clock, timesyncd);
+        // The rest begins anew: how long it has lasted cannot be told.
+        self.jumped = jumped.map(|(_, by_ns)| (self.guess.0, by_ns));
+    }
+
+    /// The timeline of an earlier process goes on: at `raw` it said `utc`. Only where RAW ran through, and before the
+    /// first [`refresh`](Self::refresh), which reports how far the clock was set meanwhile.
+    pub fn resume(&mut self, raw: RawNs, utc: UtcNs) {
+        self.guess = (raw, utc);
+        self.last = self.guess;
     }
 
     /// The collector's time is UTC of `clock`'s RAW, and what that is worth.
@@ -151,6 +161,17 @@ impl CollectorClock {
             self.guess = (raw, realtime);
         }
         Refreshed { rebased_by_ns: self.settle(raw), sampled }
+    }
+
+    /// Do this machine's own sources stand for its time, without what the fleet says?
+    pub fn is_proven_by_itself(&self, raw: RawNs) -> bool {
+        let own = self.timeline.estimate_by(Authority::Agent, raw);
+        !self.outvoted && own.is_some_and(|e| !e.conflict && e.err_ns <= BOUNDED_ERR_NS_MAX)
+    }
+
+    /// What the newest evidence came from.
+    pub fn source(&self) -> Option<FixSource> {
+        self.timeline.fixes().last().map(|fix| fix.source)
     }
 
     /// The clock was set (ECANCELED): look at once, and mistrust chronyd until it looked as well.

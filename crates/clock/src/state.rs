@@ -162,7 +162,7 @@ impl AgentClock {
 
     /// Forgets what a source said, as it turned out to be void. Returns how many fixes that were.
     pub fn retract(&mut self, source: FixSource) -> usize {
-        self.timeline.retract(source)
+        self.timeline.retract(source, RawNs(0))
     }
 
     /// When the clock was last set, and by how much if known.
