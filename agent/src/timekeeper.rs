@@ -15,8 +15,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gnomon_clock::{
     AgentClock, Bracket, Clock, ClockState, Disruption, EpochId, Estimate, ExchangeFilter, ExchangeRejected,
-    ExchangeSample, Fix, FixSource, MonoNs, RawNs,
+    ExchangeSample, Fix, FixSource, MonoNs, RawNs, UtcNs,
 };
+use gnomon_daemon::certificate_time::CertificateTime;
 use gnomon_proto::v1;
 use tokio::sync::Notify;
 
@@ -78,6 +79,11 @@ struct Known {
     disruptions: u64,
     last_disruption: &'static str,
     note: String,
+    /// The collector, which showed its certificate, has proof of its own time and told it in this epoch. NTP alone is
+    /// anybody's word: one lie years ahead, and no certificate would ever be good again.
+    vouched: bool,
+    /// A time that was passed for certain, in this process or before.
+    passed: Option<KnownTime>,
 }
 
 impl Timekeeper {
@@ -100,6 +106,8 @@ impl Timekeeper {
                 disruptions: 0,
                 last_disruption: "",
                 note: String::new(),
+                vouched: false,
+                passed: evidence.time,
             }),
             news: Notify::new(),
         }))
@@ -137,6 +145,7 @@ impl Timekeeper {
         &self,
         sample: &ExchangeSample,
         collector_timeline: u64,
+        collector_proven: bool,
     ) -> Result<Option<Fix>, ExchangeRejected> {
         let mut known = self.known();
         if known.collector_timeline != collector_timeline {
@@ -151,6 +160,7 @@ impl Timekeeper {
             known.filter.reset();
         }
         let fix = known.filter.add(sample)?;
+        known.vouched = collector_proven;
         if let Some(fix) = fix {
             known.clock.add(fix);
             known.tell(fix);
@@ -218,6 +228,7 @@ impl Timekeeper {
         };
         known.end(how);
         known.clock.open_epoch(epoch);
+        known.vouched = false;
         known.filter.reset();
         known.told.clear();
         known.disruptions += 1;
@@ -259,7 +270,7 @@ impl Timekeeper {
 
     /// What to keep for the next process of this agent.
     pub fn evidence(&self, clock: &dyn Clock) -> Evidence {
-        let known = self.known();
+        let mut known = self.known();
         let mut ended = known.ended.clone();
         ended.push((known.report(), Ended::default()));
         let at = clock.raw();
@@ -269,13 +280,26 @@ impl Timekeeper {
             raw: at,
             utc: estimate.utc.saturating_add_ns(-i64::try_from(estimate.err_ns).unwrap_or(i64::MAX)),
         });
-        Evidence { collector_timeline: known.collector_timeline, ended, time }
+        known.passed = time.or(known.passed);
+        Evidence { collector_timeline: known.collector_timeline, ended, time: known.passed }
     }
 
-    /// UTC now, once the clock is good enough to call certificates too old or too young.
-    pub fn trusted_time(&self, raw: RawNs) -> Option<Estimate> {
+    /// What certificates are judged by: the time once it is known, else what was known of it last. The machine's own
+    /// clock has no say.
+    pub fn certificate_time(&self, clock: &dyn Clock) -> CertificateTime {
+        let raw = clock.raw();
         let known = self.known();
-        known.clock.timeline().estimate(raw).filter(|_| known.is_trusted(raw))
+        let unix_s = |utc: UtcNs| u64::try_from(utc.unix_ns() / 1_000_000_000).unwrap_or(0);
+        let estimate = known.clock.timeline().estimate(raw);
+        if let Some(estimate) = estimate.filter(|_| known.is_trusted(raw)) {
+            return CertificateTime::Known(unix_s(estimate.utc));
+        }
+        CertificateTime::at_least(known.passed.map_or(0, |passed| {
+            // RAW runs on for as long as the machine does.
+            let same_boot = passed.boot_id == known.clock.epoch().boot_id && passed.raw <= raw;
+            let since_ns = if same_boot { raw.since(passed.raw) } else { 0 };
+            unix_s(passed.utc.saturating_add_ns(i64::try_from(since_ns).unwrap_or(i64::MAX)))
+        }))
     }
 
     pub fn view(&self, raw: RawNs) -> ClockView {
@@ -350,7 +374,7 @@ impl Known {
     }
 
     fn is_trusted(&self, raw: RawNs) -> bool {
-        matches!(self.clock.state(raw), ClockState::Synced | ClockState::Holdover)
+        self.vouched && matches!(self.clock.state(raw), ClockState::Synced | ClockState::Holdover)
     }
 }
 

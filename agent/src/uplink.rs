@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use gnomon_clock::{Clock, EpochId, Fix};
+use gnomon_daemon::certificate_time::{AskTime, CertificateTime};
 use gnomon_proto::v1;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -46,6 +47,19 @@ impl TimeSource {
         match self {
             TimeSource::Live(keeper) => Some(keeper),
             TimeSource::Files(_) => None,
+        }
+    }
+
+    /// What is known of the time when the collector shows its certificate.
+    fn certificate_time(&self, clock: &Arc<dyn Clock>) -> AskTime {
+        let clock = Arc::clone(clock);
+        match self {
+            TimeSource::Live(keeper) => {
+                let keeper = keeper.clone();
+                Arc::new(move || keeper.certificate_time(clock.as_ref()))
+            }
+            // Nobody watches the clock of a machine that only imports.
+            TimeSource::Files(_) => Arc::new(|| CertificateTime::at_least(0)),
         }
     }
 }
@@ -113,7 +127,12 @@ impl Uplink {
         heart: Option<Heart>,
     ) -> Result<Uplink, EndpointError> {
         Ok(Uplink {
-            endpoints: Endpoints::new(&settings.urls, &settings.tls, settings.insecure)?,
+            endpoints: Endpoints::new(
+                &settings.urls,
+                &settings.tls,
+                settings.insecure,
+                &settings.time.certificate_time(&clock),
+            )?,
             hello: settings.hello,
             time: settings.time,
             exchanges: Exchanges::default(),

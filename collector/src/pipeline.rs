@@ -12,6 +12,7 @@
 //! | fleet | agents known | 10,000 |
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ use crate::fleet::Fleet;
 use crate::ingest::{Committer, IngestService, Quarantine, Settings};
 use crate::metrics;
 use crate::query::{Queries, QueryLimits};
+use crate::secured;
 use crate::store::{self, Store};
 use crate::timekeeper::{self, AskFleet, Timekeeper};
 use crate::tls::Tls;
@@ -56,12 +58,16 @@ pub async fn run(
     telemetry: &Telemetry,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let tls = Tls::load(&config.tls)?;
+    let keeper = Timekeeper::new(Arc::clone(&clock));
+    let certificate_time = {
+        let keeper = keeper.clone();
+        Arc::new(move || keeper.certificate_time())
+    };
+    let tls = Tls::load(&config.tls, certificate_time)?;
     // Bound first: a second collector on this machine learns of the port before it learns of the directory.
     let grpc = bind("listen.grpc", config.listen.grpc).await?;
     let http = bind("listen.http", config.listen.http).await?;
 
-    let keeper = Timekeeper::new(Arc::clone(&clock));
     let gate = ClockGate::new(keeper.clone(), config.policy());
     let (dir, limits) = (config.data_dir.clone(), config.limits());
     let opened = tokio::task::spawn_blocking(move || {
@@ -117,13 +123,18 @@ pub async fn run(
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
-    if let Some(tls) = &tls {
-        server = server.tls_config(tls.grpc()).context("cannot use the certificates of tls")?;
-    }
-    let grpc = server.add_routes(routes).serve_with_incoming_shutdown(
-        TcpIncoming::from(grpc).with_nodelay(Some(true)),
-        ending.clone().cancelled_owned(),
-    );
+    let router = server.add_routes(routes);
+    let stopping = ending.clone().cancelled_owned();
+    let grpc: Pin<Box<dyn Future<Output = _> + Send>> = match &tls {
+        Some(tls) => {
+            let incoming = secured::incoming(grpc, tls.grpc(), ending.clone());
+            Box::pin(router.serve_with_incoming_shutdown(incoming, stopping))
+        }
+        None => {
+            let incoming = TcpIncoming::from(grpc).with_nodelay(Some(true));
+            Box::pin(router.serve_with_incoming_shutdown(incoming, stopping))
+        }
+    };
     let listen = Listen { listener: http, tls: tls.as_ref().map(Tls::http) };
     let http = api::serve(listen, api::router(&api), ending.clone());
     tracing::info!(grpc = %grpc_at, http = %http_at, data_dir = %config.data_dir.display(), tls = tls.is_some(), "ready");

@@ -16,6 +16,8 @@ use gnomon_clock::{
     NtpDaemon, RawNs, Refreshed, UtcNs, timesyncd_runs,
 };
 
+use gnomon_daemon::certificate_time::CertificateTime;
+
 pub use event::{Event, EventKind, Events, differences};
 pub use votes::vote;
 pub use watch::{AskFleet, Watch, start};
@@ -164,6 +166,14 @@ impl Timekeeper {
     pub fn age_usable(&self) -> Result<(), AgeUnusable> {
         let raw = self.0.clock.raw();
         self.state().own.age_usable(raw)
+    }
+
+    /// What certificates are judged by: the time while it is proven. A clock that nobody vouches for may be ten years
+    /// ahead, and then nobody could come and tell.
+    pub fn certificate_time(&self) -> CertificateTime {
+        let now = self.now();
+        let unix_s = u64::try_from(now.utc.unix_ns() / 1_000_000_000).unwrap_or(0);
+        if now.proven { CertificateTime::Known(unix_s) } else { CertificateTime::at_least(0) }
     }
 
     pub fn view(&self) -> View {

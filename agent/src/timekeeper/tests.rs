@@ -1,5 +1,5 @@
+use gnomon_clock::DisruptionKind;
 use gnomon_clock::sim::SimClock;
-use gnomon_clock::{DisruptionKind, UtcNs};
 
 use super::*;
 
@@ -84,7 +84,7 @@ fn what_another_timeline_of_the_collector_said_is_void() {
         sim.advance(200_000);
         let at = sim.truth().saturating_add_ns(off_ns);
         let sample = ExchangeSample { t1, t2: at, t3: at, t4: sim.raw(), collector_err_ns: 1_000 };
-        keeper.exchanged(&sample, timeline).unwrap();
+        keeper.exchanged(&sample, timeline, true).unwrap();
         keeper.view(sim.raw())
     };
     for _ in 0..4 {
@@ -97,4 +97,39 @@ fn what_another_timeline_of_the_collector_said_is_void() {
     assert!(off.unsigned_abs() <= view.estimate.unwrap().err_ns);
     assert!(keeper.all()[0].fixes.iter().all(|fix| fix.utc < sim.truth().saturating_add_ns(S as i64)));
     assert_eq!(keeper.all()[0].collector_timeline, 2);
+}
+
+#[test]
+fn certificates_are_judged_by_what_was_known_last_until_the_time_is_known() {
+    let sim = SimClock::new(0);
+    sim.advance(S);
+    let first = Timekeeper::new(EpochId { boot_id: [2; 16], ..EpochId::default() }, Evidence::default());
+    let seconds = |utc: UtcNs| (utc.unix_ns() / 1_000_000_000) as u64;
+    let built = CertificateTime::at_least(0);
+    for step in [32_400_000_000_000, -315_360_000_000_000_000, -1_700_000_000_000_000_000] {
+        sim.step(step);
+        assert_eq!(first.certificate_time(&sim), built, "the machine's own clock has no say");
+    }
+    for _ in 0..3 {
+        sim.advance(S);
+        first.sampled(Fix { raw: sim.raw(), utc: sim.truth(), err_ns: 1_000, source: FixSource::Chrony });
+    }
+    assert_eq!(first.certificate_time(&sim), built, "NTP is anybody's word");
+    let t1 = sim.raw();
+    sim.advance(200_000);
+    let at = sim.truth();
+    let sample = ExchangeSample { t1, t2: at, t3: at, t4: sim.raw(), collector_err_ns: 1_000 };
+    first.exchanged(&sample, 1, true).unwrap();
+    assert_eq!(first.certificate_time(&sim), CertificateTime::Known(seconds(sim.truth())));
+    let kept = first.evidence(&sim);
+    let passed = sim.truth();
+    // The next process of this boot goes on from there; after a new start of the machine it is at least as late.
+    sim.advance(100 * S);
+    let second =
+        Timekeeper::new(EpochId { boot_id: [2; 16], opened: sim.raw(), ..EpochId::default() }, kept.clone());
+    let CertificateTime::AtLeast(at) = second.certificate_time(&sim) else { panic!() };
+    assert!(at.abs_diff(seconds(sim.truth())) <= 1);
+    let rebooted = Timekeeper::new(EpochId { boot_id: [3; 16], ..EpochId::default() }, kept);
+    let CertificateTime::AtLeast(at) = rebooted.certificate_time(&sim) else { panic!() };
+    assert!(at.abs_diff(seconds(passed)) <= 1);
 }

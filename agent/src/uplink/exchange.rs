@@ -72,7 +72,7 @@ impl Exchanges {
             t4,
             collector_err_ns: reply.collector_err_ns,
         };
-        if let Err(error) = keeper.exchanged(&sample, reply.collector_timeline) {
+        if let Err(error) = keeper.exchanged(&sample, reply.collector_timeline, reply.collector_proven) {
             self.rejected += 1;
             tracing::debug!(%error, "a clock exchange with the collector is no evidence");
         }
