@@ -143,7 +143,7 @@ impl Work {
                 break;
             }
             self.writer.tick();
-            if let Err(error) = self.writer.keep_time() {
+            if let Err(error) = self.writer.keep_time().and_then(|()| self.writer.expire()) {
                 self.say(&error);
             }
             more = match self.writer.settle() {

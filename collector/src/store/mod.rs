@@ -3,6 +3,7 @@
 //! One [`Writer`] makes all changes, in batches that are durable before they are acknowledged; any number of [`Store`]
 //! handles read. What is where is said in `keys.rs`.
 
+mod age;
 mod change;
 mod envelope;
 mod epochs;

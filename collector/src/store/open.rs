@@ -78,6 +78,9 @@ pub fn open(dir: &Path, gate: ClockGate, limits: Limits) -> Result<(Store, Write
         regated_at: (MonoNs(0), MonoNs(0)),
         relative: HashSet::new(),
         orphans: Vec::new(),
+        expired_at: None,
+        expiring: None,
+        age_held_up: false,
         time_saved_at: None,
     };
     writer.load_segments()?;

@@ -261,3 +261,38 @@ fn a_proven_collectors_exchange_overrules_an_agent_that_is_lied_to() {
     let vote = rig.store.vote(&epoch(1), RawNs(at + 4 * S)).unwrap().unwrap();
     assert!(vote.synced && (vote.offset_ns - NINE_HOURS).unsigned_abs() <= vote.err_ns);
 }
+
+#[test]
+fn i9_nothing_is_deleted_for_its_age_while_the_time_is_unproven_or_jumped_of_late() {
+    let mut rig = Rig::new(|sim| sim.step(-NINE_HOURS));
+    rig.writer.limits.flows_age_ns_max = Some(60 * S);
+    let at = rig.sim.raw().0;
+    rig.exchange(epoch(1));
+    rig.add(&[flows(epoch(1), 1, vec![record(5, 1, at, at + S)])]);
+    let left = |rig: &mut Rig, seconds: u64| {
+        for _ in 0..seconds / 10 {
+            rig.sim.advance(10 * S);
+            rig.sim.discipline(0, 1_400_000, true);
+            rig.keeper.refresh(None, false);
+            rig.writer.keep_time().unwrap();
+            rig.writer.expire().unwrap();
+            rig.writer.tick();
+            settle(&mut rig.writer);
+        }
+        rig.store.status().unwrap().flows
+    };
+    for _ in 0..12 {
+        rig.pass(10);
+        rig.writer.expire().unwrap();
+    }
+    assert_eq!(rig.store.status().unwrap().flows, 1, "unproven: two minutes old, one allowed");
+    assert_eq!(left(&mut rig, 3_590), 1, "it jumped by nine hours within the hour");
+    assert_eq!(left(&mut rig, 60), 0);
+    // What comes in from now on lives its minute, and no longer.
+    let at = rig.sim.raw().0;
+    rig.exchange(epoch(1));
+    rig.add(&[flows(epoch(1), 2, vec![record(6, 1, at, at + S)])]);
+    assert_eq!(left(&mut rig, 50), 1);
+    assert_eq!(left(&mut rig, 30), 0);
+    assert!(rig.one(BY_INGEST).is_none());
+}

@@ -57,6 +57,11 @@ impl Stage {
         }
     }
 
+    /// When packets of this group are written, as [`Writer::table`](super::Writer) has it.
+    pub(super) fn written(&self) -> u64 {
+        if self.now.proven { self.now.utc.tai_ns().cast_unsigned() } else { 0 }
+    }
+
     /// Put a record where its state says, out of where it was.
     pub(super) fn put(&mut self, id: FlowRef, old: Option<IndexEntry>, envelope: Envelope) {
         let first = envelope.first.map_or(gnomon_clock::UtcNs::MIN, |e| e.utc);

@@ -143,6 +143,8 @@ pub(crate) const LIMITS: Limits = Limits {
     flows_bytes_max: 1 << 30,
     flows_bytes_kept: 1 << 20,
     free_bytes_min: 1 << 20,
+    packets_age_ns_max: None,
+    flows_age_ns_max: None,
 };
 
 pub(crate) fn gate(clock: &Arc<FakeClock>) -> ClockGate {

@@ -26,8 +26,8 @@ use super::{Shared, Store, StoreError};
 pub struct Writer {
     pub(super) shared: Arc<Shared>,
     pub(super) segments: SegmentWriter,
-    /// Packets and bytes of each segment file.
-    pub(super) table: BTreeMap<u32, [u64; 2]>,
+    /// Packets and bytes of each segment file, and when it was written last (TAI; 0 when the time was unproven).
+    pub(super) table: BTreeMap<u32, [u64; 3]>,
     /// Records held, by epoch.
     pub(super) held: HashMap<EpochHash, u64>,
     /// The timeline that the records of an epoch are indexed by, where it has changed since the start.
@@ -40,6 +40,10 @@ pub struct Writer {
     pub(super) relative: HashSet<EpochHash>,
     /// Epochs that were relative to this machine before it was started anew.
     pub(super) orphans: Vec<EpochHash>,
+    pub(super) expired_at: Option<MonoNs>,
+    /// How far the look for old records has come.
+    pub(super) expiring: Option<Box<[u8]>>,
+    pub(super) age_held_up: bool,
     pub(super) time_saved_at: Option<MonoNs>,
 }
 
@@ -72,8 +76,8 @@ impl Writer {
         }
         if self.segments.is_dirty() {
             let position = self.segments.sync()?;
-            let [packets, bytes] = self.table.get(&position.number).copied().unwrap_or_default();
-            let row = [packets + stage.frames[0], bytes + stage.frames[1]];
+            let [packets, bytes, _] = self.table.get(&position.number).copied().unwrap_or_default();
+            let row = [packets + stage.frames[0], bytes + stage.frames[1], stage.written()];
             stage.batch.put(Family::Segments, keys::segment(position.number), numbers(row));
             stage.batch.put(
                 Family::Meta,
@@ -273,6 +277,7 @@ impl Writer {
             let row = self.table.entry(self.segments.position().number).or_default();
             row[0] += stage.frames[0];
             row[1] += stage.frames[1];
+            row[2] = stage.written();
         }
         self.segments.commit();
         for hash in &stage.epochs_changed {
