@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gnomon_clock::{
     AgentClock, Bracket, Clock, ClockState, Disruption, EpochId, Estimate, ExchangeFilter, ExchangeRejected,
-    ExchangeSample, Fix, FixSource, MonoNs, RawNs, UtcNs,
+    ExchangeSample, Fix, FixSource, Markers, MonoNs, RawNs, UtcNs,
 };
 use gnomon_daemon::certificate_time::CertificateTime;
 use gnomon_proto::v1;
@@ -89,7 +89,16 @@ struct Known {
 impl Timekeeper {
     /// `evidence`: of earlier processes of this agent, if there were any.
     pub fn new(epoch: EpochId, evidence: Evidence) -> Timekeeper {
+        let machine = evidence::machine(&Markers::read());
         let mut ended = evidence.ended;
+        let mut passed = evidence.time;
+        if evidence.machine != machine {
+            // The same boot may be another time namespace, or a machine that was restored: RAW is not the same.
+            if let Some((_, last)) = ended.last_mut() {
+                "other-machine".clone_into(&mut last.by);
+            }
+            passed = passed.map(|passed| KnownTime { boot_id: [0; 16], ..passed });
+        }
         for (report, how) in &mut ended {
             // The newest of the earlier processes did not know who would follow.
             how.successor.get_or_insert(epoch);
@@ -107,7 +116,7 @@ impl Timekeeper {
                 last_disruption: "",
                 note: String::new(),
                 vouched: false,
-                passed: evidence.time,
+                passed,
             }),
             news: Notify::new(),
         }))
@@ -241,7 +250,7 @@ impl Timekeeper {
     pub fn is_comparable(&self, other: &EpochId) -> bool {
         let known = self.known();
         let at = known.ended.iter().position(|(report, _)| report.epoch == *other);
-        let cut = known.ended.iter().rposition(|(_, ended)| ended.last_good.is_some());
+        let cut = known.ended.iter().rposition(|(_, ended)| !ended.by.is_empty());
         match (at, cut) {
             (Some(at), Some(cut)) => at > cut,
             // Not known here: before everything that is, if anything was cut.
@@ -281,7 +290,12 @@ impl Timekeeper {
             utc: estimate.utc.saturating_add_ns(-i64::try_from(estimate.err_ns).unwrap_or(i64::MAX)),
         });
         known.passed = time.or(known.passed);
-        Evidence { collector_timeline: known.collector_timeline, ended, time: known.passed }
+        Evidence {
+            collector_timeline: known.collector_timeline,
+            machine: evidence::machine(&Markers::read()),
+            ended,
+            time: known.passed,
+        }
     }
 
     /// What certificates are judged by: the time once it is known, else what was known of it last. The machine's own

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! gnomon-clock 1
+//! machine <marker>                     what RAW stands on; another one, and RAW means something else
 //! time <boot id> <raw> <tai ns>        the clock was at least here
 //! timeline 9f31…                       the collector's timeline that its fixes in what follows stand on
 //! epoch <agent> <boot id> <opened raw>
@@ -17,7 +18,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use gnomon_clock::{EpochId, Fix, FixSource, RawNs, UtcNs};
+use gnomon_clock::{EpochId, Fix, FixSource, Markers, RawNs, UtcNs};
 
 use super::{ENDED_MAX, Report};
 
@@ -49,6 +50,8 @@ pub struct KnownTime {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Evidence {
     pub collector_timeline: u64,
+    /// What RAW stands on besides the boot: the time namespace and the hypervisor's word.
+    pub machine: String,
     /// The oldest first.
     pub ended: Vec<(Report, Ended)>,
     pub time: Option<KnownTime>,
@@ -90,6 +93,7 @@ impl Evidence {
     fn to_text(&self) -> String {
         let mut text = format!("{HEAD}\n");
         // Writing to a String cannot fail.
+        let _ = writeln!(text, "machine {}", self.machine);
         if let Some(time) = &self.time {
             let _ = writeln!(text, "time {} {} {}", hex(&time.boot_id), time.raw.0, time.utc.tai_ns());
         }
@@ -123,6 +127,7 @@ impl Evidence {
             let words: Vec<&str> = line.split(' ').collect();
             match words[..] {
                 ["timeline", id] => evidence.collector_timeline = u64::from_str_radix(id, 16).ok()?,
+                ["machine", marker] => evidence.machine = marker.to_owned(),
                 ["time", boot, raw, tai] => {
                     let (raw, utc) = (RawNs(raw.parse().ok()?), UtcNs::from_tai_ns(tai.parse().ok()?));
                     evidence.time = Some(KnownTime { boot_id: unhex(boot)?, raw, utc });
@@ -159,6 +164,15 @@ impl Evidence {
     }
 }
 
+/// The markers in a word.
+pub(super) fn machine(markers: &Markers) -> String {
+    let namespace = markers.time_namespace.as_deref().unwrap_or_default();
+    let digits: String =
+        namespace.iter().filter(|byte| !byte.is_ascii_whitespace()).map(|b| *b as char).collect();
+    let generation = markers.vm_generation.map_or("-".to_owned(), |generation| generation.to_string());
+    format!("{digits}/{generation}")
+}
+
 fn hex(bytes: &[u8; 16]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -186,6 +200,7 @@ mod tests {
             Ended { last_good: Some(RawNs(50)), successor: Some(epoch(60)), by: "suspended".to_owned() };
         Evidence {
             collector_timeline: 0x9F,
+            machine: machine(&Markers::default()),
             ended: vec![
                 (report(10, vec![fix(11, FixSource::Kernel), fix(12, FixSource::Collector)]), cut),
                 (report(60, vec![]), Ended::default()),

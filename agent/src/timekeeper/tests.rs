@@ -133,3 +133,14 @@ fn certificates_are_judged_by_what_was_known_last_until_the_time_is_known() {
     let CertificateTime::AtLeast(at) = rebooted.certificate_time(&sim) else { panic!() };
     assert!(at.abs_diff(seconds(passed)) <= 1);
 }
+
+#[test]
+fn a_process_in_another_time_namespace_knows_that_raw_is_another() {
+    let before = keeper();
+    before.sampled(fix(S, FixSource::Kernel, 2_000_000));
+    let mut kept = before.evidence(&SimClock::new(0));
+    let new = EpochId { opened: RawNs(5 * S), ..EpochId::default() };
+    assert!(Timekeeper::new(new, kept.clone()).is_comparable(&EpochId::default()));
+    kept.machine.push('1');
+    assert!(!Timekeeper::new(new, kept).is_comparable(&EpochId::default()));
+}

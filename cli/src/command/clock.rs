@@ -25,7 +25,9 @@ pub(crate) async fn show(client: &mut Client, events: bool, format: Format) -> R
     }
     if format == Format::Table {
         let mut out = io::stdout().lock();
-        writeln!(out, "{}", terminal_safe(&collector_words(&answer.collector.clone().unwrap_or_default())))?;
+        for line in collector_words(&answer.collector.clone().unwrap_or_default()) {
+            writeln!(out, "{}", terminal_safe(&line))?;
+        }
         for held in &answer.held {
             let text = format!("{} flows {}: {}", held.flows, state_word(held.state()), held.reason);
             writeln!(out, "{}", terminal_safe(&text))?;
@@ -61,7 +63,7 @@ fn state_word(state: v1::TimeState) -> &'static str {
     }
 }
 
-fn collector_words(clock: &v1::CollectorClock) -> String {
+fn collector_words(clock: &v1::CollectorClock) -> Vec<String> {
     let mut lines = vec![match clock.reason.as_str() {
         "" => format!(
             "collector: proven by {} within {}; policy {}",
@@ -86,7 +88,7 @@ fn collector_words(clock: &v1::CollectorClock) -> String {
     if !clock.deletion_by_age.is_empty() {
         lines.push(clock.deletion_by_age.clone());
     }
-    lines.join("\n")
+    lines
 }
 
 fn agents_sheet(agents: &[v1::AgentClock]) -> Sheet {

@@ -112,7 +112,8 @@ pub fn differences(
     if now.state != was.state {
         let conflict = now.state() == v1::ClockState::Conflict;
         let kind = if conflict { EventKind::Conflict } else { EventKind::State };
-        let note = if now.note.is_empty() { String::new() } else { format!(" ({})", now.note) };
+        let good = matches!(now.state(), v1::ClockState::Synced | v1::ClockState::Acquiring);
+        let note = if good || now.note.is_empty() { String::new() } else { format!(" ({})", now.note) };
         found.push((kind, format!("its clock is {}{note}", word(now)), None));
     }
     found

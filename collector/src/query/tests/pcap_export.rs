@@ -113,7 +113,7 @@ async fn both_formats_are_read_by_the_tools_people_have() {
             let rate_ppm = 2e-3 / 98.0 * 1e6 + WANDER_PPM as f64;
             let expected_ns = 1e6 + 29.002 * rate_ppm * 1e3 + 50.0;
             let told_ns = end.as_ref().map_or(0, |end| end.time_err_ns_max);
-            assert!((told_ns as f64 - expected_ns).abs() < 2.0, "{told_ns}, {expected_ns}");
+            assert!((told_ns as f64 - expected_ns).abs() < 20.0, "{told_ns}, {expected_ns}");
             assert!(out.contains(&format!("times within ±{told_ns} ns of UTC")), "{out}");
             assert!(out.contains("gnomon-collector"), "{out}");
         }
