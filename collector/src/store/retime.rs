@@ -16,7 +16,7 @@ use super::stage::Stage;
 use super::writer::Writer;
 use crate::timekeeper::{EventKind, Rebase, Saved};
 
-/// Between writings of the collector's timeline while nothing proves it.
+/// Between writings of the collector's timeline.
 const SAVE_EVERY_NS: u64 = 10_000_000_000;
 
 impl Writer {
@@ -114,7 +114,7 @@ impl Writer {
         }
         let saved = keeper.saved();
         let now = keeper.monotonic();
-        let due = self.time_saved_at.is_none_or(|at| saved.relative && now.since(at) >= SAVE_EVERY_NS);
+        let due = self.time_saved_at.is_none_or(|at| now.since(at) >= SAVE_EVERY_NS);
         if due || !rebases.is_empty() {
             self.time_saved_at = Some(now);
             let mut batch = Batch::default();
@@ -216,12 +216,14 @@ fn encode(saved: &Saved) -> Vec<u8> {
         saved.asleep_ns,
         saved.raw.0,
         saved.utc.tai_ns().cast_unsigned(),
+        saved.err_ns,
     ])
 }
 
 fn decode(value: &[u8]) -> Result<Saved, StoreError> {
-    let [timeline, relative, high, low, asleep_ns, raw, utc] = numbers_of("the collector's timeline", value)?;
+    let [timeline, relative, high, low, asleep_ns, raw, utc, err_ns] =
+        numbers_of("the collector's timeline", value)?;
     let boot_id = (u128::from(high) << 64 | u128::from(low)).to_be_bytes();
     let utc = UtcNs::from_tai_ns(utc.cast_signed());
-    Ok(Saved { timeline, relative: relative != 0, boot_id, asleep_ns, raw: RawNs(raw), utc })
+    Ok(Saved { timeline, relative: relative != 0, boot_id, asleep_ns, raw: RawNs(raw), utc, err_ns })
 }
