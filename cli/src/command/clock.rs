@@ -7,13 +7,12 @@ use gnomon_clock::UtcNs;
 use gnomon_flow::escape::terminal_safe;
 use gnomon_flow::timestamp::rfc3339;
 use gnomon_proto::v1;
-use serde_json::{Value, json};
 
 use super::warn_partial;
 use crate::arguments::Format;
 use crate::client::Client;
 use crate::exit::Outcome;
-use crate::output::Sheet;
+use crate::output::{Sheet, Value, json};
 
 pub(crate) async fn show(client: &mut Client, events: bool, format: Format) -> Result<Outcome> {
     let answer = client.clock(v1::ClockRequest {}).await?.into_inner();

@@ -6,7 +6,8 @@ use std::io::{self, Write};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use gnomon_flow::escape::terminal_safe;
-use serde_json::{Map, Value};
+use serde_json::Map;
+pub(crate) use serde_json::{Value, json};
 
 use crate::arguments::Format;
 

@@ -142,14 +142,12 @@ impl Writer {
             stage.retimed.push(*hash);
         }
         let epochs = stage.epochs_changed.len();
-        let stage_was_proven = stage.now.proven;
         self.publish(stage, true)?;
         if rebase.settled {
             self.relative.clear();
-            if stage_was_proven {
-                let orphans = std::mem::take(&mut self.orphans);
-                self.recut(&orphans);
-            }
+        }
+        if rebase.by_ns < 0 || rebase.settled {
+            self.recall_future();
         }
         if rebase.from != rebase.to && epochs > 0 {
             let text = format!(
@@ -190,7 +188,6 @@ impl Writer {
                 "times of before this machine's start stay relative to its clock of then"
             );
             // What turns out to lie in the future is taken out of the index once this machine's time is proven.
-            self.orphans = self.relative.iter().copied().collect();
             self.rebase(&Rebase { from: 0, to: 0, by_ns: 0, err_ns: 0, settled: true })?;
         }
         self.shared.gate.keeper().refresh(None, false);
