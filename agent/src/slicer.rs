@@ -220,7 +220,8 @@ mod tests {
     impl Bench {
         fn feed(&mut self, frame: &Frame<'_>) {
             let packet = decode(frame);
-            let seen = self.table.observe(&packet, frame.stamp, &mut Vec::new());
+            let sought = self.table.seek(&packet);
+            let seen = self.table.observe(&packet, &sought, frame.stamp, &mut Vec::new());
             let slice = self.table.slice_mut(seen);
             slice.keep = self.keep;
             self.slicer.append(frame, &packet, seen, slice);
