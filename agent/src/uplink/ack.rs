@@ -12,7 +12,7 @@ const WINDOW_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// The collector acknowledged what it was never sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the collector acknowledged entry {seq} of epoch {epoch}, of which {sent} was the last one sent")]
-pub struct AckBeyondSent {
+pub(super) struct AckBeyondSent {
     pub(super) epoch: EpochId,
     pub(super) seq: u64,
     pub(super) sent: u64,

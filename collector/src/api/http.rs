@@ -35,7 +35,7 @@ pub(super) fn router(api: Api) -> Router {
     router
         .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
             let message = format!("{} does not take {method}", uri.path());
-            failure(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+            failure(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", &message)
         })
         .fallback(unknown)
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
@@ -52,7 +52,7 @@ async fn unknown(request: Request) -> Response {
         return tonic::Status::unimplemented("there is no such service here").into_http::<Body>();
     }
     let message = format!("there is no {}; /openapi.json lists what there is", request.uri().path());
-    failure(StatusCode::NOT_FOUND, "not_found", message)
+    failure(StatusCode::NOT_FOUND, "not_found", &message)
 }
 
 fn method(route: &'static Route) -> MethodRouter<Api> {
@@ -69,12 +69,12 @@ fn method(route: &'static Route) -> MethodRouter<Api> {
             Ok(body) => body,
             Err(_) => {
                 let message = format!("the body is longer than {REQUEST_BYTES_MAX} bytes, or broke off");
-                return failure(StatusCode::PAYLOAD_TOO_LARGE, "bad_request", message);
+                return failure(StatusCode::PAYLOAD_TOO_LARGE, "bad_request", &message);
             }
         };
         answer(&api, route, &parts.uri, &body, events).await.unwrap_or_else(|error| refusal(&error))
     };
-    if route.post { get(handler.clone()).post(handler) } else { get(handler) }
+    if route.post { get(handler).post(handler) } else { get(handler) }
 }
 
 async fn answer(
@@ -286,7 +286,7 @@ fn refusal(error: &QueryError) -> Response {
             }});
             with_type(status, "application/json", body.to_string().into_bytes())
         }
-        error => failure(status, kind.code(), error.to_string()),
+        error => failure(status, kind.code(), &error.to_string()),
     };
     if kind == Failure::Busy {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
@@ -294,7 +294,7 @@ fn refusal(error: &QueryError) -> Response {
     response
 }
 
-fn failure(status: StatusCode, code: &str, message: String) -> Response {
+fn failure(status: StatusCode, code: &str, message: &str) -> Response {
     let body = json!({"error": {"code": code, "message": message}});
     with_type(status, "application/json", body.to_string().into_bytes())
 }

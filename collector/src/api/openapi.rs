@@ -23,16 +23,19 @@ pub fn openapi(version: &str) -> Value {
 
 fn path(route: &Route) -> Value {
     let id = route.path.trim_matches('/').replace(['/', '.', '{', '}'], "_");
-    let mut path = json!({"get": operation(route, &format!("get_{id}"), parameters(route), None)});
+    let mut path = json!({"get": operation(route, &format!("get_{id}"), &parameters(route), None)});
     if route.post
         && let Some(path) = path.as_object_mut()
     {
-        path.insert("post".to_owned(), operation(route, &format!("post_{id}"), json!([]), Some(body(route))));
+        path.insert(
+            "post".to_owned(),
+            operation(route, &format!("post_{id}"), &json!([]), Some(body(route))),
+        );
     }
     path
 }
 
-fn operation(route: &Route, id: &str, parameters: Value, body: Option<Value>) -> Value {
+fn operation(route: &Route, id: &str, parameters: &Value, body: Option<Value>) -> Value {
     let reference = |name: &str| json!({"$ref": format!("#/components/schemas/{name}")});
     let content = match route.answer {
         Answer::Json(schema) => json!({"application/json": {"schema": reference(schema)}}),

@@ -17,7 +17,7 @@ use tower::ServiceExt;
 use super::*;
 use crate::fleet::Introduction;
 use crate::query::QueryLimits;
-use crate::query::store_tests::{Fixture, block, fixture};
+use crate::query::testing::{Fixture, block, fixture};
 use crate::store::testing::{S, epoch, record};
 
 fn api(fixture: &Fixture) -> Api {

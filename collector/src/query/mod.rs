@@ -6,15 +6,14 @@ pub mod expression;
 mod pcap_export;
 mod pcap_file;
 mod plan;
-#[cfg(test)]
-mod plan_tests;
 mod search;
-#[cfg(test)]
-pub(crate) mod store_tests;
 mod tail;
 #[cfg(test)]
 pub(crate) mod testing;
 mod text_set;
+
+#[cfg(test)]
+mod tests;
 
 pub use aggregate::{Bucket, CountAnswer, Histogram, HistogramAnswer, Measure, Sums, Top, TopAnswer, TopRow};
 pub use execute::{Queries, QueryError, QueryLimits, TimeRange};

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 /// Bytes of a packet that readers take (tcpdump's MAXIMUM_SNAPLEN).
-pub const SNAPLEN: u32 = 262_144;
+pub(super) const SNAPLEN: u32 = 262_144;
 
 const SECTION_HEADER: u32 = 0x0A0D_0D0A;
 const INTERFACE_DESCRIPTION: u32 = 1;
@@ -48,20 +48,20 @@ impl PcapFormat {
 
 /// A packet to be written.
 #[derive(Clone, Copy, Debug)]
-pub struct PcapPacket<'a> {
+pub(super) struct PcapPacket<'a> {
     /// POSIX nanoseconds.
-    pub unix_ns: u64,
+    pub(super) unix_ns: u64,
     /// Of [`PcapFile::write`]'s caller: packets of one number come from one interface.
-    pub interface: u32,
-    pub interface_name: &'a str,
-    pub linktype: u16,
-    pub original_len: u32,
-    pub outgoing: bool,
-    pub data: &'a [u8],
+    pub(super) interface: u32,
+    pub(super) interface_name: &'a str,
+    pub(super) linktype: u16,
+    pub(super) original_len: u32,
+    pub(super) outgoing: bool,
+    pub(super) data: &'a [u8],
 }
 
 /// A file being written. The caller takes the bytes from `out` as it likes.
-pub struct PcapFile {
+pub(super) struct PcapFile {
     format: PcapFormat,
     comment: String,
     begun: bool,
@@ -69,12 +69,12 @@ pub struct PcapFile {
     linktype: u16,
     ids: HashMap<(u32, u16), u32>,
     last_unix_ns: u64,
-    pub out: Vec<u8>,
+    pub(super) out: Vec<u8>,
 }
 
 impl PcapFile {
     /// `comment` says in the section's header what the times are worth; pcap has no place for it.
-    pub fn new(format: PcapFormat, comment: String) -> PcapFile {
+    pub(super) fn new(format: PcapFormat, comment: String) -> PcapFile {
         PcapFile {
             format,
             comment,
@@ -87,7 +87,7 @@ impl PcapFile {
     }
 
     /// Append a packet. False when the format cannot hold it: another link type in a pcap file.
-    pub fn write(&mut self, packet: &PcapPacket<'_>) -> bool {
+    pub(super) fn write(&mut self, packet: &PcapPacket<'_>) -> bool {
         if !self.begun {
             self.begin(packet.linktype);
         }
@@ -126,7 +126,7 @@ impl PcapFile {
     }
 
     /// Close the file, with a last word in pcapng that tells how the export went.
-    pub fn finish(&mut self, comment: &str) {
+    pub(super) fn finish(&mut self, comment: &str) {
         if !self.begun {
             self.begin(ETHERNET);
         }

@@ -2,13 +2,18 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use gnomon_clock::{Estimate, RawNs, UtcNs};
+use gnomon_clock::{EpochId, Estimate, RawNs, UtcNs};
+use gnomon_flow::slice::SlicedPacket;
 use gnomon_flow::{
     Addresses, AgentId, AttributeValue, Attributes, DirectionCounters, FlowEndReason, FlowId, FlowKey,
     FlowRecord, Origin, StoredFlow, TcpState, TcpSummary, TimeState, field,
 };
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 
-use crate::store::testing::{S, epoch};
+use super::{Queries, QueryLimits, Search};
+use crate::store::testing::{FakeClock, NOW, S, change, epoch, fix, fixes, flows, open, record};
+use crate::store::{Body, Change, Content, Slices, Store, Writer};
 
 /// 2023-11-14T22:13:20Z.
 pub(crate) const T0: i64 = 1_700_000_000_000_000_000;
@@ -119,4 +124,109 @@ pub(crate) fn v6_flow() -> StoredFlow {
 /// `n` as an address in 10.0.0.0/8.
 pub(crate) fn ten(n: u32) -> IpAddr {
     IpAddr::V4(Ipv4Addr::from_bits(0x0A00_0000 | (n & 0x00FF_FFFF)))
+}
+
+/// A store whose epochs' RAW 0 was 100 s before [`NOW`].
+pub(crate) struct Fixture {
+    _dir: TempDir,
+    pub(crate) store: Store,
+    pub(crate) writer: Writer,
+    pub(crate) queries: Queries,
+    pub(crate) shutdown: CancellationToken,
+}
+
+pub(crate) fn fixture(limits: QueryLimits) -> Fixture {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let clock = FakeClock::new();
+    let (store, mut writer) = open(dir.path(), &clock);
+    for agent in [1, 2] {
+        writer.commit(&[fixes(epoch(agent), vec![fix(1, 100), fix(99, 100)])]).expect("fixes");
+    }
+    let shutdown = CancellationToken::new();
+    let queries = Queries::new(store.clone(), clock, limits, shutdown.clone());
+    Fixture { _dir: dir, store, writer, queries, shutdown }
+}
+
+impl Fixture {
+    pub(crate) fn add(&mut self, epoch: EpochId, seq: u64, records: Vec<FlowRecord>) {
+        self.writer.commit(&[flows(epoch, seq, records)]).expect("flows");
+    }
+
+    /// `count` flows of agent 1, one each 10 ms from RAW 1 s on: flow `n` comes from 10.0.0.`n % 7`, port `n % 3`.
+    pub(super) fn many(&mut self, count: u64) {
+        for chunk in 0..count.div_ceil(100) {
+            let ids = chunk * 100 + 1..=(chunk * 100 + 100).min(count);
+            let records = ids.map(|id| numbered(id, S + id * 10_000_000)).collect();
+            self.add(epoch(1), chunk + 1, records);
+        }
+    }
+}
+
+pub(super) fn numbered(id: u64, first: u64) -> FlowRecord {
+    let mut record = record(id, 0, first, first + 5_000_000);
+    if let (IpAddr::V4(src), Addresses::V4 { orig, .. }) = (ten((id % 7) as u32), &mut record.key.addresses) {
+        *orig = src.octets();
+    }
+    record.key.resp_port = (id % 3) as u16;
+    record
+}
+
+pub(super) fn utc(raw: u64) -> UtcNs {
+    UtcNs::from_tai_ns(NOW - (100 * S).cast_signed() + raw.cast_signed())
+}
+
+pub(super) fn ids(flows: &[StoredFlow]) -> Vec<u64> {
+    flows.iter().map(|flow| flow.record.id.0).collect()
+}
+
+pub(super) fn search(expression: &str) -> Search {
+    Search { expression: expression.to_owned(), ..Search::default() }
+}
+
+/// An Ethernet frame of UDP from `port` with `payload`.
+fn udp_frame(port: u16, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0];
+    let (ip_len, udp_len) = (28 + payload.len() as u16, 8 + payload.len() as u16);
+    let mut ip = vec![0x45, 0, 0, 0, 0, 1, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+    ip[2..4].copy_from_slice(&ip_len.to_be_bytes());
+    let sum: u32 = ip.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    ip[10..12].copy_from_slice(&(!(folded as u16)).to_be_bytes());
+    frame.extend(ip);
+    for field in [port, 9999, udp_len, 0] {
+        frame.extend(field.to_be_bytes());
+    }
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// A block of packets `(flow, raw, linktype)`, each a UDP frame from port `10,000 + flow`.
+pub(crate) fn block(seq: u64, of: EpochId, packets: &[(u64, u64, u16)]) -> Change {
+    let mut bytes = Vec::new();
+    for (flow, raw, linktype) in packets {
+        let packet = SlicedPacket {
+            raw: RawNs(*raw),
+            err_ns: 40,
+            flow: FlowId(*flow),
+            original_len: 200,
+            linktype: *linktype,
+            from_responder: false,
+            outgoing: flow % 2 == 0,
+            data: &udp_frame(10_000 + *flow as u16, &raw.to_be_bytes()),
+        };
+        packet.append_to(&mut bytes);
+    }
+    let mut flows: Vec<FlowId> = packets.iter().map(|(flow, ..)| FlowId(*flow)).collect();
+    flows.sort_unstable();
+    flows.dedup();
+    let content = Content::Slices(Slices {
+        interface: "eth0".to_owned(),
+        packets: packets.len() as u32,
+        first: RawNs(packets.iter().map(|(_, raw, _)| *raw).min().unwrap_or(0)),
+        last: RawNs(packets.iter().map(|(_, raw, _)| *raw).max().unwrap_or(0)),
+        block_bytes: bytes.len() as u32,
+        flows,
+        block: zstd::bulk::compress(&bytes, 1).expect("zstd").into(),
+    });
+    change(of, Body::Entry { seq, content })
 }

@@ -3,14 +3,17 @@
 //! One [`Writer`] makes all changes, in batches that are durable before they are acknowledged; any number of [`Store`]
 //! handles read. What is where is said in `keys.rs`.
 
+mod change;
 mod envelope;
 mod epochs;
 mod keys;
+mod open;
 mod regate;
 mod retention;
 mod rocks;
 mod scan;
 mod segments;
+mod stage;
 #[cfg(test)]
 pub(crate) mod testing;
 mod writer;
@@ -26,12 +29,14 @@ use gnomon_clock::{CollectorNow, EpochId, Estimate, RawNs, UtcNs};
 use gnomon_flow::{AgentId, EpochHash, FlowId, FlowRef, Origin, StoredFlow, TimeState};
 use tokio::sync::broadcast;
 
+pub use change::{Body, Change, Committed, Content, Slices};
 pub use envelope::DamagedValue;
+pub use open::open;
 pub use retention::Limits;
 pub use rocks::RocksError;
 pub use scan::{Scan, ScanKey, Span};
 pub use segments::{BLOCK_BYTES_MAX, SegmentError, SliceLocation};
-pub use writer::{Body, Change, Committed, Content, Slices, Writer, open};
+pub use writer::Writer;
 
 use crate::clock_gate::ClockGate;
 use envelope::{Envelope, IndexEntry, Totals, numbers_of};

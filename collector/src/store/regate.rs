@@ -9,7 +9,8 @@ use gnomon_flow::{EpochHash, FlowRef, TimeState};
 use super::StoreError;
 use super::envelope::{Envelope, IndexEntry};
 use super::keys::{self, Family};
-use super::writer::{Stage, Writer, put};
+use super::stage::Stage;
+use super::writer::Writer;
 
 /// Records looked at in one run.
 const RUN: usize = 512;
@@ -125,7 +126,7 @@ impl Writer {
             self.jobs.pop_front();
             return Ok(!self.jobs.is_empty());
         };
-        let mut stage = self.stage();
+        let mut stage = Stage::new(&self.shared);
         for (key, value) in &run {
             let Some(id) = keys::reference_of(key) else { continue };
             let judged = match job.kind {
@@ -168,7 +169,7 @@ impl Writer {
         }
         let old = self.shared.index_entry(id)?;
         let last = judged.last.map(|e| e.utc);
-        put(stage, id, old, Envelope { state: judged.state, first: judged.first, last, ..envelope });
+        stage.put(id, old, Envelope { state: judged.state, first: judged.first, last, ..envelope });
         Ok(())
     }
 
@@ -187,7 +188,7 @@ impl Writer {
         let Some(envelope) = self.shared.envelope(id, &entry)? else { return Ok(()) };
         let judged = self.shared.gate.judge(timeline, &envelope.record, &stage.now);
         let last = judged.last.map(|e| e.utc);
-        put(stage, id, Some(entry), Envelope { state: judged.state, first: judged.first, last, ..envelope });
+        stage.put(id, Some(entry), Envelope { state: judged.state, first: judged.first, last, ..envelope });
         Ok(())
     }
 }

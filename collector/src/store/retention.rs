@@ -13,7 +13,8 @@ use super::envelope::{IndexEntry, numbers_of};
 use super::keys::{self, Family};
 use super::rocks::Batch;
 use super::segments::{SegmentError, path_of};
-use super::writer::{Writer, forget};
+use super::stage::Stage;
+use super::writer::Writer;
 
 /// Between looks at the size of the database, and between prunings.
 const LOOK_NS: u64 = 10_000_000_000;
@@ -154,10 +155,10 @@ impl Writer {
             let references: Vec<_> = ids.iter().map(|(_, id)| keys::reference(*id)).collect();
             let entries =
                 self.shared.rocks.get_many(Family::FlowIndex, references.iter().map(|key| &key[..]))?;
-            let mut stage = self.stage();
+            let mut stage = Stage::new(&self.shared);
             for ((_, id), value) in ids.iter().zip(entries) {
                 if let Some(value) = value {
-                    forget(&mut stage, *id, &IndexEntry::decode(&value)?);
+                    stage.forget(*id, &IndexEntry::decode(&value)?);
                     pruned += 1;
                 }
             }

@@ -6,86 +6,22 @@
 //! can be committed again as it is.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
-use bytes::Bytes;
-use gnomon_clock::{CollectorNow, EpochId, Fix, MonoNs, RawNs, Timeline};
-use gnomon_flow::{AgentId, EpochHash, FlowId, FlowRecord, FlowRef, StoredFlow, TimeState};
-use tokio::sync::broadcast;
+use gnomon_clock::{Fix, MonoNs, Timeline};
+use gnomon_flow::{AgentId, EpochHash, FlowRecord, FlowRef, StoredFlow};
 
-use super::envelope::{Envelope, IndexEntry, Totals, encode_epoch, numbers, numbers_of};
-use super::epochs::{Epoch, Epochs};
+use super::change::{Body, Change, Committed, Content, Slices};
+use super::envelope::{Envelope, IndexEntry, encode_epoch, numbers, numbers_of};
+use super::epochs::Epoch;
 use super::keys::{self, Family};
 use super::regate::Job;
-use super::retention::{Limits, free_bytes};
-use super::rocks::{Batch, Rocks};
-use super::segments::{Frame, Position, SegmentReader, SegmentWriter};
-use super::{SUBSCRIBER_QUEUE, Shared, Store, StoreError};
+use super::retention::Limits;
+use super::segments::{Frame, SegmentWriter};
+use super::stage::Stage;
+use super::{Shared, Store, StoreError};
 use crate::clock_gate::ClockGate;
-
-/// Opening writes before it reads: with less than this free the database could die half open.
-const OPEN_BYTES_MIN: u64 = 32 << 20;
-
-/// One thing to write down.
-#[derive(Clone, Debug)]
-pub struct Change {
-    pub epoch: EpochId,
-    pub agent_name: Arc<str>,
-    pub body: Body,
-}
-
-#[derive(Clone, Debug)]
-pub enum Body {
-    /// The agent is here and captures in this epoch.
-    Hello,
-    /// Evidence of the epoch's time.
-    Fixes(Vec<Fix>),
-    /// An entry of the agent's spool.
-    Entry { seq: u64, content: Content },
-}
-
-#[derive(Clone, Debug)]
-pub enum Content {
-    Flows {
-        interface: String,
-        records: Vec<FlowRecord>,
-    },
-    Slices(Slices),
-    /// An entry that means nothing and was put aside: only the ledger moves.
-    Unreadable,
-}
-
-/// A slice block on its way to a segment file.
-#[derive(Clone, Debug)]
-pub struct Slices {
-    pub interface: String,
-    pub packets: u32,
-    pub first: RawNs,
-    pub last: RawNs,
-    /// Of `block` when decompressed.
-    pub block_bytes: u32,
-    /// Each flow in the block once.
-    pub flows: Vec<FlowId>,
-    /// One zstd frame.
-    pub block: Bytes,
-}
-
-/// What became of one change, once it is durable.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Committed {
-    /// The highest durable sequence number of the change's epoch: what to acknowledge.
-    pub durable_seq: Option<u64>,
-    /// It was here already: nothing was written.
-    pub duplicate: bool,
-    /// Its epoch's short form belongs to another epoch: it was not stored.
-    pub refused: bool,
-    pub records: u64,
-    /// Records older than what is stored of the same segment.
-    pub stale: u64,
-    pub packets: u64,
-}
 
 /// Makes all changes to a store; there is one at a time.
 pub struct Writer {
@@ -101,96 +37,6 @@ pub struct Writer {
     pub(super) limits: Limits,
     pub(super) pruned_at: Option<MonoNs>,
     pub(super) regated_at: (MonoNs, MonoNs),
-}
-
-/// A group on its way to be durable.
-pub(super) struct Stage {
-    pub(super) batch: Batch,
-    pub(super) now: CollectorNow,
-    pub(super) totals: Totals,
-    pub(super) longest_ns: u64,
-    index: HashMap<FlowRef, Option<IndexEntry>>,
-    epochs: HashMap<EpochHash, Arc<Epoch>>,
-    epochs_changed: Vec<EpochHash>,
-    retimed: Vec<EpochHash>,
-    ledger: HashMap<EpochHash, Option<u64>>,
-    held: HashMap<EpochHash, i64>,
-    frames: [u64; 2],
-    fresh: Vec<(EpochHash, Envelope)>,
-}
-
-/// Opens the store under `dir`, creating it if there is none.
-///
-/// # Errors
-/// When another process has it, it was written by a newer version, or it cannot be read.
-pub fn open(dir: &Path, gate: ClockGate, limits: Limits) -> Result<(Store, Writer), StoreError> {
-    std::fs::create_dir_all(dir).map_err(|source| StoreError::Directory { path: dir.to_owned(), source })?;
-    let free_bytes = free_bytes(dir)?;
-    if free_bytes < OPEN_BYTES_MIN {
-        return Err(StoreError::NoRoom { path: dir.to_owned(), free_bytes, wanted_bytes: OPEN_BYTES_MIN });
-    }
-    let rocks = Rocks::open(&dir.join("db"))?;
-    check_format(dir, &rocks)?;
-    let meta = |key| rocks.get(Family::Meta, key);
-    let longest_ns = meta(keys::META_LONGEST)?.map(|v| numbers_of("the longest record", &v)).transpose()?;
-    let totals = meta(keys::META_TOTALS)?.map(|v| Totals::decode(&v)).transpose()?;
-    let durable = meta(keys::META_SEGMENT)?
-        .map(|value| numbers_of("the segment's position", &value))
-        .transpose()?
-        .map(|[number, len]| Position { number: u32::try_from(number).unwrap_or(u32::MAX), len });
-    let segments_dir = dir.join("segments");
-    let (segments, recovered) = SegmentWriter::open(&segments_dir, durable, limits.segment_bytes())?;
-    if recovered.cut_bytes > 0 {
-        tracing::info!(bytes = recovered.cut_bytes, "cut packets that were never acknowledged");
-    }
-    if recovered.lost_bytes > 0 {
-        tracing::error!(
-            bytes = recovered.lost_bytes,
-            "packets that were acknowledged are missing from the newest segment file: the disk lost them"
-        );
-    }
-    let (changes, _) = broadcast::channel(SUBSCRIBER_QUEUE);
-    let shared = Arc::new(Shared {
-        dir: dir.to_owned(),
-        rocks,
-        segments: SegmentReader::new(&segments_dir),
-        epochs: Epochs::default(),
-        gate,
-        longest_ns: AtomicU64::new(longest_ns.map_or(0, |[ns]| ns)),
-        totals: Mutex::new(totals.unwrap_or_default()),
-        changes,
-        damaged_blocks: AtomicU64::new(0),
-        torn_bytes: recovered.cut_bytes,
-        lost_bytes: recovered.lost_bytes,
-        stopped: Mutex::default(),
-    });
-    let mut writer = Writer {
-        shared: Arc::clone(&shared),
-        segments,
-        table: BTreeMap::new(),
-        held: HashMap::new(),
-        keyed_by: HashMap::new(),
-        jobs: VecDeque::new(),
-        limits,
-        pruned_at: None,
-        regated_at: (MonoNs(0), MonoNs(0)),
-    };
-    writer.load_segments()?;
-    writer.load_jobs()?;
-    Ok((Store { shared }, writer))
-}
-
-fn check_format(dir: &Path, rocks: &Rocks) -> Result<(), StoreError> {
-    let Some(value) = rocks.get(Family::Meta, keys::META_FORMAT)? else {
-        let mut batch = Batch::default();
-        batch.put(Family::Meta, keys::META_FORMAT, numbers([u64::from(keys::FORMAT)]));
-        return Ok(rocks.write(&batch, true)?);
-    };
-    let [found] = numbers_of("the format's version", &value)?;
-    if found > u64::from(keys::FORMAT) {
-        return Err(StoreError::Newer { path: dir.to_owned(), found, known: keys::FORMAT });
-    }
-    Ok(())
 }
 
 impl Writer {
@@ -209,7 +55,7 @@ impl Writer {
 
     fn try_commit(&mut self, changes: &[Change]) -> Result<Vec<Committed>, StoreError> {
         self.segments.rotate_if_full()?;
-        let mut stage = self.stage();
+        let mut stage = Stage::new(&self.shared);
         self.prefetch(changes, &mut stage)?;
         let mut answers = Vec::with_capacity(changes.len());
         for change in changes {
@@ -231,23 +77,6 @@ impl Writer {
         }
         self.publish(stage, true)?;
         Ok(answers)
-    }
-
-    pub(super) fn stage(&self) -> Stage {
-        Stage {
-            batch: Batch::default(),
-            now: self.shared.gate.now(),
-            totals: self.shared.totals(),
-            longest_ns: self.shared.longest(),
-            index: HashMap::new(),
-            epochs: HashMap::new(),
-            epochs_changed: Vec::new(),
-            retimed: Vec::new(),
-            ledger: HashMap::new(),
-            held: HashMap::new(),
-            frames: [0; 2],
-            fresh: Vec::new(),
-        }
     }
 
     /// Look up all records of the group at once.
@@ -383,7 +212,7 @@ impl Writer {
                 interface: interface.to_owned(),
                 record: record.clone(),
             };
-            put(stage, id, old, envelope);
+            stage.put(id, old, envelope);
             answer.records += 1;
         }
         Ok(answer)
@@ -497,58 +326,4 @@ impl Writer {
     pub fn close(self) -> Result<(), StoreError> {
         Ok(self.shared.rocks.flush()?)
     }
-}
-
-/// Put a record where its state says, out of where it was.
-pub(super) fn put(stage: &mut Stage, id: FlowRef, old: Option<IndexEntry>, envelope: Envelope) {
-    let first = envelope.first.map_or(gnomon_clock::UtcNs::MIN, |e| e.utc);
-    if let Some(old) = old {
-        *stage.totals.of(old.state) = stage.totals.of(old.state).saturating_sub(1);
-        match old.state {
-            TimeState::Indexed if envelope.state != TimeState::Indexed || old.first != first => {
-                stage.batch.delete(Family::Flows, keys::timed(old.first, id));
-            }
-            TimeState::Pending | TimeState::Quarantined if envelope.state == TimeState::Indexed => {
-                stage.batch.delete(Family::Held, keys::reference(id));
-            }
-            _ => {}
-        }
-        if old.state != TimeState::Indexed {
-            *stage.held.entry(id.epoch).or_default() -= 1;
-        }
-    } else {
-        stage.batch.put(Family::ByIngest, keys::timed(envelope.ingested, id), Vec::new());
-    }
-    *stage.totals.of(envelope.state) += 1;
-    let value = envelope.encode();
-    if envelope.state == TimeState::Indexed {
-        stage.batch.put(Family::Flows, keys::timed(first, id), value);
-        let span = envelope.last.map_or(0, |last| last.minus(first)).max(0).unsigned_abs();
-        stage.longest_ns = stage.longest_ns.max(span);
-    } else {
-        stage.batch.put(Family::Held, keys::reference(id), value);
-        *stage.held.entry(id.epoch).or_default() += 1;
-    }
-    let entry = IndexEntry {
-        state: envelope.state,
-        revision: envelope.record.revision,
-        first,
-        ingested: envelope.ingested,
-        first_raw_ns: envelope.record.first.0,
-    };
-    stage.batch.put(Family::FlowIndex, keys::reference(id), entry.encode());
-    stage.index.insert(id, Some(entry));
-    stage.fresh.push((id.epoch, envelope));
-}
-
-/// Take a record out of everything but `by_ingest`.
-pub(super) fn forget(stage: &mut Stage, id: FlowRef, entry: &IndexEntry) {
-    *stage.totals.of(entry.state) = stage.totals.of(entry.state).saturating_sub(1);
-    if entry.state == TimeState::Indexed {
-        stage.batch.delete(Family::Flows, keys::timed(entry.first, id));
-    } else {
-        stage.batch.delete(Family::Held, keys::reference(id));
-        *stage.held.entry(id.epoch).or_default() -= 1;
-    }
-    stage.batch.delete(Family::FlowIndex, keys::reference(id));
 }

@@ -3,9 +3,9 @@
 use gnomon_clock::UtcNs;
 use gnomon_flow::{FIELDS, FieldKind};
 
-use super::expression::parse;
-use super::plan::{Hints, Plan};
-use super::testing::{T0, arp_flow, tls_flow, v6_flow};
+use crate::query::expression::parse;
+use crate::query::testing::{T0, arp_flow, tls_flow, v6_flow};
+use crate::query::{Hints, Plan};
 
 fn plan(text: &str) -> Plan {
     let expression = parse(text).unwrap_or_else(|error| panic!("{error}\n{}", error.caret(text)));

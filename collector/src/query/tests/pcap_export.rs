@@ -1,0 +1,187 @@
+//! Capture files as the tools people have read them, and what is said of packets that are not in them.
+
+use gnomon_flow::FlowRecord;
+
+use crate::query::testing::{Fixture, block, fixture, search, utc};
+use crate::query::*;
+use crate::store::testing::{S, epoch, record};
+
+/// The file, or the error that broke it off; and the summary.
+async fn file(mut download: PcapDownload) -> (Vec<u8>, Option<PcapSummary>) {
+    let (mut bytes, mut end) = (Vec::new(), None);
+    while let Some(piece) = download.pieces.recv().await {
+        match piece.expect("piece") {
+            PcapPiece::Data(data) => bytes.extend_from_slice(&data),
+            PcapPiece::End(summary) => end = Some(summary),
+        }
+    }
+    (bytes, end)
+}
+
+/// Packets of two agents, interleaved in time; flow 1 has two records with a gap between them.
+fn with_packets() -> Fixture {
+    let mut fixture = fixture(QueryLimits::default());
+    for agent in [1, 2] {
+        let of = epoch(agent);
+        let shift = u64::from(agent) * 1_000_000;
+        let segment = |id, segment, first: u64, last: u64| FlowRecord {
+            segment,
+            ..record(id, 0, first + shift, last + shift)
+        };
+        let records =
+            vec![segment(1, 0, 10 * S, 12 * S), segment(1, 1, 20 * S, 21 * S), segment(2, 0, 10 * S, 30 * S)];
+        fixture.add(of, 1, records);
+        for second in 0..4u64 {
+            let packets: Vec<_> =
+                (0..100u64).map(|n| (1 + n % 2, (10 + second * 5) * S + shift + n * 7_000_000, 1)).collect();
+            fixture.writer.commit(&[block(2 + second, of, &packets)]).expect("block");
+        }
+    }
+    fixture
+}
+
+#[tokio::test]
+async fn a_capture_file_has_just_the_packets_of_its_flows_in_order_of_time() {
+    let fixture = with_packets();
+    let all = fixture.queries.pcap(PcapRequest::default()).await.expect("pcap");
+    assert_eq!(all.found.flows, 6);
+    let (_, end) = file(all).await;
+    // Of flow 1 the bursts at 10 and 20 s, of flow 2 those at 10, 15, 20 and 25 s; 50 packets each, two agents.
+    assert_eq!(end.expect("end").packets, 2 * (2 + 4) * 50);
+
+    let expression = format!("segment == 1 && node == sensor && starttime < {}", utc(21 * S).unix_ns());
+    let request = PcapRequest { expression, ..PcapRequest::default() };
+    let (bytes, end) = file(fixture.queries.pcap(request).await.expect("pcap")).await;
+    let end = end.expect("end");
+    assert_eq!((end.packets, end.flows, end.partial), (100, 2, None));
+    assert!(end.time_err_ns_max >= 1_000_000, "the evidence was within 1 ms");
+
+    let Some(lines) =
+        tshark(&bytes, &["frame.time_epoch", "udp.srcport", "frame.len", "frame.cap_len", "udp.payload"])
+    else {
+        return;
+    };
+    assert_eq!(lines.len(), 100);
+    let mut last = 0i128;
+    for line in &lines {
+        let [time, port, len, captured, payload] = line.split('\t').collect::<Vec<_>>()[..] else {
+            panic!("{line}")
+        };
+        assert_eq!((port, len, captured), ("10001", "200", "50"));
+        let raw = u64::from_str_radix(&payload.replace(':', ""), 16).expect("the payload is the RAW time");
+        assert!((20 * S..=21 * S + 2_000_000).contains(&raw), "only the segment's own packets");
+        let (seconds, nanoseconds) = time.split_once('.').expect("a fraction");
+        let at = seconds.parse::<i128>().expect("seconds") * 1_000_000_000
+            + nanoseconds.parse::<i128>().expect("ns");
+        assert_eq!(at, i128::from(utc(raw).unix_ns()), "to the nanosecond");
+        assert!(at >= last, "in order");
+        last = at;
+    }
+}
+
+#[tokio::test]
+async fn both_formats_are_read_by_the_tools_people_have() {
+    let fixture = with_packets();
+    for format in [PcapFormat::Pcapng, PcapFormat::Pcap] {
+        let request = PcapRequest { expression: "segment == 0".into(), format, ..PcapRequest::default() };
+        let (bytes, end) = file(fixture.queries.pcap(request).await.expect("pcap")).await;
+        let packets = end.expect("end").packets;
+        assert_eq!(packets, 500);
+        let Some(lines) =
+            tshark(&bytes, &["frame.interface_name", "frame.packet_flags_direction", "_ws.malformed"])
+        else {
+            return;
+        };
+        assert_eq!(lines.len() as u64, packets);
+        if format == PcapFormat::Pcapng {
+            let outbound = |line: &&String| {
+                let direction = line.split('\t').nth(1).unwrap_or_default();
+                line.starts_with("sensor:eth0\t")
+                    && direction.trim_start_matches("0x").trim_start_matches('0') == "2"
+            };
+            assert_eq!(lines.iter().filter(outbound).count(), 400, "{:?}", lines.first());
+        }
+        let Some(out) = tool("tcpdump", &["-nn", "-r"], &bytes) else { return };
+        assert_eq!(out.lines().count() as u64, packets, "tcpdump");
+        let Some(out) = tool("capinfos", &["-M"], &bytes) else { return };
+        assert!(out.contains("nanoseconds (9)"), "{out}");
+        assert!(out.contains(&format!("Number of packets:   {packets}")), "{out}");
+        if format == PcapFormat::Pcapng {
+            assert!(out.contains("times within ±") && out.contains("gnomon-collector"), "{out}");
+        }
+    }
+    // Nothing found is still a file.
+    let request = PcapRequest { expression: "port == 1".into(), ..PcapRequest::default() };
+    let (bytes, end) = file(fixture.queries.pcap(request).await.expect("pcap")).await;
+    assert_eq!(end.map(|end| end.packets), Some(0));
+    let Some(lines) = tshark(&bytes, &["frame.number"]) else { return };
+    assert!(lines.is_empty());
+}
+
+#[tokio::test]
+async fn a_download_says_what_is_missing() {
+    let mut fixture = with_packets();
+    // Another link type, and packets of an epoch without evidence.
+    fixture.writer.commit(&[block(50, epoch(1), &[(2, 25 * S, 101)])]).expect("block");
+    fixture.add(epoch(9), 1, vec![record(2, 0, S, 2 * S)]);
+    fixture.writer.commit(&[block(2, epoch(9), &[(2, S + 5, 1)])]).expect("block");
+    let reason = |request: PcapRequest| {
+        let queries = fixture.queries.clone();
+        async move { file(queries.pcap(request).await.expect("pcap")).await.1.and_then(|end| end.partial) }
+    };
+    let pcap = PcapRequest { format: PcapFormat::Pcap, ..PcapRequest::default() };
+    assert!(reason(pcap).await.expect("partial").contains("1 packets have another link type"));
+    assert_eq!(reason(PcapRequest::default()).await, None, "pcapng holds both");
+    let some = PcapRequest { packets_max: 10, ..PcapRequest::default() };
+    assert!(reason(some).await.expect("partial").contains("more than the 10 packets"));
+    let unproven = PcapRequest { expression: "time.state == pending".into(), ..PcapRequest::default() };
+    assert!(reason(unproven).await.expect("partial").contains("1 packets have no proven time"));
+
+    let flows = fixture.queries.search(search("segment == 1")).await.expect("search").flows;
+    let missing = gnomon_flow::FlowRef::default();
+    let ids = PcapRequest { ids: vec![flows[0].id(), missing], ..PcapRequest::default() };
+    assert!(reason(ids).await.expect("partial").contains("1 of 2 records are not there"));
+    let none = PcapRequest { ids: vec![missing], ..PcapRequest::default() };
+    assert!(matches!(fixture.queries.pcap(none).await, Err(QueryError::NotFound(_))));
+}
+
+#[tokio::test]
+async fn a_download_nobody_reads_gives_its_place_free() {
+    let limits = QueryLimits { downloads_max: 1, queue_ms: 2000, ..QueryLimits::default() };
+    let mut fixture = fixture(limits);
+    fixture.add(epoch(1), 1, vec![record(1, 0, S, 90 * S)]);
+    for n in 0..60u64 {
+        let packets: Vec<_> = (0..1000u64).map(|p| (1, (2 + n) * S + p * 1000, 1)).collect();
+        fixture.writer.commit(&[block(2 + n, epoch(1), &packets)]).expect("block");
+    }
+    let mut first = fixture.queries.pcap(PcapRequest::default()).await.expect("pcap");
+    assert!(first.pieces.recv().await.is_some());
+    drop(first);
+    let second = fixture.queries.pcap(PcapRequest::default()).await.expect("the place is free again");
+    assert_eq!(file(second).await.1.map(|end| end.packets), Some(60_000));
+}
+
+fn tool(name: &str, arguments: &[&str], file: &[u8]) -> Option<String> {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("file.pcap");
+    std::fs::write(&path, file).expect("write");
+    let output = match std::process::Command::new(name).args(arguments).arg(&path).output() {
+        Ok(output) => output,
+        Err(error) => {
+            eprintln!("SKIPPED: reading the file back with {name}: {error}");
+            return None;
+        }
+    };
+    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn tshark(file: &[u8], fields: &[&str]) -> Option<Vec<String>> {
+    let mut arguments = vec!["-T", "fields"];
+    for field in fields {
+        arguments.extend(["-e", field]);
+    }
+    arguments.push("-r");
+    let output = tool("tshark", &arguments, file)?;
+    Some(output.lines().map(str::to_owned).collect())
+}

@@ -1,0 +1,66 @@
+//! What the writer is asked to write down, and what it answers.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gnomon_clock::{EpochId, Fix, RawNs};
+use gnomon_flow::{FlowId, FlowRecord};
+
+/// One thing to write down.
+#[derive(Clone, Debug)]
+pub struct Change {
+    pub epoch: EpochId,
+    pub agent_name: Arc<str>,
+    pub body: Body,
+}
+
+#[derive(Clone, Debug)]
+pub enum Body {
+    /// The agent is here and captures in this epoch.
+    Hello,
+    /// Evidence of the epoch's time.
+    Fixes(Vec<Fix>),
+    /// An entry of the agent's spool.
+    Entry { seq: u64, content: Content },
+}
+
+#[derive(Clone, Debug)]
+pub enum Content {
+    Flows {
+        interface: String,
+        records: Vec<FlowRecord>,
+    },
+    Slices(Slices),
+    /// An entry that means nothing and was put aside: only the ledger moves.
+    Unreadable,
+}
+
+/// A slice block on its way to a segment file.
+#[derive(Clone, Debug)]
+pub struct Slices {
+    pub interface: String,
+    pub packets: u32,
+    pub first: RawNs,
+    pub last: RawNs,
+    /// Of `block` when decompressed.
+    pub block_bytes: u32,
+    /// Each flow in the block once.
+    pub flows: Vec<FlowId>,
+    /// One zstd frame.
+    pub block: Bytes,
+}
+
+/// What became of one change, once it is durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// The highest durable sequence number of the change's epoch: what to acknowledge.
+    pub durable_seq: Option<u64>,
+    /// It was here already: nothing was written.
+    pub duplicate: bool,
+    /// Its epoch's short form belongs to another epoch: it was not stored.
+    pub refused: bool,
+    pub records: u64,
+    /// Records older than what is stored of the same segment.
+    pub stale: u64,
+    pub packets: u64,
+}

@@ -1,0 +1,96 @@
+//! Opening a store: the format's version, what a crash left in the newest segment file, and the work to take up again.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::Path;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+
+use gnomon_clock::MonoNs;
+use tokio::sync::broadcast;
+
+use super::envelope::{Totals, numbers, numbers_of};
+use super::epochs::Epochs;
+use super::keys::{self, Family};
+use super::retention::{Limits, free_bytes};
+use super::rocks::{Batch, Rocks};
+use super::segments::{Position, SegmentReader, SegmentWriter};
+use super::writer::Writer;
+use super::{SUBSCRIBER_QUEUE, Shared, Store, StoreError};
+use crate::clock_gate::ClockGate;
+
+/// Opening writes before it reads: with less than this free the database could die half open.
+const OPEN_BYTES_MIN: u64 = 32 << 20;
+
+/// Opens the store under `dir`, creating it if there is none.
+///
+/// # Errors
+/// When another process has it, it was written by a newer version, or it cannot be read.
+pub fn open(dir: &Path, gate: ClockGate, limits: Limits) -> Result<(Store, Writer), StoreError> {
+    std::fs::create_dir_all(dir).map_err(|source| StoreError::Directory { path: dir.to_owned(), source })?;
+    let free_bytes = free_bytes(dir)?;
+    if free_bytes < OPEN_BYTES_MIN {
+        return Err(StoreError::NoRoom { path: dir.to_owned(), free_bytes, wanted_bytes: OPEN_BYTES_MIN });
+    }
+    let rocks = Rocks::open(&dir.join("db"))?;
+    check_format(dir, &rocks)?;
+    let meta = |key| rocks.get(Family::Meta, key);
+    let longest_ns = meta(keys::META_LONGEST)?.map(|v| numbers_of("the longest record", &v)).transpose()?;
+    let totals = meta(keys::META_TOTALS)?.map(|v| Totals::decode(&v)).transpose()?;
+    let durable = meta(keys::META_SEGMENT)?
+        .map(|value| numbers_of("the segment's position", &value))
+        .transpose()?
+        .map(|[number, len]| Position { number: u32::try_from(number).unwrap_or(u32::MAX), len });
+    let segments_dir = dir.join("segments");
+    let (segments, recovered) = SegmentWriter::open(&segments_dir, durable, limits.segment_bytes())?;
+    if recovered.cut_bytes > 0 {
+        tracing::info!(bytes = recovered.cut_bytes, "cut packets that were never acknowledged");
+    }
+    if recovered.lost_bytes > 0 {
+        tracing::error!(
+            bytes = recovered.lost_bytes,
+            "packets that were acknowledged are missing from the newest segment file: the disk lost them"
+        );
+    }
+    let (changes, _) = broadcast::channel(SUBSCRIBER_QUEUE);
+    let shared = Arc::new(Shared {
+        dir: dir.to_owned(),
+        rocks,
+        segments: SegmentReader::new(&segments_dir),
+        epochs: Epochs::default(),
+        gate,
+        longest_ns: AtomicU64::new(longest_ns.map_or(0, |[ns]| ns)),
+        totals: Mutex::new(totals.unwrap_or_default()),
+        changes,
+        damaged_blocks: AtomicU64::new(0),
+        torn_bytes: recovered.cut_bytes,
+        lost_bytes: recovered.lost_bytes,
+        stopped: Mutex::default(),
+    });
+    let mut writer = Writer {
+        shared: Arc::clone(&shared),
+        segments,
+        table: BTreeMap::new(),
+        held: HashMap::new(),
+        keyed_by: HashMap::new(),
+        jobs: VecDeque::new(),
+        limits,
+        pruned_at: None,
+        regated_at: (MonoNs(0), MonoNs(0)),
+    };
+    writer.load_segments()?;
+    writer.load_jobs()?;
+    Ok((Store { shared }, writer))
+}
+
+fn check_format(dir: &Path, rocks: &Rocks) -> Result<(), StoreError> {
+    let Some(value) = rocks.get(Family::Meta, keys::META_FORMAT)? else {
+        let mut batch = Batch::default();
+        batch.put(Family::Meta, keys::META_FORMAT, numbers([u64::from(keys::FORMAT)]));
+        return Ok(rocks.write(&batch, true)?);
+    };
+    let [found] = numbers_of("the format's version", &value)?;
+    if found > u64::from(keys::FORMAT) {
+        return Err(StoreError::Newer { path: dir.to_owned(), found, known: keys::FORMAT });
+    }
+    Ok(())
+}
