@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Every test. Those that need namespaces or raw sockets run as root (by sudo where this is a user); a test that cannot
-# run here prints `SKIPPED: reason`, and is counted so.
+# Every test. Those that need namespaces or raw sockets run as root (by sudo where this is a user). A test that cannot run
+# here prints `SKIPPED: reason` and passes: it is counted as skipped, once, however often it says so.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 log=$(mktemp)
@@ -17,24 +17,43 @@ echo "==> what the guests are made of" >&2
 deploy/guest-parts.sh > /dev/null || echo "    the tests that need a guest will be skipped" >&2
 echo "==> testing" >&2
 test_with() {
-    cargo test --locked --no-fail-fast "$@" 2>&1 | tee -a "$log" | grep -vE '^(SKIPPED|successes:|---- |$|    [a-z_:0-9]+$)'
+    # What tests that passed have to say is in the log alone.
+    cargo test --locked --no-fail-fast "$@" 2>&1 | tee -a "$log" | awk '
+        $0 == "successes:" { hidden = 1 }
+        $0 == "failures:" || /^test result: / { hidden = 0 }
+        !hidden && NF { print; fflush() }'
     [ "${PIPESTATUS[0]}" = 0 ] || status=1
 }
 status=0
 test_with --workspace -- --show-output
-# Minutes each: docs/guest-tests.md.
+# A minute or two each: docs/guest-tests.md.
 if [ "${GNOMON_GUEST:-}" = all ]; then
     test_with -p gnomon-integration-tests --test guest_time -- --show-output --ignored
 fi
 
-skipped=$(grep -c '^SKIPPED' "$log")
-if [ "$skipped" -gt 0 ]; then
-    echo
-    echo "$skipped tests could not run here:"
-    grep '^SKIPPED' "$log" | sort | uniq -c | sed 's/^/  /'
-fi
-passed=$(sed -nE 's/^test result: .* ([0-9]+) passed; ([0-9]+) failed.*/\1/p' "$log" | awk '{n += $1} END {print n + 0}')
-failed=$(sed -nE 's/^test result: .* ([0-9]+) passed; ([0-9]+) failed.*/\2/p' "$log" | awk '{n += $1} END {print n + 0}')
-echo
-echo "$((passed - skipped)) passed, $failed failed, $skipped skipped"
+# The log has a part for each test program; in it, first what passed tests printed, then what failed ones did.
+awk '
+    /^ +(Running|Doc-tests) / { program = $0; begun++ }
+    $0 == "successes:" { passed_ones = 1 }
+    $0 == "failures:" { passed_ones = 0; test = "" }
+    /^---- .* stdout ----$/ { test = $0 }
+    /^SKIPPED: / && passed_ones && test != "" && !((program, test) in seen) { seen[program, test]; why[$0]++; skipped++ }
+    /^test result: / {
+        ended++; passed_ones = 0; test = ""
+        for (i = 2; i <= NF; i++) {
+            if ($i == "passed;") passed += $(i - 1)
+            if ($i == "failed;") failed += $(i - 1)
+            if ($i == "ignored;") ignored += $(i - 1)
+        }
+    }
+    END {
+        if (skipped) {
+            printf "\n%d tests could not run here:\n", skipped
+            for (reason in why) printf "  %4d %s\n", why[reason], reason
+        }
+        printf "\n%d passed, %d failed, %d skipped", passed - skipped, failed, skipped
+        if (ignored) printf ", %d ignored (measurements, processes that other tests start, guests unless GNOMON_GUEST=all)", ignored
+        print ""
+        if (begun > ended) printf "%d test programs did not get to their end\n", begun - ended
+    }' "$log"
 exit "$status"

@@ -6,15 +6,17 @@
 
 use std::hint::black_box;
 
+use arrayvec::ArrayVec;
 use gnomon_agent::decode::decode;
 use gnomon_agent::engine::{Engine, EngineConfig};
 use gnomon_agent::rules::{Keep, SlicePolicy};
 use gnomon_agent::table::TableConfig;
-use gnomon_capture::{Frame, LinkType, Stamp};
+use gnomon_capture::{FRAMES_AT_ONCE, Frame, LinkType, Stamp};
 use gnomon_clock::RawNs;
 
 const RING_FRAMES: usize = 4096;
 const BATCH_FRAMES: usize = 256;
+const PACKETS: u64 = 4_000_000;
 /// Sizes of the simple Internet mix, 7:4:1, without FCS.
 const IMIX: [usize; 12] = [60, 60, 590, 60, 590, 60, 60, 590, 60, 1514, 590, 60];
 
@@ -31,12 +33,27 @@ impl Ring {
         Ring { frames, random: 1, flows }
     }
 
-    /// Frame `n`, made to belong to a random flow.
-    fn next(&mut self, n: u64) -> Frame<'_> {
-        self.random = self.random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let flow = ((u64::from(self.random) * u64::from(self.flows)) >> 32) as u32;
-        let data = &mut self.frames[n as usize % RING_FRAMES];
-        data[26..30].copy_from_slice(&(0x0a00_0000 + flow).to_be_bytes());
+    /// Frames from `n` on, each made to belong to a random flow, given to `sink` as a source gives them.
+    fn give(&mut self, n: u64, count: usize, at_once: usize, mut sink: impl FnMut(&[Frame<'_>])) {
+        let first = n as usize % RING_FRAMES;
+        for data in &mut self.frames[first..first + count] {
+            self.random = self.random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let flow = ((u64::from(self.random) * u64::from(self.flows)) >> 32) as u32;
+            data[26..30].copy_from_slice(&(0x0a00_0000 + flow).to_be_bytes());
+        }
+        let frames = (first..first + count).map(|at| self.frame(at, n + (at - first) as u64));
+        let mut batch = ArrayVec::<Frame<'_>, FRAMES_AT_ONCE>::new();
+        for frame in frames {
+            batch.push(frame);
+            if batch.len() == at_once {
+                sink(&batch);
+                batch.clear();
+            }
+        }
+    }
+
+    fn frame(&self, at: usize, n: u64) -> Frame<'_> {
+        let data = &self.frames[at];
         Frame {
             stamp: Stamp { raw: RawNs(1_000_000_000 + n * 1000), err_ns: 1000 },
             link: LinkType::Ethernet,
@@ -59,7 +76,8 @@ fn tcp_frame(len: usize) -> Vec<u8> {
     data
 }
 
-fn run(name: &str, sizes: &[usize], flows: u32, keep: Keep, packets: u64) {
+fn run(name: &str, sizes: &[usize], flows: u32, keep: Keep, at_once: usize) {
+    let packets = PACKETS;
     let mut ring = Ring::new(sizes, flows);
     let mut engine = Engine::new(
         0,
@@ -75,10 +93,8 @@ fn run(name: &str, sizes: &[usize], flows: u32, keep: Keep, packets: u64) {
         let start = cpu_ns();
         let mut n = from;
         while n < from + packets {
-            for _ in 0..BATCH_FRAMES {
-                engine.on_frame(&ring.next(n));
-                n += 1;
-            }
+            ring.give(n, BATCH_FRAMES, at_once, |frames| engine.on_frames(frames));
+            n += BATCH_FRAMES as u64;
             engine.end_batch(RawNs(1_000_000_000 + n * 1000));
             records += engine.take_records().map_or(0, |records| records.len());
             while let Some(block) = engine.take_block() {
@@ -88,7 +104,7 @@ fn run(name: &str, sizes: &[usize], flows: u32, keep: Keep, packets: u64) {
         (cpu_ns() - start) as f64 / (n - from) as f64
     };
     // Fills the table and the caches. Random numbers repeat: 5 packets a flow see 99 % of the flows.
-    let warm = (u64::from(flows) * 5).max(200_000);
+    let warm = (u64::from(flows) * 5).max(200_000).next_multiple_of(BATCH_FRAMES as u64);
     let warm_ns = pass(0, warm, &mut engine);
     let rss = resident_bytes().saturating_sub(before);
     let ns = pass(warm, packets, &mut engine);
@@ -102,11 +118,16 @@ fn run(name: &str, sizes: &[usize], flows: u32, keep: Keep, packets: u64) {
     );
 }
 
-fn decode_only(sizes: &[usize], packets: u64) {
+fn decode_only(sizes: &[usize]) {
+    let packets = PACKETS;
     let mut ring = Ring::new(sizes, 10_000);
     let start = cpu_ns();
-    for n in 0..packets {
-        black_box(decode(&ring.next(n)));
+    for n in (0..packets).step_by(BATCH_FRAMES) {
+        ring.give(n, BATCH_FRAMES, FRAMES_AT_ONCE, |frames| {
+            for frame in frames {
+                black_box(decode(frame));
+            }
+        });
     }
     let ns = (cpu_ns() - start) as f64 / packets as f64;
     println!("{:28} {ns:7.1} ns/packet", "decode 60 B");
@@ -124,12 +145,12 @@ fn resident_bytes() -> u64 {
 }
 
 fn main() {
-    let packets = 4_000_000;
-    decode_only(&[60], packets);
+    decode_only(&[60]);
     for (name, flows) in [("1 flow", 1), ("10 k flows", 10_000), ("1 M flows", 1_000_000)] {
-        run(&format!("60 B, {name}, no slices"), &[60], flows, Keep::Nothing, packets);
-        run(&format!("60 B, {name}, all kept"), &[60], flows, Keep::All, packets);
+        run(&format!("60 B, {name}, one by one"), &[60], flows, Keep::Nothing, 1);
+        run(&format!("60 B, {name}, no slices"), &[60], flows, Keep::Nothing, FRAMES_AT_ONCE);
+        run(&format!("60 B, {name}, all kept"), &[60], flows, Keep::All, FRAMES_AT_ONCE);
     }
-    run("IMIX, 10 k flows, headers", &IMIX, 10_000, Keep::Headers, packets);
-    run("IMIX, 10 k flows, all kept", &IMIX, 10_000, Keep::All, packets);
+    run("IMIX, 10 k flows, headers", &IMIX, 10_000, Keep::Headers, FRAMES_AT_ONCE);
+    run("IMIX, 10 k flows, all kept", &IMIX, 10_000, Keep::All, FRAMES_AT_ONCE);
 }

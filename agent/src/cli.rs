@@ -103,9 +103,8 @@ pub fn main() -> ExitCode {
 impl Options {
     fn load(&self) -> anyhow::Result<Loaded<Config>> {
         let mut overrides = self.set.clone();
-        let list = |values: &[String]| serde_json::to_string(values).unwrap_or_default();
         if !self.collector.is_empty() {
-            overrides.push(("collector.urls".to_owned(), list(&self.collector)));
+            overrides.push(("collector.urls".to_owned(), self.collector.join(",")));
         }
         let mut loaded = config::load(self.config.as_deref(), &overrides)?;
         if !self.interface.is_empty() {

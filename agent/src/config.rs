@@ -1,19 +1,22 @@
 //! The agent's configuration. The doc comments are the manual: the example file and the reference are made of them.
 
+mod allowed;
+mod slice_rules;
+mod stages;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use gnomon_capture::{Backend, Options, Stance};
-use gnomon_daemon::config::{ByteSize, ConfigError, HumanDuration, Validate, in_range};
+use gnomon_capture::Options;
+use gnomon_daemon::config::{ByteSize, ConfigError, HumanDuration};
 use gnomon_daemon::telemetry::TelemetryConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::rules::{Cidr, Keep, SlicePolicy, SliceRule};
 use crate::slicer::SlicerConfig;
-use crate::spool::{Limits, WhenFull};
-use crate::table::{IdleTimeouts, InterimPolicy, TableConfig};
-use crate::uplink::Tls;
+use crate::table::TableConfig;
+
+pub use allowed::WORKERS_MAX;
 
 /// Where the config is read from when none is named.
 pub const DEFAULT_FILE: &str = "/etc/gnomon/agent.toml";
@@ -229,7 +232,8 @@ pub struct SpoolConfig {
     /// How often files are forced to the disk: what a power cut may cost. A crash of the agent costs nothing.
     /// Allowed: 10ms to 1m.
     pub sync_interval: HumanDuration,
-    /// zstd level. Negative ones are faster and compress less.
+    /// zstd level. Negative ones are faster and compress less. While the spool falls behind, packets are compressed as fast as
+    /// zstd can.
     #[schemars(range(min = -7, max = 19))]
     pub zstd_level: i32,
 }
@@ -273,10 +277,6 @@ impl Default for CaptureConfig {
 
 fn human(ns: u64) -> HumanDuration {
     std::time::Duration::from_nanos(ns).into()
-}
-
-fn ns(human: HumanDuration) -> u64 {
-    u64::try_from(human.get().as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Default for FlowsConfig {
@@ -332,112 +332,7 @@ impl Default for SpoolConfig {
     }
 }
 
-impl Validate for Config {
-    fn validate(&self) -> Result<(), ConfigError> {
-        let ms = HumanDuration::from_millis;
-        let s = HumanDuration::from_secs;
-        const DAY: u64 = 86_400;
-        if self.state_dir.as_os_str().is_empty() {
-            return Err(ConfigError::invalid("state_dir", "is empty; name a directory"));
-        }
-        if self.name.as_ref().is_some_and(|name| name.is_empty() || name.len() > 255) {
-            return Err(ConfigError::invalid("name", "must have 1 to 255 bytes"));
-        }
-        if self.labels.len() > 32 || self.labels.iter().any(|(k, v)| k.len() > 63 || v.len() > 255) {
-            return Err(ConfigError::invalid(
-                "labels",
-                "at most 32, with names of up to 63 bytes and values of up to 255",
-            ));
-        }
-        in_range("collector.drain", &self.collector.drain, &(s(0)..=s(300)))?;
-        if self.tls.certificate.is_some() != self.tls.key.is_some() {
-            return Err(ConfigError::invalid(
-                "tls.certificate",
-                "needs tls.key beside it, and the other way round",
-            ));
-        }
-        self.validate_interfaces()?;
-        let capture = &self.capture;
-        in_range(
-            "capture.ring_bytes",
-            &capture.ring_bytes,
-            &(ByteSize::from_mib(1)..=ByteSize::from_gib(4)),
-        )?;
-        in_range("capture.block_retire", &capture.block_retire, &(ms(1)..=s(1)))?;
-        let flows = &self.flows;
-        for (key, value) in [
-            ("flows.idle_tcp", flows.idle_tcp),
-            ("flows.idle_udp", flows.idle_udp),
-            ("flows.idle_icmp", flows.idle_icmp),
-            ("flows.idle_sctp", flows.idle_sctp),
-            ("flows.idle_esp", flows.idle_esp),
-            ("flows.idle_other", flows.idle_other),
-        ] {
-            in_range(key, &value, &(ms(100)..=s(DAY)))?;
-        }
-        in_range("flows.active_timeout", &flows.active_timeout, &(s(1)..=s(DAY)))?;
-        in_range("flows.linger", &flows.linger, &(s(0)..=s(600)))?;
-        let slices = &self.slices;
-        in_range(
-            "slices.block_bytes",
-            &slices.block_bytes,
-            &(ByteSize::from_kib(16)..=ByteSize::from_mib(1)),
-        )?;
-        let inspect_max = ByteSize::from_bytes(0)..=ByteSize::from_gib(1);
-        in_range("flows.inspect_bytes_max", &flows.inspect_bytes_max, &inspect_max)?;
-        in_range("slices.block_age", &slices.block_age, &(ms(1)..=s(10)))?;
-        slices.policy()?;
-        let spool = &self.spool;
-        in_range(
-            "spool.bytes_max",
-            &spool.bytes_max,
-            &(ByteSize::from_mib(16)..=ByteSize::from_gib(65_536)),
-        )?;
-        in_range(
-            "spool.segment_bytes",
-            &spool.segment_bytes,
-            &(ByteSize::from_mib(1)..=ByteSize::from_mib(256)),
-        )?;
-        in_range("spool.sync_interval", &spool.sync_interval, &(ms(10)..=s(60)))?;
-        self.telemetry.validate("telemetry")
-    }
-}
-
 impl Config {
-    fn validate_interfaces(&self) -> Result<(), ConfigError> {
-        let mut workers = 0;
-        for (at, interface) in self.interfaces.iter().enumerate() {
-            let key = format!("interfaces[{at}]");
-            if interface.name.is_empty() || interface.name.len() > 15 {
-                return Err(ConfigError::invalid(
-                    &format!("{key}.name"),
-                    "an interface name has 1 to 15 bytes",
-                ));
-            }
-            if self.interfaces[..at].iter().any(|other| other.name == interface.name) {
-                let message =
-                    format!("{:?} stands twice: each of its packets would be seen twice", interface.name);
-                return Err(ConfigError::invalid(&format!("{key}.name"), message));
-            }
-            if let Err(error) = self.options(interface).check() {
-                return Err(ConfigError::invalid(&key, error));
-            }
-            if interface.workers > 1 && interface.stance == StanceConfig::Tap {
-                let message =
-                    "a tap has one worker for all its queues; several share only an AF_PACKET interface";
-                return Err(ConfigError::invalid(&format!("{key}.workers"), message));
-            }
-            workers += usize::from(interface.workers);
-        }
-        if workers > WORKERS_MAX {
-            return Err(ConfigError::invalid(
-                "interfaces",
-                format!("{workers} workers in all, at most {WORKERS_MAX}"),
-            ));
-        }
-        Ok(())
-    }
-
     /// Captures these interfaces only; what is configured for one of them holds.
     pub fn take_interfaces(&mut self, names: &[String]) {
         let configured = std::mem::take(&mut self.interfaces);
@@ -450,75 +345,6 @@ impl Config {
             .collect();
     }
 
-    /// What to ask a source for.
-    pub fn options(&self, interface: &InterfaceConfig) -> Options {
-        Options {
-            stance: match interface.stance {
-                StanceConfig::Auto => Stance::Auto,
-                StanceConfig::Tap => Stance::Tap,
-                StanceConfig::Host => Stance::Host,
-            },
-            backend: match interface.backend {
-                BackendConfig::Auto => Backend::Auto,
-                BackendConfig::AfXdp => Backend::AfXdp,
-                BackendConfig::AfPacket => Backend::AfPacket,
-            },
-            ring_frames: self.capture.ring_frames,
-            umem_bytes: self.capture.ring_bytes.bytes(),
-            snaplen: self.capture.snaplen,
-            promiscuous: self.capture.promiscuous,
-            steal_addressed: interface.steal_addressed,
-            block_retire_ms: u32::try_from(self.capture.block_retire.get().as_millis()).unwrap_or(u32::MAX),
-            ..Options::default()
-        }
-    }
-
-    pub fn table(&self) -> TableConfig {
-        let flows = &self.flows;
-        TableConfig {
-            flows_max: flows.flows_max,
-            idle: IdleTimeouts {
-                tcp_ns: ns(flows.idle_tcp),
-                udp_ns: ns(flows.idle_udp),
-                icmp_ns: ns(flows.idle_icmp),
-                sctp_ns: ns(flows.idle_sctp),
-                esp_ns: ns(flows.idle_esp),
-                other_ns: ns(flows.idle_other),
-            },
-            active_timeout_ns: ns(flows.active_timeout),
-            linger_ns: ns(flows.linger),
-            interim: flows.interim.then(InterimPolicy::default),
-            inspect: flows.inspect,
-            inspect_bytes_max: flows.inspect_bytes_max.as_usize(),
-        }
-    }
-
-    pub fn slicer(&self) -> SlicerConfig {
-        SlicerConfig {
-            block_bytes_max: self.slices.block_bytes.as_usize(),
-            block_age_max_ns: ns(self.slices.block_age),
-            ..SlicerConfig::default()
-        }
-    }
-
-    pub fn spool_limits(&self) -> Limits {
-        let spool = &self.spool;
-        Limits {
-            dir: self.state_dir.join("spool"),
-            bytes_max: spool.bytes_max.bytes(),
-            segment_bytes: spool.segment_bytes.bytes(),
-            free_bytes_min: spool.free_bytes_min.bytes(),
-            free_percent_min: spool.free_percent_min,
-            sync_interval: spool.sync_interval.get(),
-            when_full: WhenFull::Sacrifice,
-        }
-    }
-
-    pub fn tls(&self) -> Tls {
-        let TlsConfig { ca, certificate, key, server_name, .. } = self.tls.clone();
-        Tls { ca, identity: certificate.zip(key), domain: server_name }
-    }
-
     /// The name people see.
     pub fn name(&self) -> String {
         self.name.clone().unwrap_or_else(|| {
@@ -526,84 +352,6 @@ impl Config {
             if host.is_empty() { "unnamed".to_owned() } else { host }
         })
     }
-}
-
-/// Workers have a number of eight bits in the ids of their flows.
-pub const WORKERS_MAX: usize = 256;
-
-impl SlicesConfig {
-    /// The rules as the engine has them.
-    ///
-    /// # Errors
-    /// With the key of what does not parse.
-    pub fn policy(&self) -> Result<SlicePolicy, ConfigError> {
-        let keep = |key: &str, text: &str| parse_keep(text).ok_or_else(|| bad_keep(key, text));
-        let rule = |(at, rule): (usize, &RuleConfig)| {
-            let key = format!("slices.rules[{at}]");
-            let protocols = rule.protocols.iter().map(|text| {
-                parse_protocol(text).ok_or_else(|| {
-                    let message = format!(
-                        "{text:?} is no IP protocol; write a name like \"tcp\" or a number up to 255"
-                    );
-                    ConfigError::invalid(&format!("{key}.protocols"), message)
-                })
-            });
-            let networks = rule.networks.iter().map(|text| {
-                parse_cidr(text).ok_or_else(|| {
-                    let message =
-                        format!("{text:?} is no network; write it like \"10.0.0.0/8\" or \"2001:db8::/32\"");
-                    ConfigError::invalid(&format!("{key}.networks"), message)
-                })
-            });
-            Ok(SliceRule {
-                keep: keep(&format!("{key}.keep"), &rule.keep)?,
-                protocols: protocols.collect::<Result<_, _>>()?,
-                ports: rule.ports.clone(),
-                networks: networks.collect::<Result<_, _>>()?,
-            })
-        };
-        let rules: Result<Vec<SliceRule>, ConfigError> = self.rules.iter().enumerate().map(rule).collect();
-        Ok(SlicePolicy { rules: rules?, otherwise: keep("slices.keep", &self.keep)? })
-    }
-}
-
-fn bad_keep(key: &str, text: &str) -> ConfigError {
-    let allowed = r#""all", "nothing", "headers", "packet 128B" or "flow 64KiB" (1B to 1GiB)"#;
-    ConfigError::out_of_range(key, text, allowed)
-}
-
-fn parse_keep(text: &str) -> Option<Keep> {
-    let bytes = |text: &str| {
-        let size: ByteSize = text.trim().parse().ok()?;
-        u32::try_from(size.bytes()).ok().filter(|bytes| (1..=1 << 30).contains(bytes))
-    };
-    match text.trim().split_once(' ') {
-        None => match text.trim() {
-            "all" => Some(Keep::All),
-            "nothing" => Some(Keep::Nothing),
-            "headers" => Some(Keep::Headers),
-            _ => None,
-        },
-        Some(("packet", size)) => bytes(size).map(Keep::OfPacket),
-        Some(("flow", size)) => bytes(size).map(Keep::OfFlow),
-        Some(_) => None,
-    }
-}
-
-fn parse_protocol(text: &str) -> Option<u8> {
-    let by_name = gnomon_flow::field::PROTOCOL_NAMES.iter().find(|(_, name)| *name == text);
-    by_name.map(|(number, _)| *number).or_else(|| text.parse().ok())
-}
-
-fn parse_cidr(text: &str) -> Option<Cidr> {
-    let (address, prefix) = match text.split_once('/') {
-        Some((address, prefix)) => {
-            (address.parse::<std::net::IpAddr>().ok()?, Some(prefix.parse::<u8>().ok()?))
-        }
-        None => (text.parse().ok()?, None),
-    };
-    let bits = if address.is_ipv4() { 32 } else { 128 };
-    Some(Cidr { address, prefix: prefix.unwrap_or(bits) }).filter(|cidr| cidr.prefix <= bits)
 }
 
 /// The example config file: every key, its meaning and its default.
@@ -631,7 +379,10 @@ pub fn load(
 
 #[cfg(test)]
 mod tests {
+    use gnomon_daemon::config::Validate;
+
     use super::*;
+    use crate::rules::{Keep, SlicePolicy};
 
     fn load_text(text: &str) -> Result<Config, String> {
         let dir = tempfile::tempdir().unwrap();

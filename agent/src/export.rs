@@ -15,6 +15,9 @@ pub struct PacketBlock {
     pub last: RawNs,
     /// The flows that have packets here, rising, each once.
     pub flows: Vec<FlowId>,
+    /// More than half of the worker's buffers were on their way to the spool when it was closed: a block that is written
+    /// soon is worth more than a small one.
+    pub hurry: bool,
 }
 
 #[derive(Debug)]

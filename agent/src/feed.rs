@@ -76,7 +76,7 @@ impl Feed {
             }
             return Ok(0);
         };
-        let drained = source.drain(BATCH_FRAMES_MAX, |frame| engine.on_frame(&frame)).and_then(|frames| {
+        let drained = source.drain(BATCH_FRAMES_MAX, |frames| engine.on_frames(frames)).and_then(|frames| {
             if frames == 0 {
                 source.wait(IDLE_WAIT)?;
             }

@@ -12,6 +12,7 @@ pub mod export;
 pub mod feed;
 pub mod inspect;
 pub mod offline;
+mod output;
 pub mod rules;
 pub mod slicer;
 pub mod table;

@@ -55,7 +55,7 @@ pub fn engine_config(table: TableConfig) -> EngineConfig {
 pub fn flows<E>(
     table: TableConfig,
     origin: &Origin,
-    mut drain: impl FnMut(&mut dyn FnMut(Frame<'_>)) -> Result<usize, E>,
+    mut drain: impl FnMut(&mut dyn FnMut(&[Frame<'_>])) -> Result<usize, E>,
     mut found: impl FnMut(StoredFlow),
 ) -> Result<EngineStats, E> {
     // An open segment has lasted for at most the active timeout and been silent for at most the longest idle one.
@@ -78,9 +78,9 @@ pub fn flows<E>(
     };
     let ended = loop {
         let mut time = BatchTime::default();
-        let drained = drain(&mut |frame| {
-            time.add(frame.stamp);
-            engine.on_frame(&frame);
+        let drained = drain(&mut |frames| {
+            frames.iter().for_each(|frame| time.add(frame.stamp));
+            engine.on_frames(frames);
         });
         now = time.earliest().unwrap_or(now);
         while engine.end_batch(now) {
@@ -173,7 +173,7 @@ mod tests {
                 Some(batch) => {
                     for (at, data) in batch {
                         let stamp = Stamp { raw: RawNs(START + at), err_ns: 0 };
-                        sink(Frame { stamp, ..example::frame(data) });
+                        sink(&[Frame { stamp, ..example::frame(data) }]);
                     }
                     Ok(batch.len())
                 }

@@ -87,7 +87,7 @@ pub fn run(
     tracing::info!(agent = %identity.agent, epoch = %epoch.get(), "{status}");
     notify::ready(&status);
     let duties = Duties {
-        open_epoch: capture.epoch_opener(Arc::clone(&identity), epoch.clone(), Arc::clone(clock)),
+        open_epoch: capture.epoch_opener(Arc::clone(&identity), epoch, Arc::clone(clock)),
         changed: Box::new(move |view| notify::status(&format!("{status}; {}", clock_words(view)))),
         path: evidence_path,
     };

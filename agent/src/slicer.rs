@@ -22,13 +22,14 @@ pub struct SlicerConfig {
     /// A block is closed this long after its first packet. With compression, spool and wire to come, 200 ms would be
     /// too long for a packet to be found within half a second.
     pub block_age_max_ns: u64,
-    /// Buffers, being filled or on their way. Fewer than the hand-over queue is long, so that blocks leave room for flows.
+    /// Buffers, being filled or on their way: what is kept while the spool's thread does not run. Only those in use take
+    /// memory. Fewer than the hand-over queue is long, so that blocks leave room for flows.
     pub blocks_max: usize,
 }
 
 impl Default for SlicerConfig {
     fn default() -> SlicerConfig {
-        SlicerConfig { block_bytes_max: 256 << 10, block_age_max_ns: 150_000_000, blocks_max: 16 }
+        SlicerConfig { block_bytes_max: 256 << 10, block_age_max_ns: 150_000_000, blocks_max: 64 }
     }
 }
 
@@ -166,6 +167,7 @@ impl Slicer {
     pub fn close(&mut self) {
         if let Some(mut block) = self.open.take_if(|open| open.packets > 0) {
             block.flows.sort_unstable();
+            block.hurry = self.free.len() < self.config.blocks_max / 2;
             self.stats.blocks += 1;
             self.ready.push_back(block);
         }
@@ -220,7 +222,8 @@ mod tests {
     impl Bench {
         fn feed(&mut self, frame: &Frame<'_>) {
             let packet = decode(frame);
-            let seen = self.table.observe(&packet, frame.stamp, &mut Vec::new());
+            let sought = self.table.seek(&packet);
+            let seen = self.table.observe(&packet, &sought, frame.stamp, &mut Vec::new());
             let slice = self.table.slice_mut(seen);
             slice.keep = self.keep;
             self.slicer.append(frame, &packet, seen, slice);
@@ -306,6 +309,23 @@ mod tests {
         // Larger than a block.
         bench.feed(&example::frame(&example::udp_v4(&[0; 3000])));
         assert_eq!(bench.kept().last(), Some(&(3042, 3042)));
+    }
+
+    #[test]
+    fn blocks_hurry_once_half_of_the_buffers_are_gone() {
+        let data = example::udp_v4(&[0; 500]);
+        let config = SlicerConfig { block_bytes_max: 600, blocks_max: 4, ..SlicerConfig::default() };
+        let mut bench = bench(Keep::All, config);
+        let mut hurries = |bench: &mut Bench| {
+            bench.feed(&example::frame(&data));
+            bench.slicer.close();
+            let block = bench.slicer.take().unwrap();
+            (block.hurry, block)
+        };
+        let (taken, blocks): (Vec<bool>, Vec<_>) = (0..4).map(|_| hurries(&mut bench)).unzip();
+        assert_eq!(taken, [false, false, true, true]);
+        blocks.into_iter().for_each(|block| bench.slicer.recycle(block));
+        assert!(!hurries(&mut bench).0, "the spool has caught up");
     }
 
     #[test]

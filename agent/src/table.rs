@@ -16,7 +16,7 @@ mod sequence;
 mod tcp;
 mod wheel;
 
-use gnomon_capture::Stamp;
+use gnomon_capture::{Stamp, huge_pages};
 use gnomon_clock::RawNs;
 use gnomon_flow::{FlowEndReason, FlowId, FlowKey, FlowRecord};
 
@@ -108,6 +108,14 @@ pub struct TableStats {
     pub inspections_denied: u64,
 }
 
+/// The key of a packet, hashed.
+#[derive(Clone, Copy, Debug)]
+pub struct Sought {
+    key: TableKey,
+    from_high: bool,
+    hash: u64,
+}
+
 /// Where a packet was counted.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen {
@@ -139,13 +147,15 @@ pub struct Table {
 impl Table {
     pub fn new(worker: u8, config: TableConfig) -> Table {
         let flows_max = config.flows_max.clamp(1, 1 << 30);
+        // Address space only, until a flow needs it.
+        let mut entries = Vec::with_capacity(flows_max as usize);
+        huge_pages::advise(entries.spare_capacity_mut());
         Table {
             config: TableConfig { flows_max, ..config },
             worker,
             hasher: KeyHasher::random(),
             index: Index::new(flows_max),
-            // Address space only, until a flow needs it.
-            entries: Vec::with_capacity(flows_max as usize),
+            entries,
             free: Vec::with_capacity(flows_max as usize),
             wheel: Wheel::new(flows_max),
             hand: 0,
@@ -157,16 +167,34 @@ impl Table {
         }
     }
 
-    /// Count a packet. Records that it closed (at most two) are pushed to `out`.
+    /// Where to look for a packet's flow. Asks memory for it, without waiting.
     #[inline]
-    pub fn observe(&mut self, packet: &Packet<'_>, stamp: Stamp, out: &mut Vec<FlowRecord>) -> Seen {
+    pub fn seek(&self, packet: &Packet<'_>) -> Sought {
         let (key, from_high) = TableKey::of(packet);
         let hash = self.hasher.hash(&key);
-        let found = self.index.find(hash, |at| {
-            let entry = &self.entries[at as usize];
-            entry.touch();
-            entry.key == key
-        });
+        self.index.touch(hash);
+        Sought { key, from_high, hash }
+    }
+
+    /// Asks memory for the flow itself, if there seems to be one.
+    #[inline]
+    pub fn approach(&self, sought: &Sought) {
+        if let Some(at) = self.index.find(sought.hash, |_| true) {
+            self.entries[at as usize].touch();
+        }
+    }
+
+    /// Count a packet whose flow was sought. Records that it closed (at most two) are pushed to `out`.
+    #[inline]
+    pub fn observe(
+        &mut self,
+        packet: &Packet<'_>,
+        sought: &Sought,
+        stamp: Stamp,
+        out: &mut Vec<FlowRecord>,
+    ) -> Seen {
+        let Sought { key, from_high, hash } = *sought;
+        let found = self.index.find(hash, |at| self.entries[at as usize].key == key);
         let (at, is_new) = match found {
             Some(at) => (at, self.split(at, key, from_high, packet, stamp, out)),
             None => (self.begin(hash, key, from_high, packet, stamp, out), true),

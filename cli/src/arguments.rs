@@ -224,3 +224,18 @@ pub(crate) enum Command {
     /// Print the man page.
     Man,
 }
+
+impl Command {
+    /// The expression that was typed, for a message that points into it.
+    pub(crate) fn expression(&self) -> Option<&str> {
+        match self {
+            Command::Search { query, .. }
+            | Command::Count { query, .. }
+            | Command::Histogram { query, .. }
+            | Command::Pcap { query, .. } => Some(&query.expression),
+            Command::Tail { expression, .. } => Some(expression),
+            Command::Top { words, .. } => words.last().map(String::as_str),
+            _ => None,
+        }
+    }
+}

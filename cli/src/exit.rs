@@ -48,8 +48,17 @@ impl std::error::Error for Usage {}
 const USAGE: u8 = 2;
 const FAILED: u8 = 4;
 
+/// The expression with a mark under the column that a message of the parser names.
+fn pointed_at(message: &str, expression: &str) -> Option<String> {
+    let column: usize = message.strip_prefix("column ")?.split_once(':')?.0.parse().ok()?;
+    let shown = gnomon_flow::escape::terminal_safe(expression).to_string();
+    // Escaping may have made it longer: then the column is another one.
+    let fits = shown == expression && (1..=expression.chars().count() + 1).contains(&column);
+    fits.then(|| format!("  {shown}\n  {:>column$}", '^'))
+}
+
 /// Say what went wrong on stderr and choose the exit code.
-pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+pub(crate) fn report(error: &anyhow::Error, expression: &str) -> ExitCode {
     // The reader of our output went away (`gnomon tail | head`): nothing is wrong.
     if error
         .chain()
@@ -58,10 +67,12 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if let Some(status) = error.chain().find_map(|e| e.downcast_ref::<tonic::Status>()) {
-        // A message of several lines points at a column: keep its lines.
         let told = if status.message().is_empty() { status.code().description() } else { status.message() };
         let lines: Vec<_> = told.lines().map(gnomon_flow::escape::terminal_safe).collect();
         eprintln!("error: {}", lines.join("\n"));
+        if let Some(pointed) = pointed_at(told, expression) {
+            eprintln!("{pointed}");
+        }
         return match status.code() {
             Code::InvalidArgument => ExitCode::from(USAGE),
             Code::NotFound => Outcome::NothingFound.into(),
@@ -71,4 +82,17 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     eprintln!("error: {error:#}");
     let usage = error.chain().any(|e| e.is::<Usage>());
     ExitCode::from(if usage { USAGE } else { FAILED })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pointed_at;
+
+    #[test]
+    fn a_message_with_a_column_points_at_it() {
+        assert_eq!(pointed_at("column 3: what?", "a bb").as_deref(), Some("  a bb\n    ^"));
+        assert_eq!(pointed_at("column 5: more?", "a bb").as_deref(), Some("  a bb\n      ^"));
+        assert_eq!(pointed_at("column 9: where?", "a bb"), None);
+        assert_eq!(pointed_at("no such agent", "a bb"), None);
+    }
 }

@@ -13,8 +13,9 @@ use arguments::Arguments;
 
 /// Run one command and say how it ended: see `gnomon --help`, "Exit codes".
 pub async fn run(arguments: Arguments) -> ExitCode {
+    let expression = arguments.command.expression().unwrap_or_default().to_owned();
     match command::run(arguments).await {
         Ok(outcome) => outcome.into(),
-        Err(error) => exit::report(&error),
+        Err(error) => exit::report(&error, &expression),
     }
 }

@@ -10,14 +10,11 @@ use gnomon_clock::{Clock, KernelClock};
 use gnomon_daemon::config::{self, Loaded};
 use gnomon_daemon::exit::WithHint;
 use gnomon_daemon::shutdown::Shutdown;
-use gnomon_daemon::{build_info, example, telemetry};
+use gnomon_daemon::{build_info, telemetry};
 
 use crate::certs;
-use crate::config::{Config, DEFAULT_FILE};
+use crate::config::{Config, DEFAULT_FILE, PROGRAM, example};
 use crate::pipeline;
-
-/// The program's name, in variables (`GNOMON_COLLECTOR_…`) and messages.
-pub const PROGRAM: &str = "gnomon-collector";
 
 /// Stores what agents send, and answers searches.
 #[derive(Debug, Parser)]
@@ -97,7 +94,7 @@ impl Cli {
                 self.load()?;
                 print("the configuration is good\n")
             }
-            Some(Command::Config(ConfigCommand::Example)) => print(&example::config_toml::<Config>(PROGRAM)),
+            Some(Command::Config(ConfigCommand::Example)) => print(&example()),
             Some(Command::Version) => print(&format!("{PROGRAM} {}\n", build_info::long_version())),
         }
     }

@@ -14,6 +14,8 @@ use crate::store::Limits;
 
 /// Where the config is read from when none is named.
 pub const DEFAULT_FILE: &str = "/etc/gnomon/collector.toml";
+/// The program's name, in variables (`GNOMON_COLLECTOR_…`) and messages.
+pub const PROGRAM: &str = "gnomon-collector";
 
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -238,6 +240,12 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// The example config file: every key, its meaning and its default.
+#[must_use]
+pub fn example() -> String {
+    gnomon_daemon::example::config_toml::<Config>(PROGRAM)
 }
 
 impl Validate for Config {

@@ -191,6 +191,33 @@ static METRICS: [Metric; 17] = [
     },
 ];
 
+impl Metric {
+    /// Its name on `/metrics`, where the unit and the kind are part of it.
+    fn prometheus_name(&self) -> String {
+        let unit = match self.unit {
+            "By" => "_bytes",
+            "ns" => "_nanoseconds",
+            _ => "",
+        };
+        format!("{}{unit}{}", self.name.replace('.', "_"), if self.counter { "_total" } else { "" })
+    }
+}
+
+/// The table as Markdown, for the docs.
+#[must_use]
+pub fn reference() -> String {
+    let mut text = String::from(
+        "| name | on `/metrics` | kind | unit | labels | meaning |\n|---|---|---|---|---|---|\n",
+    );
+    for metric in &METRICS {
+        let Metric { name, unit, help, label, counter, .. } = metric;
+        let kind = if *counter { "counter" } else { "gauge" };
+        let shown = metric.prometheus_name();
+        text.push_str(&format!("| `{name}` | `{shown}` | {kind} | {unit} | {label} | {help}. |\n"));
+    }
+    text
+}
+
 /// What `/metrics` says: everything in `registry` in Prometheus' text format 0.0.4.
 pub fn prometheus_text(registry: Registry) -> Arc<dyn Fn() -> String + Send + Sync> {
     Arc::new(move || {
@@ -230,5 +257,34 @@ pub fn register(meter: &Meter, store: &Store, fleet: &Fleet, commits: &Arc<Commi
                 .with_callback(observe)
                 .build();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use gnomon_daemon::telemetry::{self, TelemetryConfig};
+
+    use super::*;
+    use crate::store::testing::{FakeClock, open};
+
+    #[test]
+    fn metrics_are_served_under_the_names_the_docs_say() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _writer) = open(dir.path(), &FakeClock::new());
+        let config = TelemetryConfig { log: "off".to_owned(), ..TelemetryConfig::default() };
+        let telemetry = telemetry::init("gnomon-collector", &config).unwrap();
+        let commits = Arc::new(CommitCounters::default());
+        register(&telemetry.meter("gnomon.collector"), &store, &Fleet::default(), &commits);
+        let text = prometheus_text(telemetry.prometheus_registry())();
+        let served: BTreeSet<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+            .filter(|name| *name != "target_info")
+            .collect();
+        let written: Vec<String> = METRICS.iter().map(Metric::prometheus_name).collect();
+        assert_eq!(served, written.iter().map(String::as_str).collect(), "{text}");
+        assert!(written.iter().all(|name| reference().contains(&format!("| `{name}` |"))));
     }
 }

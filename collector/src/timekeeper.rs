@@ -12,8 +12,8 @@ mod watch;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gnomon_clock::{
-    AgeUnusable, Authority, Clock, CollectorClock, CollectorNow, CollectorState, EpochId, FixSource, MonoNs,
-    NtpDaemon, RawNs, Refreshed, UtcNs, timesyncd_runs,
+    AgeUnusable, Authority, Clock, CollectorClock, CollectorNow, CollectorState, EpochId, Fix, FixSource,
+    MonoNs, NtpDaemon, RawNs, Refreshed, UtcNs, timesyncd_runs,
 };
 
 use gnomon_daemon::certificate_time::CertificateTime;
@@ -52,6 +52,7 @@ pub struct Saved {
     pub asleep_ns: u64,
     pub raw: RawNs,
     pub utc: UtcNs,
+    pub err_ns: u64,
 }
 
 /// How the time stands, all of one moment.
@@ -202,9 +203,16 @@ impl Timekeeper {
         if runs_on {
             state.timeline = saved.timeline;
             state.own.resume(saved.raw, saved.utc);
+            if !saved.relative {
+                // The proof holds as long as RAW runs on, and gets vaguer as ever.
+                let Saved { raw, utc, err_ns, .. } = *saved;
+                state.own.adopt(Fix { raw, utc, err_ns, source: FixSource::Kernel });
+            }
         } else if !saved.relative {
-            // What was proven holds whatever became of the machine.
+            // What was proven holds whatever became of the machine, and it cannot be earlier than then.
             state.timeline = saved.timeline;
+            let err_ns = i64::try_from(saved.err_ns).unwrap_or(i64::MAX);
+            state.own.set_floor(raw, saved.utc.saturating_add_ns(-err_ns));
         }
         runs_on
     }
@@ -221,6 +229,7 @@ impl Timekeeper {
             asleep_ns: asleep_ns(clock),
             raw,
             utc: state.own.at(raw).utc,
+            err_ns: state.own.at(raw).err_ns,
         }
     }
 
@@ -272,12 +281,7 @@ impl Timekeeper {
             return;
         }
         let now = state.own.at(raw);
-        let fix = gnomon_clock::Fix {
-            raw,
-            utc: now.utc.saturating_add_ns(off_ns),
-            err_ns,
-            source: FixSource::Collector,
-        };
+        let fix = Fix { raw, utc: now.utc.saturating_add_ns(off_ns), err_ns, source: FixSource::Collector };
         let by_ns = state.own.adopt(fix);
         self.settle(&mut state, raw, by_ns);
     }

@@ -150,14 +150,16 @@ fn readings_of_another_time_namespace_are_not_mixed_and_each_flow_keeps_its_time
         eprintln!("SKIPPED: no time namespaces here (unshare -T)");
         return Ok(());
     }
-    let mut agent = scene.agent(Some(1_000))?;
+    // A little, so that the second process seems to go on after the first with three seconds lost: what is plainly
+    // impossible the map sees through by itself.
+    let mut agent = scene.agent(Some(3))?;
     let first = scene.agent_is("synced")?;
     // Without a collector from here on: what is captured waits in the spool.
     scene.link.cut();
     let sent = scene.send(2001)?;
     std::thread::sleep(std::time::Duration::from_secs(4));
     agent.stop()?;
-    // The same boot, and RAW a thousand seconds back.
+    // The same boot, and RAW three seconds back.
     let _agent = scene.agent(None)?;
     scene.link.mend();
     let second = eventually(
@@ -170,7 +172,7 @@ fn readings_of_another_time_namespace_are_not_mixed_and_each_flow_keeps_its_time
     for (port, sent) in [(2001, sent), (2002, sent_now)] {
         let (flow, at, err) = scene.flow(port)?;
         assert!(at + err >= sent.0 && at - err <= sent.1, "{flow}: sent in {sent:?}; {second}");
-        assert!(err < SECOND_NS, "{flow}");
+        assert!(err < SECOND_NS && flow["time.conflict"] != true, "{flow}");
     }
     Ok(())
 }

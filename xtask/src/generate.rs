@@ -11,9 +11,38 @@ struct Generated {
     content: fn() -> String,
 }
 
-/// Everything that is generated, a line each:
-/// `Generated { path: "deploy/agent.example.toml", content: gnomon_agent::config::example },`
-const GENERATED: &[Generated] = &[];
+/// Everything that is generated, a line each.
+const GENERATED: &[Generated] = &[
+    // Named as they are when installed: /etc/gnomon/agent.toml and /etc/gnomon/collector.toml.
+    Generated { path: "deploy/examples/agent.toml", content: gnomon_agent::config::example },
+    Generated { path: "deploy/examples/collector.toml", content: gnomon_collector::config::example },
+    Generated { path: "docs/metrics.md", content: metrics },
+    Generated { path: "docs/search.md", content: gnomon_collector::query::expression::search_docs },
+];
+
+fn metrics() -> String {
+    format!(
+        "\
+# Metrics
+
+Names follow OpenTelemetry. Where `telemetry.otlp_endpoint` is set, both programs push theirs by OTLP; every one carries
+`service.name`, `service.version` and `host.name`. Counters count from the start of the process.
+
+## gnomon-agent
+
+The agent never listens: OTLP is the only way to its metrics. `gnomon live` and the collector's API show the most
+important ones of each agent, from its heartbeats.
+
+{}
+## gnomon-collector
+
+Also served for Prometheus to scrape, at `/metrics` of the HTTP address, under the names in the second column.
+
+{}",
+        gnomon_agent::metrics::reference(),
+        gnomon_collector::metrics::reference(),
+    )
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {

@@ -33,7 +33,7 @@ pub(crate) fn without_tests(text: &str) -> &str {
         match (attribute, line.trim()) {
             (_, "#[cfg(test)]") => attribute = Some(start),
             (Some(_), inner) if inner.starts_with("#[") => {}
-            (Some(attribute), inner) if inner.starts_with("mod ") && inner.ends_with('{') => {
+            (Some(attribute), inner) if begins_module(inner) => {
                 return &text[..attribute];
             }
             _ => attribute = None,
@@ -41,6 +41,12 @@ pub(crate) fn without_tests(text: &str) -> &str {
         start += line.len();
     }
     text
+}
+
+/// `mod tests {`, or `pub(super) mod tests {` where other tests use what is in it.
+fn begins_module(line: &str) -> bool {
+    let visible = line.strip_prefix("pub").map(|rest| rest.split_once(") ").map_or(rest, |(_, rest)| rest));
+    visible.unwrap_or(line).trim_start().starts_with("mod ") && line.ends_with('{')
 }
 
 /// The identifiers of blanked code: (line from 1, word, what follows it on the line, the word before it).
@@ -162,6 +168,7 @@ mod tests {
     fn tests_at_the_end_are_cut() {
         assert_eq!(without_tests("a\n#[cfg(test)]\nmod tests {\n}\n"), "a\n");
         assert_eq!(without_tests("a\n#[cfg(test)]\n#[allow(x)]\nmod model {\n}\n"), "a\n");
+        assert_eq!(without_tests("a\n#[cfg(test)]\npub(super) mod tests {\n}\n"), "a\n");
         let outside = "a\n#[cfg(test)]\nmod tests;\n#[cfg(test)]\nfn b() {}\n";
         assert_eq!(without_tests(outside), outside);
     }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gnomon_capture::{Backend, CaptureError, DropReason, Options, Stance, open};
+use gnomon_capture::{Backend, CaptureError, DropReason, Options, Stance, each, open};
 use gnomon_clock::{Clock, KernelClock};
 
 const BATCH: usize = 1024;
@@ -20,7 +20,7 @@ fn run(interface: &str, seconds: u64, options: &Options) -> Result<(), CaptureEr
     loop {
         // A byte of each frame is touched, so that none is received on paper only.
         let drained =
-            source.drain(BATCH, |frame| sum += u64::from(frame.data.first().copied().unwrap_or(0)))?;
+            source.drain(BATCH, each(|frame| sum += u64::from(frame.data.first().copied().unwrap_or(0))))?;
         if drained == 0 {
             source.wait(Duration::from_millis(10))?;
         }

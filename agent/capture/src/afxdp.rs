@@ -123,7 +123,7 @@ impl AfXdp {
         }))
     }
 
-    pub fn drain<F: FnMut(Frame<'_>)>(
+    pub fn drain<F: FnMut(&[Frame<'_>])>(
         &mut self,
         max_frames: usize,
         mut sink: F,

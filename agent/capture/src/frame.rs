@@ -5,6 +5,10 @@ use gnomon_clock::RawNs;
 /// No source hands over more bytes of one frame (BIG TCP on veth gives 195,546).
 pub const FRAME_BYTES_MAX: usize = 256 << 10;
 
+/// No source hands over more frames in one call of the sink. Together, so that the sink can ask memory for what all of
+/// them need before it waits for the first; few, so that what it notes about them stays in the nearest cache.
+pub const FRAMES_AT_ONCE: usize = 32;
+
 /// When a frame was seen, and how wrong that may be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stamp {
@@ -86,4 +90,9 @@ pub struct Frame<'a> {
     pub vlan: Option<VlanTag>,
     /// Sent by this host (AF_PACKET knows; AF_XDP sees only what arrives).
     pub outgoing: bool,
+}
+
+/// A sink of one frame at a time.
+pub fn each(mut sink: impl FnMut(Frame<'_>)) -> impl FnMut(&[Frame<'_>]) {
+    move |frames| frames.iter().for_each(|frame| sink(*frame))
 }

@@ -4,6 +4,7 @@
 //! on a *host* NIC AF_PACKET watches beside it. Nothing is taken unless it was asked for.
 
 pub mod afxdp;
+pub mod huge_pages;
 pub mod interface;
 
 mod error;
@@ -18,7 +19,7 @@ mod stats;
 mod wait;
 
 pub use error::CaptureError;
-pub use frame::{FRAME_BYTES_MAX, Frame, LinkType, Stamp, VlanTag};
+pub use frame::{FRAME_BYTES_MAX, FRAMES_AT_ONCE, Frame, LinkType, Stamp, VlanTag, each};
 pub use interface::Plan;
 pub use mode::{CaptureMode, Refusal, Rung};
 pub use options::{Backend, Fanout, Options, Queues, Stance};

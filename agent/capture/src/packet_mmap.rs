@@ -13,11 +13,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::time::Duration;
 
+use arrayvec::ArrayVec;
 use gnomon_clock::{Clock, RawNs};
 use rustix::io::Errno;
 
 use crate::error::CaptureError;
-use crate::frame::{FRAME_BYTES_MAX, Frame, LinkType};
+use crate::frame::{FRAME_BYTES_MAX, FRAMES_AT_ONCE, Frame, LinkType};
 use crate::interface::{self, Interface};
 use crate::mapping::Mapping;
 use crate::mode::{CaptureMode, Refusal, Rung};
@@ -185,7 +186,7 @@ impl PacketMmap {
         })
     }
 
-    pub fn drain<F: FnMut(Frame<'_>)>(
+    pub fn drain<F: FnMut(&[Frame<'_>])>(
         &mut self,
         max_frames: usize,
         mut sink: F,
@@ -215,7 +216,7 @@ impl PacketMmap {
     }
 
     /// Reads on in the current block; true when it is finished.
-    fn drain_block<F: FnMut(Frame<'_>)>(
+    fn drain_block<F: FnMut(&[Frame<'_>])>(
         &mut self,
         map: &StampMap,
         max_frames: usize,
@@ -232,7 +233,12 @@ impl PacketMmap {
         };
         let (mut frames, mut bytes, mut truncated, mut duplicates) = (0_u64, 0_u64, 0_u64, 0_u64);
         let mut lost = 0;
+        let mut batch = ArrayVec::<Frame<'_>, FRAMES_AT_ONCE>::new();
         let finished = loop {
+            if batch.is_full() {
+                sink(&batch);
+                batch.clear();
+            }
             if *delivered >= max_frames {
                 break false;
             }
@@ -254,7 +260,7 @@ impl PacketMmap {
             bytes += u64::from(raw.original_len);
             truncated += u64::from(data.len() < raw.original_len as usize);
             *delivered += 1;
-            sink(Frame {
+            batch.push(Frame {
                 stamp: map.stamp(raw.unix_ns),
                 link: self.link,
                 original_len: raw.original_len,
@@ -263,6 +269,10 @@ impl PacketMmap {
                 outgoing: raw.outgoing,
             });
         };
+        if !batch.is_empty() {
+            sink(&batch);
+        }
+        drop(batch);
         self.ring.cursor = Some(cursor);
         self.stats.received += frames;
         self.stats.received_bytes += bytes;

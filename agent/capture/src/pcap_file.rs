@@ -17,7 +17,8 @@ mod tests;
 use std::io::{self, Read};
 use std::path::Path;
 
-use crate::frame::Frame;
+use crate::frame::{FRAMES_AT_ONCE, Frame};
+use arrayvec::ArrayVec;
 
 pub use error::{FileError, TailCause, TruncatedTail};
 
@@ -109,6 +110,15 @@ enum Step<'a> {
     Zeros,
 }
 
+/// What is to be done after the frames that were gathered.
+enum Next {
+    /// Nothing more is in the record at the start of the window.
+    Leave(u64),
+    /// Until this many bytes are in the window.
+    Read(usize),
+    Zeros,
+}
+
 /// Bytes that cannot be right, relative to the start of the window.
 struct Damage {
     at: u64,
@@ -153,12 +163,16 @@ impl PcapFile {
         })
     }
 
-    /// Hands up to `frames_max` frames to `sink`, in file order, and returns how many; 0 is the end of the file
+    /// Hands up to `frames_max` frames to `sink`, in file order and some at a time, and returns how many; 0 is the end of the file
     /// (so `frames_max` 0 counts as 1).
     ///
     /// Returns early rather than wait for a slow pipe when it has delivered something. An error comes once, after all
     /// frames before it; thereafter the file has ended.
-    pub fn drain<F: FnMut(Frame<'_>)>(&mut self, frames_max: usize, mut sink: F) -> Result<usize, FileError> {
+    pub fn drain<F: FnMut(&[Frame<'_>])>(
+        &mut self,
+        frames_max: usize,
+        mut sink: F,
+    ) -> Result<usize, FileError> {
         match std::mem::replace(&mut self.state, State::Reading) {
             State::Reading => {}
             State::Failing(error) => {
@@ -197,7 +211,7 @@ impl PcapFile {
         &self.name
     }
 
-    fn deliver<F: FnMut(Frame<'_>)>(
+    fn deliver<F: FnMut(&[Frame<'_>])>(
         &mut self,
         frames_max: usize,
         delivered: &mut usize,
@@ -208,21 +222,42 @@ impl PcapFile {
                 return Ok(());
             }
             let window = self.input.window();
-            let step = match &mut self.format {
-                Format::Classic(classic) => classic.step(window, &mut self.stats),
-                Format::Pcapng(pcapng) => pcapng.step(window, &mut self.stats),
-            };
-            match step {
-                Ok(Step::Frame { frame, record_bytes }) => {
-                    self.stats.frames += 1;
-                    self.stats.bytes += frame.data.len() as u64;
-                    self.stats.original_bytes += u64::from(frame.original_len);
-                    *delivered += 1;
-                    sink(frame);
-                    self.advance(record_bytes);
+            let frames_left = frames_max.max(1) - *delivered;
+            let mut batch = ArrayVec::<Frame<'_>, FRAMES_AT_ONCE>::new();
+            // Of whole records whose frames are in the batch.
+            let mut window_bytes = 0;
+            let next = loop {
+                let rest = &window[window_bytes..];
+                let step = match &mut self.format {
+                    Format::Classic(classic) => classic.step(rest, &mut self.stats),
+                    Format::Pcapng(pcapng) => pcapng.step(rest, &mut self.stats),
+                };
+                let (frame, record_bytes) = match step {
+                    Ok(Step::Frame { frame, record_bytes }) => (frame, record_bytes),
+                    Ok(Step::Pass { record_bytes }) => break Ok(Next::Leave(record_bytes)),
+                    Ok(Step::Need(bytes)) => break Ok(Next::Read(bytes)),
+                    Ok(Step::Zeros) => break Ok(Next::Zeros),
+                    Err(damage) => break Err(damage),
+                };
+                self.stats.frames += 1;
+                self.stats.bytes += frame.data.len() as u64;
+                self.stats.original_bytes += u64::from(frame.original_len);
+                batch.push(frame);
+                let over = record_bytes > rest.len() as u64;
+                if over || batch.is_full() || batch.len() == frames_left {
+                    break Ok(Next::Leave(record_bytes));
                 }
-                Ok(Step::Pass { record_bytes }) => self.advance(record_bytes),
-                Ok(Step::Need(bytes)) => {
+                window_bytes += record_bytes as usize;
+            };
+            if !batch.is_empty() {
+                *delivered += batch.len();
+                sink(&batch);
+            }
+            drop(batch);
+            self.input.consume(window_bytes);
+            match next {
+                Ok(Next::Leave(record_bytes)) => self.advance(record_bytes),
+                Ok(Next::Read(bytes)) => {
                     debug_assert!(bytes <= input::BUFFER_BYTES && bytes > self.input.window().len());
                     if *delivered > 0 && !self.input.has_ended() {
                         return Ok(());
@@ -232,7 +267,7 @@ impl PcapFile {
                         return Ok(());
                     }
                 }
-                Ok(Step::Zeros) => {
+                Ok(Next::Zeros) => {
                     let offset = self.input.offset();
                     if !self.input.rest_is_zero().map_err(|e| read_error(&self.name, &self.input, e))? {
                         return Err(self.damaged(offset, "zeros where a packet must begin".into()));

@@ -25,13 +25,17 @@ pub enum Source {
 }
 
 impl Source {
-    /// Hands over every frame that is ready, at most `max_frames`, and returns how many. Never blocks; one clock
-    /// bracket at most. Frames are borrowed from the ring and handed back to the kernel when the call returns.
+    /// Hands over every frame that is ready, at most `max_frames`, up to [`crate::FRAMES_AT_ONCE`] in a call of `sink`,
+    /// and returns how many. Never blocks; one clock bracket at most. Frames are borrowed from the ring and handed back to the kernel when the call returns.
     ///
     /// # Errors
     /// `InterfaceGone` once the device was deleted and every frame that had arrived was handed over.
     #[inline]
-    pub fn drain<F: FnMut(Frame<'_>)>(&mut self, max_frames: usize, sink: F) -> Result<usize, CaptureError> {
+    pub fn drain<F: FnMut(&[Frame<'_>])>(
+        &mut self,
+        max_frames: usize,
+        sink: F,
+    ) -> Result<usize, CaptureError> {
         match self {
             Source::AfXdp(source) => source.drain(max_frames, sink),
             Source::PacketMmap(source) => source.drain(max_frames, sink),

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use gnomon_capture::{Backend, CaptureError, DropReason, Options, Queues, Rung, Source, Stance, open};
+use gnomon_capture::{Backend, CaptureError, DropReason, Options, Queues, Rung, Source, Stance, each, open};
 use gnomon_clock::{Clock, KernelClock};
 use network::{
     OtherHost, Seen, Sender, assert_complete, drain_all, echo_client, echo_server, gso_tcp,
@@ -203,14 +203,14 @@ fn a_slow_reader_loses_with_a_count_and_keeps_the_arrival_times() {
     in_private_namespace(|| {
         veth(1500, 1);
         let Some(mut source) = open_rx(&tap()) else { return };
-        source.drain(1, |_| ()).unwrap();
+        source.drain(1, each(|_| ())).unwrap();
         let before = KernelClock.raw();
         Sender::new("tx0", false).send_numbered(0, 100, 64);
         let after = KernelClock.raw();
         let mut stamps = Vec::new();
         // The first drain sees all and takes one; the last takes its frame half a second later.
         for _ in 0..100 {
-            source.drain(1, |frame| stamps.push(frame.stamp)).unwrap();
+            source.drain(1, each(|frame| stamps.push(frame.stamp))).unwrap();
             std::thread::sleep(Duration::from_millis(5));
         }
         assert_eq!(stamps.len(), 100);
@@ -326,7 +326,7 @@ fn holder() {
     }
     let mut source = open("rx0", &tap(), Arc::new(KernelClock)).expect("the parent opened it before");
     loop {
-        source.drain(256, |_| ()).expect("draining");
+        source.drain(256, each(|_| ())).expect("draining");
         source.wait(Duration::from_millis(100)).expect("waiting");
     }
 }
@@ -426,7 +426,7 @@ fn a_deleted_interface_is_an_error() {
         let (mut frames, mut error) = (0, None);
         wait_for(Duration::from_secs(3), || {
             source.wait(Duration::from_secs(2)).unwrap();
-            match source.drain(3, |_| frames += 1) {
+            match source.drain(3, each(|_| frames += 1)) {
                 Ok(_) => false,
                 Err(gone) => {
                     error = Some(gone);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use gnomon_capture::{CaptureError, DropReason, Fanout, Options, Source, open};
+use gnomon_capture::{CaptureError, DropReason, Fanout, Options, Source, each, open};
 use gnomon_clock::{Clock, KernelClock};
 use network::{
     OtherHost, Seen, Sender, assert_complete, drain_all, echo_client, echo_server, gso_tcp,
@@ -94,10 +94,13 @@ fn big_tcp_frames_of_more_than_64_kib_are_whole() {
         wait_for(Duration::from_secs(5), || {
             source.wait(Duration::from_millis(60)).unwrap();
             let count = source
-                .drain(100_000, |frame| {
-                    assert_eq!(frame.data.len(), frame.original_len as usize);
-                    lengths.push((frame.outgoing, frame.data.len()));
-                })
+                .drain(
+                    100_000,
+                    each(|frame| {
+                        assert_eq!(frame.data.len(), frame.original_len as usize);
+                        lengths.push((frame.outgoing, frame.data.len()));
+                    }),
+                )
                 .unwrap();
             count == 0 && !lengths.is_empty()
         });
@@ -136,7 +139,8 @@ fn a_small_batch_ends_in_the_middle_of_a_block_and_goes_on() {
         Sender::new("tx0", false).send_numbered(0, 100, 100);
         let mut numbers = Vec::new();
         wait_for(Duration::from_secs(5), || {
-            let count = source.drain(7, |frame| numbers.push(network::number_of(&frame).unwrap())).unwrap();
+            let count =
+                source.drain(7, each(|frame| numbers.push(network::number_of(&frame).unwrap()))).unwrap();
             assert!(count <= 7);
             numbers.len() == 100
         });
@@ -153,10 +157,13 @@ fn snaplen_cuts_the_frame_and_keeps_its_length() {
         let mut frames = 0;
         wait_for(Duration::from_secs(5), || {
             source
-                .drain(100, |frame| {
-                    assert_eq!((frame.data.len(), frame.original_len), (96, 1000));
-                    frames += 1;
-                })
+                .drain(
+                    100,
+                    each(|frame| {
+                        assert_eq!((frame.data.len(), frame.original_len), (96, 1000));
+                        frames += 1;
+                    }),
+                )
                 .unwrap();
             frames == 10
         });
@@ -177,7 +184,7 @@ fn visible_within_200_ms_and_stamped_when_it_came() {
             let after = KernelClock.raw();
             let mut stamp = None;
             wait_for(Duration::from_secs(5), || {
-                source.drain(10, |frame| stamp = Some(frame.stamp)).unwrap();
+                source.drain(10, each(|frame| stamp = Some(frame.stamp))).unwrap();
                 source.wait(Duration::from_millis(5)).unwrap();
                 stamp.is_some()
             });
@@ -201,12 +208,12 @@ fn frames_older_than_a_second_have_an_honest_error() {
     in_private_namespace(|| {
         veth(1500, 1);
         let mut source = open_rx(&Options::default());
-        source.drain(1, |_| ()).unwrap();
+        source.drain(1, each(|_| ())).unwrap();
         let before = KernelClock.raw();
         Sender::new("tx0", false).send_numbered(0, 1, 64);
         std::thread::sleep(Duration::from_millis(1300));
         let mut stamp = None;
-        source.drain(10, |frame| stamp = Some(frame.stamp)).unwrap();
+        source.drain(10, each(|frame| stamp = Some(frame.stamp))).unwrap();
         let stamp = stamp.expect("released long ago");
         assert!(
             stamp.raw.saturating_sub(u64::from(stamp.err_ns)) <= before.saturating_add(1_000_000),
@@ -227,13 +234,16 @@ fn a_vlan_tag_is_handed_over_whether_in_the_frame_or_beside_it() {
         let mut tci = None;
         wait_for(Duration::from_secs(5), || {
             source
-                .drain(10, |seen| {
-                    let inline = (seen.data[12..14] == [0x81, 0])
-                        .then(|| u16::from_be_bytes([seen.data[14], seen.data[15]]));
-                    tci = seen.vlan.map(|tag| tag.tci).or(inline);
-                    // With the tag beside the bytes, the frame is 4 bytes shorter.
-                    assert_eq!(seen.data.len(), if seen.vlan.is_some() { 74 } else { 78 });
-                })
+                .drain(
+                    10,
+                    each(|seen| {
+                        let inline = (seen.data[12..14] == [0x81, 0])
+                            .then(|| u16::from_be_bytes([seen.data[14], seen.data[15]]));
+                        tci = seen.vlan.map(|tag| tag.tci).or(inline);
+                        // With the tag beside the bytes, the frame is 4 bytes shorter.
+                        assert_eq!(seen.data.len(), if seen.vlan.is_some() { 74 } else { 78 });
+                    }),
+                )
                 .unwrap();
             tci.is_some()
         });
@@ -252,7 +262,7 @@ fn loopback_frames_come_once_and_the_copy_is_counted() {
         }
         let mut frames = 0;
         wait_for(Duration::from_secs(5), || {
-            source.drain(1000, |_| frames += 1).unwrap();
+            source.drain(1000, each(|_| frames += 1)).unwrap();
             frames >= 100
         });
         let stats = source.stats();
@@ -268,7 +278,7 @@ fn a_deleted_interface_is_an_error_and_a_downed_one_is_not() {
         ip("link set rx0 down");
         for _ in 0..3 {
             source.wait(Duration::from_millis(50)).unwrap();
-            source.drain(10, |_| ()).unwrap();
+            source.drain(10, each(|_| ())).unwrap();
         }
         assert!(!source.stats().interface_up);
         ip("link set rx0 up");
@@ -281,7 +291,7 @@ fn a_deleted_interface_is_an_error_and_a_downed_one_is_not() {
         let mut error = None;
         wait_for(Duration::from_secs(3), || {
             source.wait(Duration::from_millis(50)).unwrap();
-            error = source.drain(10, |_| ()).err();
+            error = source.drain(10, each(|_| ())).err();
             error.is_some()
         });
         assert!(matches!(error, Some(CaptureError::InterfaceGone { .. })), "{error:?}");
@@ -312,7 +322,7 @@ fn fanout_splits_by_flow_without_loss_or_duplicate() {
         std::thread::sleep(Duration::from_millis(100));
         let mut ports = [Vec::new(), Vec::new()];
         for (source, ports) in sources.iter_mut().zip(&mut ports) {
-            source.drain(1000, |frame| ports.push(frame.data[42])).unwrap();
+            source.drain(1000, each(|frame| ports.push(frame.data[42]))).unwrap();
         }
         let [a, b] = ports;
         assert_eq!(a.len() + b.len(), 400);
@@ -377,11 +387,15 @@ fn the_default_on_an_addressed_interface_leaves_the_host_its_traffic() {
         let (mut incoming, mut outgoing) = (0, 0);
         wait_for(Duration::from_secs(5), || {
             source
-                .drain(100, |frame| {
-                    let is_tcp = frame.data.get(12..14) == Some(&[8, 0]) && frame.data.get(23) == Some(&6);
-                    incoming += u64::from(is_tcp && !frame.outgoing);
-                    outgoing += u64::from(is_tcp && frame.outgoing);
-                })
+                .drain(
+                    100,
+                    each(|frame| {
+                        let is_tcp =
+                            frame.data.get(12..14) == Some(&[8, 0]) && frame.data.get(23) == Some(&6);
+                        incoming += u64::from(is_tcp && !frame.outgoing);
+                        outgoing += u64::from(is_tcp && frame.outgoing);
+                    }),
+                )
                 .unwrap();
             incoming >= 4 && outgoing >= 3
         });

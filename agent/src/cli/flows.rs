@@ -3,17 +3,13 @@
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use gnomon_capture::PcapFile;
-use gnomon_flow::escape::terminal_safe;
-use gnomon_flow::field::{FIELDS, by_name};
-use gnomon_flow::json::AsJson;
-use gnomon_flow::timestamp::rfc3339;
-use gnomon_flow::{AgentId, Field, Origin, StoredFlow, Value};
+use gnomon_flow::{AgentId, Origin};
 
 use crate::config::Config;
 use crate::offline::{file_epoch, flows};
+use crate::output::{Output, Printer};
 use crate::worker::BATCH_FRAMES_MAX;
 
 #[derive(Debug, Args)]
@@ -26,34 +22,9 @@ pub(super) struct Flows {
     output: Output,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// One JSON object a line; the keys are the names of the search language
-    Jsonl,
-    /// One JSON array
-    Json,
-    /// Columns for people
-    Table,
-    /// Every field, with a line of names first
-    Csv,
-}
-
-const COLUMNS: [(&str, usize); 9] = [
-    ("starttime", 30),
-    ("ip.protocol", 6),
-    ("ip.src", 15),
-    ("port.src", 5),
-    ("ip.dst", 15),
-    ("port.dst", 5),
-    ("packets", 8),
-    ("bytes", 10),
-    ("end.reason", 12),
-];
-
 impl Flows {
     pub(super) fn run(&self, config: &Config) -> anyhow::Result<()> {
-        let mut printer =
-            Printer { out: BufWriter::new(io::stdout().lock()), output: self.output, printed: 0 };
+        let mut printer = Printer::new(BufWriter::new(io::stdout().lock()), self.output);
         printer.begin()?;
         let mut failed = 0;
         for file in &self.files {
@@ -68,7 +39,7 @@ impl Flows {
         }
         match printer.end() {
             Err(error) if is_closed_pipe(&error) => return Ok(()),
-            other => other?,
+            other => drop(other?),
         }
         anyhow::ensure!(failed == 0, "{failed} of {} files could not be read to the end", self.files.len());
         Ok(())
@@ -95,7 +66,7 @@ fn one_file(path: &Path, config: &Config, printer: &mut Printer<impl Write>) -> 
         interface: name,
         epoch: file_epoch(digest),
     };
-    let mut written: anyhow::Result<()> = Ok(());
+    let mut written: io::Result<()> = Ok(());
     // The first failure to write stops the printing; the rest of the file is then read for nothing, but for once.
     let read = flows(
         config.table(),
@@ -121,91 +92,6 @@ fn one_file(path: &Path, config: &Config, printer: &mut Printer<impl Write>) -> 
         );
     }
     Ok(())
-}
-
-struct Printer<W: Write> {
-    out: W,
-    output: Output,
-    printed: u64,
-}
-
-impl<W: Write> Printer<W> {
-    fn begin(&mut self) -> anyhow::Result<()> {
-        match self.output {
-            Output::Jsonl => {}
-            Output::Json => self.out.write_all(b"[")?,
-            Output::Table => {
-                let header = COLUMNS.map(|(name, width)| format!("{name:<width$}"));
-                writeln!(self.out, "{}", header.join(" ").trim_end())?;
-            }
-            Output::Csv => {
-                let names: Vec<&str> = columns().map(|field| field.name).collect();
-                writeln!(self.out, "{}", names.join(","))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn print(&mut self, flow: &StoredFlow) -> anyhow::Result<()> {
-        match self.output {
-            Output::Jsonl => {
-                serde_json::to_writer(&mut self.out, &AsJson(flow)).map_err(io::Error::from)?;
-                self.out.write_all(b"\n")?;
-            }
-            Output::Json => {
-                self.out.write_all(if self.printed == 0 { b"\n" } else { b",\n" })?;
-                serde_json::to_writer(&mut self.out, &AsJson(flow)).map_err(io::Error::from)?;
-            }
-            Output::Table => {
-                let cells = COLUMNS.map(|(name, width)| {
-                    let value = by_name(name).and_then(|field| field.first(flow));
-                    format!(
-                        "{:<width$}",
-                        value.map_or_else(
-                            || "-".to_owned(),
-                            |value| terminal_safe(&text(&value)).into_owned()
-                        )
-                    )
-                });
-                writeln!(self.out, "{}", cells.join(" ").trim_end())?;
-            }
-            Output::Csv => {
-                let cells: Vec<String> = columns().map(|field| csv_cell(field, flow)).collect();
-                writeln!(self.out, "{}", cells.join(","))?;
-            }
-        }
-        self.printed += 1;
-        Ok(())
-    }
-
-    fn end(&mut self) -> anyhow::Result<()> {
-        if self.output == Output::Json {
-            self.out.write_all(if self.printed == 0 { b"]\n" } else { b"\n]\n" })?;
-        }
-        self.out.flush().context("cannot write to standard output")
-    }
-}
-
-fn columns() -> impl Iterator<Item = &'static Field> {
-    FIELDS.iter().filter(|field| !field.any_of)
-}
-
-fn text(value: &Value<'_>) -> String {
-    match value {
-        Value::Ip(ip) => ip.to_string(),
-        Value::Integer(n) => n.to_string(),
-        Value::Text(text) => text.to_string(),
-        Value::Time(time) => rfc3339(*time),
-        Value::Bool(b) => b.to_string(),
-    }
-}
-
-/// Several values are joined by `;`; quoted as RFC 4180 has it.
-fn csv_cell(field: &Field, flow: &StoredFlow) -> String {
-    let mut values = Vec::new();
-    field.each(flow, &mut |value| values.push(text(&value)));
-    let cell = values.join(";");
-    if cell.contains([',', '"', '\n', '\r']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell }
 }
 
 #[cfg(test)]
@@ -235,11 +121,10 @@ pub(super) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("udp.pcap");
         std::fs::write(&path, bytes).unwrap();
-        let mut printer = Printer { out: Vec::new(), output, printed: 0 };
+        let mut printer = Printer::new(Vec::new(), output);
         printer.begin().unwrap();
         let result = one_file(&path, &Config::default(), &mut printer);
-        printer.end().unwrap();
-        (String::from_utf8(printer.out).unwrap(), result)
+        (String::from_utf8(printer.end().unwrap()).unwrap(), result)
     }
 
     #[test]

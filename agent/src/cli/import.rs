@@ -242,9 +242,9 @@ fn import_file(
     let mut now = RawNs(0);
     loop {
         let mut time = BatchTime::default();
-        let drained = file.drain(BATCH_FRAMES_MAX, |frame| {
-            time.add(frame.stamp);
-            engine.on_frame(&frame);
+        let drained = file.drain(BATCH_FRAMES_MAX, |frames| {
+            frames.iter().for_each(|frame| time.add(frame.stamp));
+            engine.on_frames(frames);
         });
         now = time.earliest().unwrap_or(now);
         while engine.end_batch(now) {

@@ -19,15 +19,23 @@ pub(super) struct Payload {
     pub(super) bytes: Vec<u8>,
 }
 
+/// zstd's level for blocks in a hurry: it finds little, and what it finds not costs next to nothing.
+const HURRY_LEVEL: i32 = -50;
+
 pub(super) struct Encoder {
     zstd: zstd::bulk::Compressor<'static>,
+    hurried: zstd::bulk::Compressor<'static>,
     plain: Vec<u8>,
 }
 
 impl Encoder {
     /// `level` as zstd has it: negative ones are faster and compress less.
     pub(super) fn new(level: i32) -> io::Result<Encoder> {
-        Ok(Encoder { zstd: zstd::bulk::Compressor::new(level)?, plain: Vec::new() })
+        Ok(Encoder {
+            zstd: zstd::bulk::Compressor::new(level)?,
+            hurried: zstd::bulk::Compressor::new(level.min(HURRY_LEVEL))?,
+            plain: Vec::new(),
+        })
     }
 
     /// The payloads of one hand-over, given to `sink` in order.
@@ -69,6 +77,7 @@ impl Encoder {
     }
 
     fn packets(&mut self, interface: &str, block: &PacketBlock) -> io::Result<Payload> {
+        let zstd = if block.hurry { &mut self.hurried } else { &mut self.zstd };
         let slices = v1::SliceBlock {
             interface: interface.to_owned(),
             packets: block.packets,
@@ -76,7 +85,7 @@ impl Encoder {
             last_raw_ns: block.last.0,
             block_bytes: u32::try_from(block.bytes.len()).map_err(io::Error::other)?,
             flows: block.flows.iter().map(|flow| flow.0).collect(),
-            block: self.zstd.compress(&block.bytes)?.into(),
+            block: zstd.compress(&block.bytes)?.into(),
         };
         let bytes = slices.encode_to_vec();
         if bytes.len() > PAYLOAD_BYTES_MAX {

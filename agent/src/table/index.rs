@@ -15,7 +15,9 @@ impl Index {
     pub(super) fn new(entries_max: u32) -> Index {
         let slots = (entries_max.max(1) as usize * 2).next_power_of_two();
         // Zeroed by the kernel: pages are taken only when they are used.
-        Index { slots: vec![0; slots], mask: slots - 1 }
+        let mut slots = vec![0; slots];
+        gnomon_capture::huge_pages::advise(&mut slots);
+        Index { mask: slots.len() - 1, slots }
     }
 
     /// The entry under `hash` that `is` the one asked for.
@@ -34,6 +36,12 @@ impl Index {
             }
             at = (at + 1) & self.mask;
         }
+    }
+
+    /// Reads the slot that [`Index::find`] begins with, so that it is near when that is called.
+    #[inline]
+    pub(super) fn touch(&self, hash: u64) {
+        std::hint::black_box(self.slots[self.home(hash >> 32)]);
     }
 
     /// `entry` must not be there yet, and there must be fewer than `entries_max`.

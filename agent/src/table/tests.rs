@@ -33,7 +33,9 @@ impl Bench {
     fn feed(&mut self, at: u64, data: &[u8]) -> Seen {
         let stamp = Stamp { raw: RawNs(START + at), err_ns: 10 };
         let frame = Frame { stamp, ..example::frame(data) };
-        self.table.observe(&decode(&frame), stamp, &mut self.out)
+        let packet = decode(&frame);
+        let sought = self.table.seek(&packet);
+        self.table.observe(&packet, &sought, stamp, &mut self.out)
     }
 
     fn tcp(&mut self, at: u64, back: bool, seq: u32, ack: u32, flags: u8, payload: &[u8]) -> Seen {
@@ -413,7 +415,9 @@ proptest! {
             };
             let stamp = Stamp { raw: RawNs(START + now), err_ns: 0 };
             let frame = Frame { stamp, original_len: data.len() as u32 + extra, ..example::frame(&data) };
-            bench.table.observe(&decode(&frame), stamp, &mut bench.out);
+            let packet = decode(&frame);
+            let sought = bench.table.seek(&packet);
+            bench.table.observe(&packet, &sought, stamp, &mut bench.out);
             packets += 1;
             bytes += u64::from(frame.original_len);
             prop_assert!(bench.table.stats().flows_active <= u64::from(flows_max));
@@ -488,7 +492,9 @@ fn a_direction_with_a_gap_or_a_sliced_payload_is_not_inspected_beyond_it() {
     let stamp = Stamp { raw: RawNs(START), err_ns: 0 };
     for captured in [whole.len() - 6, 54 + 10] {
         let frame = Frame { original_len: whole.len() as u32, ..example::frame(&whole[..captured]) };
-        bench.table.observe(&decode(&frame), stamp, &mut bench.out);
+        let packet = decode(&frame);
+        let sought = bench.table.seek(&packet);
+        bench.table.observe(&packet, &sought, stamp, &mut bench.out);
         bench.tcp(0, false, 100 + REQUEST.len() as u32, 500, ACK, REQUEST);
         assert_eq!(hosts(&bench.ends()[0]), [] as [String; 0]);
     }

@@ -35,13 +35,9 @@ pub(super) struct Wheel {
 
 impl Wheel {
     pub(super) fn new(entries_max: u32) -> Wheel {
-        Wheel {
-            heads: vec![NIL; SLOTS].into_boxed_slice(),
-            links: Vec::with_capacity(entries_max as usize),
-            walked: 0,
-            target: 0,
-            walking: None,
-        }
+        let mut links = Vec::with_capacity(entries_max as usize);
+        gnomon_capture::huge_pages::advise(links.spare_capacity_mut());
+        Wheel { heads: vec![NIL; SLOTS].into_boxed_slice(), links, walked: 0, target: 0, walking: None }
     }
 
     /// Make `entry` due at `deadline`, in the place of any earlier appointment.

@@ -1,3 +1,5 @@
+//! Evidence in, reports out, and what is known of the time when nothing proves it.
+
 use gnomon_clock::DisruptionKind;
 use gnomon_clock::sim::SimClock;
 

@@ -8,12 +8,11 @@ use gnomon_clock::UtcNs;
 use gnomon_flow::escape::terminal_safe;
 use gnomon_flow::timestamp::rfc3339;
 use gnomon_proto::v1;
-use serde_json::{Value, json};
 
 use crate::arguments::Format;
 use crate::client::Client;
 use crate::exit::Outcome;
-use crate::output::{Sheet, human};
+use crate::output::{Cell, Sheet, human};
 
 pub(crate) async fn list(client: &mut Client, format: Format) -> Result<Outcome> {
     let agents = client.agents(v1::AgentsRequest {}).await?.into_inner().agents;
@@ -39,9 +38,9 @@ pub(crate) async fn list(client: &mut Client, format: Format) -> Result<Outcome>
         sheet.rows.push(vec![
             agent.name.as_str().into(),
             agent.connected.into(),
-            agent.last_seen_unix_ns.map_or(Value::Null, |ns| rfc3339(UtcNs::from_unix_ns(ns)).into()),
+            time(agent.last_seen_unix_ns),
             agent.version.as_str().into(),
-            json!(interfaces),
+            interfaces.into(),
             clock_words(heartbeat.clock.as_ref(), agent).into(),
             spool.entries.into(),
             (spool.sacrificed_slice_packets + spool.sacrificed_flow_records).into(),
@@ -51,6 +50,11 @@ pub(crate) async fn list(client: &mut Client, format: Format) -> Result<Outcome>
     }
     sheet.print(format)?;
     Ok(Outcome::of(!agents.is_empty(), false))
+}
+
+/// A moment as RFC 3339 has it, or an empty cell.
+fn time(unix_ns: Option<i64>) -> Cell {
+    unix_ns.map(|ns| rfc3339(UtcNs::from_unix_ns(ns))).into()
 }
 
 fn clock_words(clock: Option<&v1::ClockStatus>, agent: &v1::Agent) -> String {
@@ -124,8 +128,7 @@ fn live_text(agents: &[v1::Agent]) -> String {
 
 pub(crate) async fn status(client: &mut Client, format: Format) -> Result<Outcome> {
     let status = client.status(v1::StatusRequest {}).await?.into_inner();
-    let time = |ns: Option<i64>| ns.map_or(Value::Null, |ns| rfc3339(UtcNs::from_unix_ns(ns)).into());
-    let pairs: Vec<(&str, Value)> = vec![
+    let pairs: Vec<(&str, Cell)> = vec![
         ("version", status.version.as_str().into()),
         ("flows", status.flows.into()),
         ("flows_pending", status.flows_pending.into()),
@@ -156,7 +159,7 @@ pub(crate) async fn fields(client: &mut Client, format: Format) -> Result<Outcom
     let fields = client.fields(v1::FieldsRequest {}).await?.into_inner().fields;
     let mut sheet = Sheet::new(&["name", "type", "aliases", "doc"]);
     for field in fields {
-        sheet.rows.push(vec![field.name.into(), field.kind.into(), json!(field.aliases), field.doc.into()]);
+        sheet.rows.push(vec![field.name.into(), field.kind.into(), field.aliases.into(), field.doc.into()]);
     }
     sheet.print(format)?;
     Ok(Outcome::Found)

@@ -5,13 +5,12 @@ use gnomon_clock::UtcNs;
 use gnomon_flow::field;
 use gnomon_flow::timestamp::rfc3339;
 use gnomon_proto::v1;
-use serde_json::Value;
 
 use super::warn_partial;
 use crate::arguments::{By, Format, Query, Range};
 use crate::client::{Client, time_range};
 use crate::exit::{Outcome, Usage};
-use crate::output::Sheet;
+use crate::output::{Cell, Sheet};
 use crate::when;
 
 pub(crate) async fn count(client: &mut Client, query: Query, format: Format) -> Result<Outcome> {
@@ -45,8 +44,8 @@ pub(crate) async fn top(
     let names: Vec<&str> = fields.iter().map(String::as_str).chain(["flows", "packets", "bytes"]).collect();
     let mut sheet = Sheet::new(&names);
     for row in &answer.rows {
-        let mut cells: Vec<Value> = row.values.iter().map(|v| v.as_str().into()).collect();
-        cells.extend([row.flows, row.packets, row.bytes].map(Value::from));
+        let mut cells: Vec<Cell> = row.values.iter().map(|v| v.as_str().into()).collect();
+        cells.extend([row.flows, row.packets, row.bytes].map(Cell::from));
         sheet.rows.push(cells);
     }
     sheet.print(format)?;
@@ -98,9 +97,9 @@ pub(crate) async fn histogram(
     let mut sheet = Sheet::new(&names);
     let most = answer.buckets.iter().map(|b| b.flows).max().unwrap_or(0).max(1);
     for bucket in &answer.buckets {
-        let mut cells: Vec<Value> = vec![rfc3339(UtcNs::from_unix_ns(bucket.start_unix_ns)).into()];
+        let mut cells: Vec<Cell> = vec![rfc3339(UtcNs::from_unix_ns(bucket.start_unix_ns)).into()];
         cells.extend(group.as_ref().map(|_| bucket.group.as_str().into()));
-        cells.extend([bucket.flows, bucket.packets, bucket.bytes].map(Value::from));
+        cells.extend([bucket.flows, bucket.packets, bucket.bytes].map(Cell::from));
         let bar = usize::try_from(bucket.flows.saturating_mul(40) / most).unwrap_or(0);
         cells.extend(people.then(|| "█".repeat(bar).into()));
         sheet.rows.push(cells);

@@ -7,13 +7,12 @@ use gnomon_clock::UtcNs;
 use gnomon_flow::escape::terminal_safe;
 use gnomon_flow::timestamp::rfc3339;
 use gnomon_proto::v1;
-use serde_json::{Value, json};
 
 use super::warn_partial;
 use crate::arguments::Format;
 use crate::client::Client;
 use crate::exit::Outcome;
-use crate::output::Sheet;
+use crate::output::{Cell, Sheet};
 
 pub(crate) async fn show(client: &mut Client, events: bool, format: Format) -> Result<Outcome> {
     let answer = client.clock(v1::ClockRequest {}).await?.into_inner();
@@ -113,11 +112,11 @@ fn agents_sheet(agents: &[v1::AgentClock]) -> Sheet {
         sheet.rows.push(vec![
             agent.name.as_str().into(),
             agent.state.as_str().into(),
-            agent.offset_ns.map_or(Value::Null, |ns| seconds(ns).into()),
-            agent.err_ns.map_or(Value::Null, |ns| bound(ns).into()),
+            agent.offset_ns.map(seconds).into(),
+            agent.err_ns.map(bound).into(),
             agent.source.as_str().into(),
             agent.steps.into(),
-            last_step.map_or(Value::Null, Into::into),
+            last_step.into(),
             agent.epoch.as_str().into(),
             agent.connected.into(),
             notes.join("; ").into(),
@@ -134,7 +133,7 @@ fn events_sheet(events: &[v1::ClockEvent]) -> Sheet {
             time(event.unix_ns).into(),
             who.into(),
             event.kind.as_str().into(),
-            event.by_ns.map_or(Value::Null, Into::into),
+            event.by_ns.into(),
             event.text.as_str().into(),
         ]);
     }
@@ -163,9 +162,11 @@ fn all_sheet(answer: &v1::ClockResponse) -> Sheet {
         "deletion_by_age",
     ];
     let mut sheet = Sheet::new(&columns);
-    let mut add = |pairs: Vec<(&str, Value)>| {
+    let mut add = |pairs: Vec<(&str, Cell)>| {
         let of = |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone());
-        sheet.rows.push(columns.iter().map(|name| of(name).unwrap_or_default()).collect());
+        sheet
+            .rows
+            .push(columns.iter().map(|name| of(name).unwrap_or_else(|| None::<String>.into())).collect());
     };
     if let Some(clock) = &answer.collector {
         add(vec![
@@ -175,8 +176,8 @@ fn all_sheet(answer: &v1::ClockResponse) -> Sheet {
             ("err_ns", clock.now_err_ns.into()),
             ("source", clock.source.as_str().into()),
             ("steps", clock.corrections.into()),
-            ("last_step_ns", json!(clock.last_correction_ns)),
-            ("last_step", json!(clock.last_correction_unix_ns.map(time))),
+            ("last_step_ns", clock.last_correction_ns.into()),
+            ("last_step", clock.last_correction_unix_ns.map(time).into()),
             ("authority", clock.authority.as_str().into()),
             ("policy", clock.policy.as_str().into()),
             ("deletion_by_age", clock.deletion_by_age.as_str().into()),
@@ -188,12 +189,12 @@ fn all_sheet(answer: &v1::ClockResponse) -> Sheet {
             ("name", agent.name.as_str().into()),
             ("state", agent.state.as_str().into()),
             ("reason", agent.note.as_str().into()),
-            ("offset_ns", json!(agent.offset_ns)),
-            ("err_ns", json!(agent.err_ns)),
+            ("offset_ns", agent.offset_ns.into()),
+            ("err_ns", agent.err_ns.into()),
             ("source", agent.source.as_str().into()),
             ("steps", agent.steps.into()),
-            ("last_step_ns", json!(agent.last_step_ns)),
-            ("last_step", json!(agent.last_step_unix_ns.map(time))),
+            ("last_step_ns", agent.last_step_ns.into()),
+            ("last_step", agent.last_step_unix_ns.map(time).into()),
             ("epoch", agent.epoch.as_str().into()),
             ("disruptions", agent.disruptions.into()),
             ("overruled", agent.overruled.into()),
@@ -231,8 +232,9 @@ mod tests {
             ..Default::default()
         };
         let sheet = all_sheet(&answer);
-        let whats: Vec<&Value> = sheet.rows.iter().map(|row| &row[0]).collect();
-        assert_eq!(whats, ["collector", "agent", "held"]);
-        assert_eq!(sheet.rows[1][4], json!(-5));
+        let whats: Vec<&Cell> = sheet.rows.iter().map(|row| &row[0]).collect();
+        let words: [Cell; 3] = ["collector".into(), "agent".into(), "held".into()];
+        assert_eq!(whats, words.iter().collect::<Vec<_>>());
+        assert_eq!(sheet.rows[1][4], Cell::from(-5_i64));
     }
 }

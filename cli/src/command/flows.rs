@@ -69,9 +69,9 @@ pub(crate) async fn show(client: &mut Client, id: String, format: Format) -> Res
     }
     let all = flow_sheet(&[flow], Format::Json);
     let mut sheet = Sheet::new(&["field", "value"]);
-    for (name, value) in all.columns.into_iter().zip(all.rows.into_iter().flatten()) {
-        if !value.is_null() {
-            sheet.rows.push(vec![name.into(), value]);
+    for (name, cell) in all.columns.into_iter().zip(all.rows.into_iter().flatten()) {
+        if !cell.is_empty() {
+            sheet.rows.push(vec![name.into(), cell]);
         }
     }
     sheet.print(format)?;

@@ -9,15 +9,14 @@ use gnomon_flow::timestamp::rfc3339;
 use gnomon_flow::{FIELDS, Field, StoredFlow, Value as FieldValue};
 use serde_json::Value;
 
-use super::{Sheet, human};
+use super::{Cell, Sheet, human};
 use crate::arguments::Format;
 
 /// Flows as a sheet: chosen columns for a table, every field for everything else.
 pub(crate) fn flow_sheet(flows: &[StoredFlow], format: Format) -> Sheet {
     if format == Format::Table {
         let mut sheet = Sheet::new(&TABLE_COLUMNS);
-        sheet.rows =
-            flows.iter().map(|flow| table_row(flow).into_iter().map(Value::String).collect()).collect();
+        sheet.rows = flows.iter().map(|flow| table_row(flow).into_iter().map(Cell::from).collect()).collect();
         return sheet;
     }
     let columns: Vec<&Field> = FIELDS.iter().filter(|f| !f.any_of).collect();
@@ -25,9 +24,9 @@ pub(crate) fn flow_sheet(flows: &[StoredFlow], format: Format) -> Sheet {
     for flow in flows {
         // The record's own JSON, so that there is one rule for what a field looks like.
         let mut object = serde_json::to_value(AsJson(flow)).unwrap_or_default();
-        sheet
-            .rows
-            .push(columns.iter().map(|f| object.get_mut(f.name).map_or(Value::Null, Value::take)).collect());
+        sheet.rows.push(
+            columns.iter().map(|f| Cell(object.get_mut(f.name).map_or(Value::Null, Value::take))).collect(),
+        );
     }
     sheet
 }
@@ -130,7 +129,7 @@ impl FlowWriter {
                 if first {
                     csv.write_record(&sheet.columns)?;
                 }
-                csv.write_record(sheet.rows[0].iter().map(super::plain))?;
+                csv.write_record(sheet.rows[0].iter().map(Cell::plain))?;
                 csv.flush()?;
             }
             Format::Json | Format::Jsonl => writeln!(out, "{}", serde_json::to_string(&AsJson(flow))?)?,

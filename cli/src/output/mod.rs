@@ -16,8 +16,35 @@ pub(crate) use flows::{FlowWriter, flow_sheet};
 #[derive(Debug, Default)]
 pub(crate) struct Sheet {
     pub(crate) columns: Vec<String>,
-    pub(crate) rows: Vec<Vec<Value>>,
+    pub(crate) rows: Vec<Vec<Cell>>,
 }
+
+/// What stands where a row and a column meet: a text, a number, yes or no, several texts, or nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Cell(Value);
+
+impl Cell {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_null()
+    }
+
+    /// As one text.
+    fn plain(&self) -> String {
+        plain(&self.0)
+    }
+}
+
+macro_rules! cell_from {
+    ($($from:ty),*) => {
+        $(impl From<$from> for Cell {
+            fn from(value: $from) -> Cell {
+                Cell(value.into())
+            }
+        })*
+    };
+}
+
+cell_from!(&str, String, bool, u64, i64, Vec<String>, Option<String>, Option<i64>, Option<u64>);
 
 impl Sheet {
     pub(crate) fn new(columns: &[&str]) -> Sheet {
@@ -33,7 +60,7 @@ impl Sheet {
                 let mut csv = csv::Writer::from_writer(&mut out);
                 csv.write_record(&self.columns)?;
                 for row in &self.rows {
-                    csv.write_record(row.iter().map(plain))?;
+                    csv.write_record(row.iter().map(Cell::plain))?;
                 }
                 csv.flush()?;
             }
@@ -52,7 +79,7 @@ impl Sheet {
 
     fn objects(&self) -> impl Iterator<Item = Value> {
         self.rows.iter().map(|row| {
-            let pairs = self.columns.iter().cloned().zip(row.iter().cloned());
+            let pairs = self.columns.iter().cloned().zip(row.iter().map(|cell| cell.0.clone()));
             Value::Object(pairs.filter(|(_, value)| !value.is_null()).collect::<Map<_, _>>())
         })
     }
@@ -62,9 +89,9 @@ impl Sheet {
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
         table.set_header(self.columns.iter().map(|c| c.to_uppercase()));
         for row in &self.rows {
-            table.add_row(row.iter().map(|value| terminal_safe(&plain(value)).into_owned()));
+            table.add_row(row.iter().map(|cell| terminal_safe(&cell.plain()).into_owned()));
         }
-        let numeric = |column: usize| self.rows.iter().any(|row| row[column].is_number());
+        let numeric = |column: usize| self.rows.iter().any(|row| row[column].0.is_number());
         for column in 0..self.columns.len() {
             if let Some(settings) = table.column_mut(column) {
                 settings.set_padding((0, 2));
@@ -77,7 +104,6 @@ impl Sheet {
     }
 }
 
-/// A value as one cell.
 fn plain(value: &Value) -> String {
     match value {
         Value::Null => String::new(),

@@ -34,7 +34,7 @@ pub(super) const META_TOTALS: &[u8] = b"totals";
 /// u32 and u64: number of the segment file being written and its durable length.
 pub(super) const META_SEGMENT: &[u8] = b"segment";
 
-/// Seven u64: the collector's own timeline, see `retime.rs`.
+/// Eight u64: the collector's own timeline, see `retime.rs`.
 pub(super) const META_TIMELINE: &[u8] = b"timeline";
 
 /// Followed by an epoch: its indexed records may need other keys. No value.

@@ -77,7 +77,6 @@ pub fn open(dir: &Path, gate: ClockGate, limits: Limits) -> Result<(Store, Write
         pruned_at: None,
         regated_at: (MonoNs(0), MonoNs(0)),
         relative: HashSet::new(),
-        orphans: Vec::new(),
         expired_at: None,
         expiring: None,
         age_held_up: false,

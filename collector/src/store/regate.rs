@@ -3,6 +3,8 @@
 //!
 //! Both are idempotent: a crash in the middle is taken up again at the next open.
 
+use std::ops::Bound;
+
 use gnomon_clock::{RawNs, Timeline};
 use gnomon_flow::{EpochHash, FlowRef, TimeState};
 
@@ -20,6 +22,8 @@ const REGATE_NS: u64 = 1_000_000_000;
 /// …or this often, when an epoch has more than [`HELD_FEW`] of them.
 const REGATE_MANY_NS: u64 = 30_000_000_000;
 const HELD_FEW: u64 = 4096;
+/// A record that began this long before now may still end ahead of it.
+const FUTURE_BACK_NS: u64 = 600_000_000_000;
 /// Epochs whose drift is watched; a timeline is up to 20 KiB.
 const KEYED_BY_MAX: usize = 4096;
 
@@ -27,6 +31,8 @@ const KEYED_BY_MAX: usize = 4096;
 enum Kind {
     Held,
     Indexed,
+    /// Indexed records of all epochs that lie ahead of the collector's time, which has gone back.
+    Future,
 }
 
 /// A walk over the records of an epoch.
@@ -86,6 +92,12 @@ impl Writer {
         }
     }
 
+    /// The collector's time went back, or is proven now: what is indexed ahead of it has to leave the index. At once from
+    /// the next run on, and again after a crash, since every start is followed by a proof.
+    pub(super) fn recall_future(&mut self) {
+        self.queue(EpochHash::default(), Kind::Future);
+    }
+
     /// Epochs were cut off: what lies behind the cut is looked at again.
     pub(super) fn recut(&mut self, epochs: &[EpochHash]) {
         for epoch in epochs {
@@ -125,9 +137,12 @@ impl Writer {
     /// What the disk said; the run is tried again by the next call.
     pub fn settle(&mut self) -> Result<bool, StoreError> {
         let Some(mut job) = self.jobs.front().cloned() else { return Ok(false) };
+        if job.kind == Kind::Future {
+            return self.settle_future(job);
+        }
         let family = match job.kind {
             Kind::Held => Family::Held,
-            Kind::Indexed => Family::FlowIndex,
+            Kind::Indexed | Kind::Future => Family::FlowIndex,
         };
         let prefix = keys::epoch(job.epoch);
         let run = self.shared.rocks.prefix(family, &prefix, job.after.as_deref(), RUN)?;
@@ -140,7 +155,7 @@ impl Writer {
             let Some(id) = keys::reference_of(key) else { continue };
             let judged = match job.kind {
                 Kind::Held => self.judge_held(id, value, &epoch, &mut stage),
-                Kind::Indexed => self.judge_indexed(id, value, &epoch, &mut stage),
+                Kind::Indexed | Kind::Future => self.judge_indexed(id, value, &epoch, &mut stage),
             };
             match judged {
                 Err(StoreError::Damaged(error)) => {
@@ -153,6 +168,35 @@ impl Writer {
         if finished && job.kind == Kind::Indexed {
             stage.batch.delete(Family::Meta, keys::meta_rekey(job.epoch));
         }
+        // Not synced: what is lost is done again.
+        self.publish(stage, false)?;
+        if finished {
+            self.jobs.pop_front();
+        } else if let (Some(front), Some((key, _))) = (self.jobs.front_mut(), run.into_iter().last()) {
+            job.after = Some(key);
+            *front = job;
+        }
+        Ok(!self.jobs.is_empty())
+    }
+
+    fn settle_future(&mut self, mut job: Job) -> Result<bool, StoreError> {
+        let mut stage = Stage::new(&self.shared);
+        let back_ns = self.shared.longest().min(FUTURE_BACK_NS).saturating_sub(stage.now.err_ns);
+        let from = keys::time(stage.now.utc.saturating_add_ns(-i64::try_from(back_ns).unwrap_or(i64::MAX)));
+        let rocks = &self.shared.rocks;
+        let run = rocks.run(Family::Flows, &from, Bound::Unbounded, job.after.as_deref(), false, RUN)?;
+        for (key, value) in &run {
+            let Some((_, id)) = keys::timed_of(key) else { continue };
+            let Some(epoch) = self.shared.epochs.get(&self.shared.rocks, id.epoch)? else { continue };
+            let Ok(envelope) = Envelope::decode(value) else { continue };
+            let judged = self.shared.judge(&epoch, &envelope.record, &stage.now)?;
+            if judged.state != TimeState::Indexed {
+                let old = self.shared.index_entry(id)?;
+                let last = judged.last.map(|e| e.utc);
+                stage.put(id, old, Envelope { state: judged.state, first: judged.first, last, ..envelope });
+            }
+        }
+        let finished = run.len() < RUN;
         // Not synced: what is lost is done again.
         self.publish(stage, false)?;
         if finished {
@@ -191,12 +235,7 @@ impl Writer {
     ) -> Result<(), StoreError> {
         let entry = IndexEntry::decode(value)?;
         let first = self.shared.estimate(epoch, RawNs(entry.first_raw_ns))?;
-        let ahead = first.is_some_and(|e| {
-            let earliest = e.utc.saturating_add_ns(-i64::try_from(e.err_ns).unwrap_or(i64::MAX));
-            earliest > stage.now.utc.saturating_add_ns(i64::try_from(stage.now.err_ns).unwrap_or(i64::MAX))
-        });
-        let moved = self.shared.gate.must_rekey(entry.first, first.as_ref());
-        if entry.state != TimeState::Indexed || !moved && !ahead {
+        if entry.state != TimeState::Indexed || !self.shared.gate.must_rekey(entry.first, first.as_ref()) {
             return Ok(());
         }
         let Some(envelope) = self.shared.envelope(id, &entry)? else { return Ok(()) };

@@ -16,7 +16,7 @@ use super::stage::Stage;
 use super::writer::Writer;
 use crate::timekeeper::{EventKind, Rebase, Saved};
 
-/// Between writings of the collector's timeline while nothing proves it.
+/// Between writings of the collector's timeline.
 const SAVE_EVERY_NS: u64 = 10_000_000_000;
 
 impl Writer {
@@ -114,7 +114,7 @@ impl Writer {
         }
         let saved = keeper.saved();
         let now = keeper.monotonic();
-        let due = self.time_saved_at.is_none_or(|at| saved.relative && now.since(at) >= SAVE_EVERY_NS);
+        let due = self.time_saved_at.is_none_or(|at| now.since(at) >= SAVE_EVERY_NS);
         if due || !rebases.is_empty() {
             self.time_saved_at = Some(now);
             let mut batch = Batch::default();
@@ -142,14 +142,12 @@ impl Writer {
             stage.retimed.push(*hash);
         }
         let epochs = stage.epochs_changed.len();
-        let stage_was_proven = stage.now.proven;
         self.publish(stage, true)?;
         if rebase.settled {
             self.relative.clear();
-            if stage_was_proven {
-                let orphans = std::mem::take(&mut self.orphans);
-                self.recut(&orphans);
-            }
+        }
+        if rebase.by_ns < 0 || rebase.settled {
+            self.recall_future();
         }
         if rebase.from != rebase.to && epochs > 0 {
             let text = format!(
@@ -190,7 +188,6 @@ impl Writer {
                 "times of before this machine's start stay relative to its clock of then"
             );
             // What turns out to lie in the future is taken out of the index once this machine's time is proven.
-            self.orphans = self.relative.iter().copied().collect();
             self.rebase(&Rebase { from: 0, to: 0, by_ns: 0, err_ns: 0, settled: true })?;
         }
         self.shared.gate.keeper().refresh(None, false);
@@ -216,12 +213,14 @@ fn encode(saved: &Saved) -> Vec<u8> {
         saved.asleep_ns,
         saved.raw.0,
         saved.utc.tai_ns().cast_unsigned(),
+        saved.err_ns,
     ])
 }
 
 fn decode(value: &[u8]) -> Result<Saved, StoreError> {
-    let [timeline, relative, high, low, asleep_ns, raw, utc] = numbers_of("the collector's timeline", value)?;
+    let [timeline, relative, high, low, asleep_ns, raw, utc, err_ns] =
+        numbers_of("the collector's timeline", value)?;
     let boot_id = (u128::from(high) << 64 | u128::from(low)).to_be_bytes();
     let utc = UtcNs::from_tai_ns(utc.cast_signed());
-    Ok(Saved { timeline, relative: relative != 0, boot_id, asleep_ns, raw: RawNs(raw), utc })
+    Ok(Saved { timeline, relative: relative != 0, boot_id, asleep_ns, raw: RawNs(raw), utc, err_ns })
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gnomon_clock::sim::SimClock;
+use gnomon_clock::sim::{SimClock, SimRandom};
 use gnomon_clock::{Clock, EpochId, Fix, Policy, RawNs, UtcNs};
 use gnomon_flow::{EpochHash, StoredFlow, TimeState};
 
@@ -295,4 +295,63 @@ fn i9_nothing_is_deleted_for_its_age_while_the_time_is_unproven_or_jumped_of_lat
     assert_eq!(left(&mut rig, 50), 1);
     assert_eq!(left(&mut rig, 30), 0);
     assert!(rig.one(BY_INGEST).is_none());
+}
+
+/// A collector whose clock is set, vouched for and forgotten, restarted and put to sleep, and agents that exchange, are
+/// lied to, break and come late: nothing that is visible lies in the future (I1), and nothing is lost (I4, I5).
+#[test]
+fn i1_i4_i5_whatever_happens_to_clocks_nothing_is_visible_in_the_future_and_nothing_is_lost() {
+    let runs: u64 = std::env::var("GNOMON_SIM_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(12);
+    for seed in 0..runs {
+        let mut random = SimRandom::new(seed);
+        let mut rig = Rig::new(|_| {});
+        let mut epochs = [epoch(1), epoch(2)];
+        let mut seqs = [0u64; 2];
+        let mut added = 0;
+        for _ in 0..60 {
+            let which = usize::from(random.one_in(2));
+            let of = epochs[which];
+            match random.range(0, 12) {
+                0 => rig.sim.step(random.range(-NINE_HOURS, NINE_HOURS)),
+                1 => rig.sim.discipline(random.range(-500_000, 500_000), 1_400_000, random.one_in(2)),
+                2 => rig.sim.set_status(16_000_000_000, true),
+                3 => {
+                    let source = gnomon_clock::FixSource::Kernel;
+                    let utc = rig.sim.truth().saturating_add_ns(random.range(-NINE_HOURS, NINE_HOURS));
+                    let lie = Fix { raw: rig.sim.raw(), utc, err_ns: 1_000_000, source };
+                    rig.tell(of, Evidence { fixes: vec![lie], ..Evidence::default() });
+                }
+                4 => {
+                    let next = EpochId { opened: rig.sim.raw(), ..of };
+                    let ended = Some(rig.sim.raw().saturating_sub(S));
+                    rig.tell(of, Evidence { ended, successor: Some(next), ..Evidence::default() });
+                    epochs[which] = next;
+                    seqs[which] = 0;
+                }
+                5 => rig = rig.restart(),
+                6..8 => rig.exchange(of),
+                _ => {
+                    let last = rig.sim.raw().0;
+                    let first = last - u64::try_from(random.range(0, 20 * S as i64)).unwrap();
+                    seqs[which] += 1;
+                    added += 1;
+                    rig.add(&[flows(of, seqs[which], vec![record(added, 1, first, last)])]);
+                }
+            }
+            rig.pass(u64::try_from(random.range(1, 20)).unwrap());
+            let now = rig.keeper.now();
+            let status = rig.store.status().unwrap();
+            assert_eq!(status.flows + status.flows_pending + status.flows_quarantined, added, "seed {seed}");
+            assert_eq!(rig.store.scan(BY_INGEST, true, None).count() as u64, added, "seed {seed}");
+            for found in rig.store.scan(Span::ALL, true, None) {
+                let flow = found.unwrap().1;
+                for at in [flow.first, flow.last].into_iter().flatten() {
+                    // What was proven before stays, though a clock that nobody vouches for be set back.
+                    let latest = now.utc.saturating_add_ns(now.err_ns as i64);
+                    let ahead = at.utc.minus(latest.max(rig.sim.truth())).saturating_sub_unsigned(at.err_ns);
+                    assert!(ahead <= 0, "seed {seed}: {ahead} ns ahead: {flow:?}, now {now:?}");
+                }
+            }
+        }
+    }
 }

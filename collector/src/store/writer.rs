@@ -38,8 +38,6 @@ pub struct Writer {
     pub(super) regated_at: (MonoNs, MonoNs),
     /// Epochs with exchanges relative to a collector without proof of its time.
     pub(super) relative: HashSet<EpochHash>,
-    /// Epochs that were relative to this machine before it was started anew.
-    pub(super) orphans: Vec<EpochHash>,
     pub(super) expired_at: Option<MonoNs>,
     /// How far the look for old records has come.
     pub(super) expiring: Option<Box<[u8]>>,

@@ -1,3 +1,5 @@
+//! A collector's time on a machine whose truth is known.
+
 use gnomon_clock::UnprovenReason;
 use gnomon_clock::sim::SimClock;
 
@@ -113,4 +115,34 @@ fn a_restart_goes_on_with_the_timeline_and_notices_what_was_set_meanwhile() {
         !third.resume(&Saved { asleep_ns: saved.asleep_ns + S, ..saved }),
         "RAW stood still in a suspend"
     );
+}
+
+#[test]
+fn what_was_proven_once_is_not_forgotten_by_a_restart_or_a_new_start_of_the_machine() {
+    let sim = Arc::new(SimClock::new(0));
+    sim.discipline(0, 1_400_000, false);
+    let keeper = Timekeeper::new(Arc::clone(&sim) as Arc<dyn Clock>);
+    keeper.refresh(None, false);
+    let saved = keeper.saved();
+    assert!(!saved.relative);
+    // NTP is gone, and the clock is set back: RAW ran on, so nothing is lost but certainty.
+    sim.set_status(16_000_000_000, true);
+    sim.step(-NINE_HOURS);
+    sim.advance(100 * S);
+    let next = Timekeeper::new(Arc::clone(&sim) as Arc<dyn Clock>);
+    assert!(next.resume(&saved));
+    next.refresh(None, false);
+    let now = next.now();
+    assert!(now.proven && now.utc.minus(sim.truth()).unsigned_abs() <= now.err_ns, "{now:?}");
+    // A new start: nobody knows how long it took, but time did not go back, whatever the RTC says.
+    let rebooted = Timekeeper::new(Arc::clone(&sim) as Arc<dyn Clock>);
+    assert!(!rebooted.resume(&Saved { boot_id: [9; 16], ..saved }));
+    rebooted.refresh(None, false);
+    let now = rebooted.now();
+    assert!(!now.proven && now.utc >= saved.utc.saturating_add_ns(-2_000_000), "{now:?}");
+    // Somebody sets it on purpose.
+    sim.advance(S);
+    sim.step(-NINE_HOURS);
+    rebooted.refresh(None, true);
+    assert!(rebooted.now().utc < saved.utc);
 }

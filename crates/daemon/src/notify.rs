@@ -67,6 +67,7 @@ mod tests {
     /// Not a test of its own: the service that the test below is the manager of. (The environment of a running
     /// process cannot be changed safely, so it takes a second one.)
     #[test]
+    #[ignore = "a process that other tests start"]
     fn child_process() {
         if std::env::var_os("GNOMON_TEST_NOTIFY_CHILD").is_none() {
             return;
@@ -91,7 +92,7 @@ mod tests {
         let socket = UnixDatagram::bind(&path).unwrap();
         let child = |watchdog: bool| {
             let mut command = Command::new(std::env::current_exe().unwrap());
-            command.args(["--exact", "notify::tests::child_process"]);
+            command.args(["--exact", "notify::tests::child_process", "--ignored"]);
             command.env("GNOMON_TEST_NOTIFY_CHILD", "1").env("NOTIFY_SOCKET", &path);
             command.env_remove("WATCHDOG_PID").env_remove("WATCHDOG_USEC");
             if watchdog {

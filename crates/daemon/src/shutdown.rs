@@ -106,6 +106,7 @@ mod tests {
 
     /// Not a test of its own: the process that the tests below send signals to.
     #[test]
+    #[ignore = "a process that other tests start"]
     fn child_process() {
         if std::env::var_os("GNOMON_TEST_SHUTDOWN_CHILD").is_none() {
             return;
@@ -122,7 +123,7 @@ mod tests {
 
     fn spawn() -> (Child, impl FnMut(&str)) {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "shutdown::tests::child_process", "--nocapture"])
+            .args(["--exact", "shutdown::tests::child_process", "--ignored", "--nocapture"])
             .env("GNOMON_TEST_SHUTDOWN_CHILD", "1")
             .stderr(Stdio::piped())
             .stdout(Stdio::null())

@@ -1,15 +1,16 @@
 //! One hardware queue: its socket, and the loop that takes frames out of it.
 
+use arrayvec::ArrayVec;
 use gnomon_clock::RawNs;
 use rustix::net::xdp::XdpDescOptions;
 
 use super::arrival::{Arrivals, Look};
 use super::socket::XdpSocket;
-use crate::frame::{FRAME_BYTES_MAX, Frame, LinkType, Stamp};
+use crate::frame::{FRAME_BYTES_MAX, FRAMES_AT_ONCE, Frame, LinkType, Stamp};
 use crate::stats::QueueStats;
 
 /// Buffers go back to the kernel in batches of this many, so that a slow sink does not hold them all.
-const RETURN_BATCH: u32 = 64;
+const RETURN_BATCH: u32 = 2 * FRAMES_AT_ONCE as u32;
 
 /// Where a frame of several buffers stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +76,7 @@ impl Queue {
 
     /// Hands over at most `max_frames` of the frames seen by the last [`Queue::look`].
     #[inline]
-    pub(super) fn drain<F: FnMut(Frame<'_>)>(
+    pub(super) fn drain<F: FnMut(&[Frame<'_>])>(
         &mut self,
         max_frames: usize,
         look: Look,
@@ -86,12 +87,10 @@ impl Queue {
         let (mut seen, seen_stamp, fresh_stamp) = self.arrivals.stamps(self.socket.rx.consumed(), look);
         let mut delivered = 0;
         while left > 0 && delivered < max_frames {
-            let mut taken = 0;
-            while taken < left.min(RETURN_BATCH) && delivered < max_frames {
-                let stamp = if taken < seen { seen_stamp } else { fresh_stamp };
-                delivered += usize::from(self.take(taken, stamp, snaplen, sink));
-                taken += 1;
-            }
+            // A frame has at least one descriptor, so no more of them can end than were asked for.
+            let taken = left.min(u32::try_from(max_frames - delivered).unwrap_or(u32::MAX)).min(RETURN_BATCH);
+            let stamp = |ahead| if ahead < seen { seen_stamp } else { fresh_stamp };
+            delivered += self.take(taken, stamp, snaplen, sink);
             self.socket.rx.release(taken);
             self.socket.fill.submit();
             left -= taken;
@@ -104,56 +103,79 @@ impl Queue {
         delivered
     }
 
-    /// Takes the descriptor `ahead`; true when it completed a frame that was handed over.
+    /// Takes the next `descriptors`, at most [`RETURN_BATCH`], and returns how many frames they completed. Their buffers
+    /// are staged only: the kernel sees them when the batch ends, after the bytes were read.
     #[inline]
-    fn take<F: FnMut(Frame<'_>)>(&mut self, ahead: u32, stamp: Stamp, snaplen: usize, sink: &mut F) -> bool {
-        let XdpSocket { rx, fill, umem, .. } = &mut self.socket;
-        let desc = rx.peek(ahead);
-        let more = desc.options.contains(XdpDescOptions::XDP_PKT_CONTD);
-        // Staged only: the kernel sees it when the batch ends, after the bytes were read. A descriptor outside the memory
-        // has no buffer to give back.
-        if let Some(chunk) = umem.chunk_of(&desc) {
-            fill.stage(chunk);
-        }
-        let piece = umem.bytes(&desc);
-        if let (Assembly::Idle, false, Some(data)) = (self.assembly, more, piece) {
-            self.received += 1;
-            self.received_bytes += data.len() as u64;
-            self.truncated += u64::from(data.len() > snaplen);
-            sink(frame(data, stamp, snaplen));
-            return true;
-        }
-        self.assembly = match (self.assembly, piece) {
-            (Assembly::Skipping, _) => Assembly::Skipping,
-            (_, None) => {
-                self.invalid += 1;
-                Assembly::Skipping
-            }
-            (state, Some(piece)) => {
-                if state == Assembly::Idle {
-                    self.scratch.clear();
-                }
-                if self.scratch.len() + piece.len() > self.scratch.capacity() {
-                    self.oversize += 1;
-                    Assembly::Skipping
-                } else {
-                    self.scratch.extend_from_slice(piece);
-                    Assembly::Collecting
-                }
-            }
+    fn take<F: FnMut(&[Frame<'_>])>(
+        &mut self,
+        descriptors: u32,
+        stamp: impl Fn(u32) -> Stamp,
+        snaplen: usize,
+        sink: &mut F,
+    ) -> usize {
+        let Queue { socket, assembly, scratch, received, received_bytes, truncated, .. } = self;
+        let XdpSocket { rx, fill, umem, .. } = socket;
+        let mut batch = ArrayVec::<Frame<'_>, FRAMES_AT_ONCE>::new();
+        let mut delivered = 0;
+        let mut count = |data: &[u8]| {
+            *received += 1;
+            *received_bytes += data.len() as u64;
+            *truncated += u64::from(data.len() > snaplen);
+            delivered += 1;
         };
-        if more {
-            return false;
+        for ahead in 0..descriptors {
+            let desc = rx.peek(ahead);
+            let more = desc.options.contains(XdpDescOptions::XDP_PKT_CONTD);
+            // A descriptor outside the memory has no buffer to give back.
+            if let Some(chunk) = umem.chunk_of(&desc) {
+                fill.stage(chunk);
+            }
+            let piece = umem.bytes(&desc);
+            if let (Assembly::Idle, false, Some(data)) = (*assembly, more, piece) {
+                count(data);
+                batch.push(frame(data, stamp(ahead), snaplen));
+                if batch.is_full() {
+                    sink(&batch);
+                    batch.clear();
+                }
+                continue;
+            }
+            *assembly = match (*assembly, piece) {
+                (Assembly::Skipping, _) => Assembly::Skipping,
+                (_, None) => {
+                    self.invalid += 1;
+                    Assembly::Skipping
+                }
+                (state, Some(piece)) => {
+                    if state == Assembly::Idle {
+                        scratch.clear();
+                    }
+                    if scratch.len() + piece.len() > scratch.capacity() {
+                        self.oversize += 1;
+                        Assembly::Skipping
+                    } else {
+                        scratch.extend_from_slice(piece);
+                        Assembly::Collecting
+                    }
+                }
+            };
+            if more {
+                continue;
+            }
+            let whole = *assembly == Assembly::Collecting;
+            *assembly = Assembly::Idle;
+            if whole {
+                count(scratch);
+                // In their order: what was gathered came first.
+                sink(&batch);
+                batch.clear();
+                sink(&[frame(scratch, stamp(ahead), snaplen)]);
+            }
         }
-        let whole = self.assembly == Assembly::Collecting;
-        self.assembly = Assembly::Idle;
-        if whole {
-            self.received += 1;
-            self.received_bytes += self.scratch.len() as u64;
-            self.truncated += u64::from(self.scratch.len() > snaplen);
-            sink(frame(&self.scratch, stamp, snaplen));
+        if !batch.is_empty() {
+            sink(&batch);
         }
-        whole
+        delivered
     }
 
     /// XDP_STATISTICS, and what its rx_dropped means: in copy mode, a frame for which no buffer was free or, without

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use proptest::prelude::*;
 
 use super::*;
-use crate::frame::LinkType;
+use crate::frame::{LinkType, each};
 use written::{Classic, Order, Packet, Pcapng, Written, block, option};
 
 /// What a test sees of a frame.
@@ -27,16 +27,19 @@ fn read_all(file: &mut PcapFile) -> (Vec<Seen>, Result<(), FileError>) {
     let mut seen = Vec::new();
     loop {
         let before = seen.len();
-        let drained = file.drain(7, |frame| {
-            seen.push(Seen {
-                ns: frame.stamp.raw.0,
-                err_ns: frame.stamp.err_ns,
-                link: frame.link,
-                original_len: frame.original_len,
-                data: frame.data.to_vec(),
-                outgoing: frame.outgoing,
-            });
-        });
+        let drained = file.drain(
+            7,
+            each(|frame| {
+                seen.push(Seen {
+                    ns: frame.stamp.raw.0,
+                    err_ns: frame.stamp.err_ns,
+                    link: frame.link,
+                    original_len: frame.original_len,
+                    data: frame.data.to_vec(),
+                    outgoing: frame.outgoing,
+                });
+            }),
+        );
         match drained {
             Ok(0) => return (seen, Ok(())),
             Ok(n) => assert_eq!(n, seen.len() - before, "drain returns what the sink was given"),
@@ -390,7 +393,7 @@ fn garbage_in_the_middle_is_an_error_that_names_the_offset_and_comes_once() {
             matches!(&error, FileError::Damaged { offset, frames: 2, .. } if (*offset as usize) - at <= 4)
         );
         assert!(error.to_string().starts_with("test is damaged at byte "), "{error}");
-        assert_eq!(file.drain(10, |_| panic!("ended")).unwrap(), 0);
+        assert_eq!(file.drain(10, each(|_| panic!("ended"))).unwrap(), 0);
     }
 }
 
@@ -526,7 +529,7 @@ fn a_slow_pipe_is_not_waited_on_while_something_can_be_delivered() {
     }
     let bytes = Classic::nano(Order::Little).write(&[packet(1, 60), packet(2, 60)]).bytes;
     let mut file = PcapFile::from_reader("pipe", Box::new(Never(io::Cursor::new(bytes)))).unwrap();
-    assert_eq!(file.drain(1000, |_| {}).unwrap(), 2);
+    assert_eq!(file.drain(1000, each(|_| {})).unwrap(), 2);
     assert_eq!(file.progress().bytes_total, None);
 }
 
@@ -634,19 +637,22 @@ fn read_damaged(bytes: &[u8]) -> Vec<Seen> {
     };
     let mut seen = Vec::new();
     for _ in 0..bytes.len() + 2 {
-        let drained = file.drain(3, |frame| {
-            assert!(frame.original_len as usize >= frame.data.len());
-            seen.push(Seen {
-                ns: frame.stamp.raw.0,
-                err_ns: frame.stamp.err_ns,
-                link: frame.link,
-                original_len: frame.original_len,
-                data: frame.data.to_vec(),
-                outgoing: frame.outgoing,
-            });
-        });
+        let drained = file.drain(
+            3,
+            each(|frame| {
+                assert!(frame.original_len as usize >= frame.data.len());
+                seen.push(Seen {
+                    ns: frame.stamp.raw.0,
+                    err_ns: frame.stamp.err_ns,
+                    link: frame.link,
+                    original_len: frame.original_len,
+                    data: frame.data.to_vec(),
+                    outgoing: frame.outgoing,
+                });
+            }),
+        );
         if !matches!(drained, Ok(1..)) {
-            assert_eq!(file.drain(3, |_| panic!("after the end")).unwrap(), 0);
+            assert_eq!(file.drain(3, each(|_| panic!("after the end"))).unwrap(), 0);
             return seen;
         }
     }
@@ -735,7 +741,7 @@ fn millions_of_packets_a_second() {
             let began = clock.monotonic();
             let mut file = PcapFile::open(&path).unwrap();
             let mut sum = 0u64;
-            while file.drain(64, |frame| sum += u64::from(frame.data[0])).unwrap() > 0 {}
+            while file.drain(64, each(|frame| sum += u64::from(frame.data[0]))).unwrap() > 0 {}
             let ns = clock.monotonic().since(began);
             let rate = file.stats().frames as f64 * 1e3 / ns as f64;
             println!("{name}: {rate:.1} M packets/s ({sum})");

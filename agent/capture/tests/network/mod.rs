@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use gnomon_capture::{Frame, Source, SourceStats};
+use gnomon_capture::{Frame, Source, SourceStats, each};
 use gnomon_clock::{Clock, KernelClock};
 
 /// A local experimental EtherType (IEEE 802): no stack answers to it.
@@ -225,15 +225,18 @@ pub fn drain_all(source: &mut Source, quiet: Duration, seen: &mut Seen) {
     let mut newest = 0;
     while KernelClock.monotonic().since(last) < quiet.as_nanos() as u64 {
         let count = source
-            .drain(256, |frame| {
-                match number_of(&frame) {
-                    Some(number) => seen.numbers.push(number),
-                    None => seen.foreign += 1,
-                }
-                seen.lengths.push(frame.original_len);
-                seen.raw_out_of_order += u64::from(frame.stamp.raw.0 < newest);
-                newest = frame.stamp.raw.0;
-            })
+            .drain(
+                256,
+                each(|frame| {
+                    match number_of(&frame) {
+                        Some(number) => seen.numbers.push(number),
+                        None => seen.foreign += 1,
+                    }
+                    seen.lengths.push(frame.original_len);
+                    seen.raw_out_of_order += u64::from(frame.stamp.raw.0 < newest);
+                    newest = frame.stamp.raw.0;
+                }),
+            )
             .expect("draining");
         if count > 0 {
             last = KernelClock.monotonic();

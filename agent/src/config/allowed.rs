@@ -1,0 +1,115 @@
+//! What may be configured: the bounds that the manual states, and what contradicts itself.
+
+use gnomon_daemon::config::{ByteSize, ConfigError, HumanDuration, Validate, in_range};
+
+use super::{Config, StanceConfig};
+
+/// Workers have a number of eight bits in the ids of their flows.
+pub const WORKERS_MAX: usize = 256;
+
+impl Validate for Config {
+    fn validate(&self) -> Result<(), ConfigError> {
+        let ms = HumanDuration::from_millis;
+        let s = HumanDuration::from_secs;
+        const DAY: u64 = 86_400;
+        if self.state_dir.as_os_str().is_empty() {
+            return Err(ConfigError::invalid("state_dir", "is empty; name a directory"));
+        }
+        if self.name.as_ref().is_some_and(|name| name.is_empty() || name.len() > 255) {
+            return Err(ConfigError::invalid("name", "must have 1 to 255 bytes"));
+        }
+        if self.labels.len() > 32 || self.labels.iter().any(|(k, v)| k.len() > 63 || v.len() > 255) {
+            return Err(ConfigError::invalid(
+                "labels",
+                "at most 32, with names of up to 63 bytes and values of up to 255",
+            ));
+        }
+        in_range("collector.drain", &self.collector.drain, &(s(0)..=s(300)))?;
+        if self.tls.certificate.is_some() != self.tls.key.is_some() {
+            return Err(ConfigError::invalid(
+                "tls.certificate",
+                "needs tls.key beside it, and the other way round",
+            ));
+        }
+        self.validate_interfaces()?;
+        let capture = &self.capture;
+        in_range(
+            "capture.ring_bytes",
+            &capture.ring_bytes,
+            &(ByteSize::from_mib(1)..=ByteSize::from_gib(4)),
+        )?;
+        in_range("capture.block_retire", &capture.block_retire, &(ms(1)..=s(1)))?;
+        let flows = &self.flows;
+        for (key, value) in [
+            ("flows.idle_tcp", flows.idle_tcp),
+            ("flows.idle_udp", flows.idle_udp),
+            ("flows.idle_icmp", flows.idle_icmp),
+            ("flows.idle_sctp", flows.idle_sctp),
+            ("flows.idle_esp", flows.idle_esp),
+            ("flows.idle_other", flows.idle_other),
+        ] {
+            in_range(key, &value, &(ms(100)..=s(DAY)))?;
+        }
+        in_range("flows.active_timeout", &flows.active_timeout, &(s(1)..=s(DAY)))?;
+        in_range("flows.linger", &flows.linger, &(s(0)..=s(600)))?;
+        let slices = &self.slices;
+        in_range(
+            "slices.block_bytes",
+            &slices.block_bytes,
+            &(ByteSize::from_kib(16)..=ByteSize::from_mib(1)),
+        )?;
+        let inspect_max = ByteSize::from_bytes(0)..=ByteSize::from_gib(1);
+        in_range("flows.inspect_bytes_max", &flows.inspect_bytes_max, &inspect_max)?;
+        in_range("slices.block_age", &slices.block_age, &(ms(1)..=s(10)))?;
+        slices.policy()?;
+        let spool = &self.spool;
+        in_range(
+            "spool.bytes_max",
+            &spool.bytes_max,
+            &(ByteSize::from_mib(16)..=ByteSize::from_gib(65_536)),
+        )?;
+        in_range(
+            "spool.segment_bytes",
+            &spool.segment_bytes,
+            &(ByteSize::from_mib(1)..=ByteSize::from_mib(256)),
+        )?;
+        in_range("spool.sync_interval", &spool.sync_interval, &(ms(10)..=s(60)))?;
+        self.telemetry.validate("telemetry")
+    }
+}
+
+impl Config {
+    fn validate_interfaces(&self) -> Result<(), ConfigError> {
+        let mut workers = 0;
+        for (at, interface) in self.interfaces.iter().enumerate() {
+            let key = format!("interfaces[{at}]");
+            if interface.name.is_empty() || interface.name.len() > 15 {
+                return Err(ConfigError::invalid(
+                    &format!("{key}.name"),
+                    "an interface name has 1 to 15 bytes",
+                ));
+            }
+            if self.interfaces[..at].iter().any(|other| other.name == interface.name) {
+                let message =
+                    format!("{:?} stands twice: each of its packets would be seen twice", interface.name);
+                return Err(ConfigError::invalid(&format!("{key}.name"), message));
+            }
+            if let Err(error) = self.options(interface).check() {
+                return Err(ConfigError::invalid(&key, error));
+            }
+            if interface.workers > 1 && interface.stance == StanceConfig::Tap {
+                let message =
+                    "a tap has one worker for all its queues; several share only an AF_PACKET interface";
+                return Err(ConfigError::invalid(&format!("{key}.workers"), message));
+            }
+            workers += usize::from(interface.workers);
+        }
+        if workers > WORKERS_MAX {
+            return Err(ConfigError::invalid(
+                "interfaces",
+                format!("{workers} workers in all, at most {WORKERS_MAX}"),
+            ));
+        }
+        Ok(())
+    }
+}
