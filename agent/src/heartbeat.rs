@@ -122,7 +122,7 @@ impl Heart {
     }
 
     /// The heartbeat of now.
-    pub fn beat(&mut self, epoch: &EpochId, clock: v1::ClockStatus) -> v1::Heartbeat {
+    pub fn beat(&mut self, epoch: &EpochId, clock: Option<v1::ClockStatus>) -> v1::Heartbeat {
         let now = self.clock.monotonic();
         let reports = self.board.report();
         let interfaces = reports.into_iter().map(|report| self.interface(report, now)).collect();
@@ -131,7 +131,7 @@ impl Heart {
             raw_ns: self.clock.raw().0,
             interfaces,
             spool: Some(spool_to_wire(self.spool.status())),
-            clock: Some(clock),
+            clock,
             uptime_ms: now.since(self.started) / 1_000_000,
             resident_bytes: resident_bytes(),
         }

@@ -19,6 +19,7 @@ pub mod table;
 pub mod worker;
 
 pub mod spool;
+pub mod timekeeper;
 pub mod uplink;
 
 pub mod heartbeat;

@@ -6,11 +6,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use gnomon_clock::Clock;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Meter;
 
 use crate::heartbeat::{Board, InterfaceReport, resident_bytes};
 use crate::spool::{Spool, SpoolStatus};
+use crate::timekeeper::{ClockView, Timekeeper};
 use crate::uplink::LinkState;
 
 /// How a value behaves.
@@ -43,6 +45,7 @@ enum Read {
     Queues,
     Spool(fn(&SpoolStatus) -> u64),
     Link(fn(&LinkState) -> u64),
+    Clock(fn(&ClockView) -> u64),
     Process(fn() -> u64),
 }
 
@@ -105,15 +108,33 @@ metrics! {
         "Bytes of entries sent and not acknowledged.";
     "gnomon.agent.clock.exchanges.rejected", Counter, "{exchange}", [], Read::Link(|l| load(&l.exchanges_rejected)),
         "Clock exchanges that got no answer or proved nothing.";
+    "gnomon.agent.clock.state", Gauge, "1", [], Read::Clock(|c| c.state as u64),
+        "State of the clock: 0 cold, 1 acquiring, 2 synced, 3 holdover, 4 unbounded, 5 conflict.";
+    "gnomon.agent.clock.error", Gauge, "ns", [], Read::Clock(|c| c.estimate.map_or(u64::MAX, |e| e.err_ns)),
+        "How wrong the time may be; the largest number while nothing is known.";
+    "gnomon.agent.clock.steps", Counter, "{step}", [], Read::Clock(|c| c.steps),
+        "Times this machine's clock was set.";
+    "gnomon.agent.clock.disruptions", Counter, "{epoch}", [], Read::Clock(|c| c.disruptions),
+        "Breaks of the clock that packets are stamped by: a suspend, a restored machine.";
     "gnomon.agent.resident", Gauge, "By", [], Read::Process(resident_bytes),
         "Memory the process has.";
 }
 
 /// Registers all of [`METRICS`].
-pub fn register(meter: &Meter, board: &Board, spool: &Spool, link: &Arc<LinkState>) {
+pub fn register(
+    meter: &Meter,
+    board: &Board,
+    spool: &Spool,
+    link: &Arc<LinkState>,
+    (keeper, clock): (&Timekeeper, &Arc<dyn Clock>),
+) {
     for metric in METRICS {
         let (board, spool, link) = (board.clone(), spool.clone(), Arc::clone(link));
-        let observe = move |give: &mut dyn FnMut(u64, &[KeyValue])| read(metric, &board, &spool, &link, give);
+        let (keeper, clock) = (keeper.clone(), Arc::clone(clock));
+        let observe = move |give: &mut dyn FnMut(u64, &[KeyValue])| match metric.read {
+            Read::Clock(value) => give(value(&keeper.view(clock.raw())), &[]),
+            _ => read(metric, &board, &spool, &link, give),
+        };
         match metric.kind {
             Kind::Counter => {
                 let counter = meter.u64_observable_counter(metric.name);
@@ -165,6 +186,8 @@ fn read(
         Read::Spool(value) => give(value(&spool.status()), &[]),
         Read::Link(value) => give(value(link), &[]),
         Read::Process(value) => give(value(), &[]),
+        // Needs the clock: see `register`.
+        Read::Clock(_) => {}
     }
 }
 

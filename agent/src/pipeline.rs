@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use gnomon_capture::{CaptureError, Fanout, Options, Source, interface};
-use gnomon_clock::{Clock, DisruptionWatch, EpochId, Markers};
+use gnomon_clock::{Clock, EpochId};
 use gnomon_daemon::exit::WithHint;
 use gnomon_daemon::notify;
 use gnomon_daemon::shutdown::{CancellationToken, Shutdown};
@@ -30,6 +30,7 @@ use crate::heartbeat::{Board, Heart};
 use crate::identity::{CurrentEpoch, Identity};
 use crate::metrics;
 use crate::spool::{self, Writer};
+use crate::timekeeper::{self, ClockView, Duties, Evidence, Timekeeper};
 use crate::uplink::{LinkState, Settings, TimeSource, Uplink};
 use crate::worker::{self, Channels, Worker, WorkerCounters};
 
@@ -37,8 +38,6 @@ use crate::worker::{self, Channels, Worker, WorkerCounters};
 const FLOW_EXPORTS_PER_WORKER: usize = 16;
 /// Threads of the uplink: one may be reading the spool while the other serves the connection.
 const UPLINK_THREADS: usize = 2;
-/// How often the clocks are looked at for a broken epoch.
-const CLOCK_CHECK: Duration = Duration::from_secs(1);
 
 /// Runs the agent until it is told to stop.
 ///
@@ -50,11 +49,13 @@ pub fn run(
     shutdown: &Shutdown,
     telemetry: &Telemetry,
 ) -> anyhow::Result<()> {
-    let identity = Identity::open(&config.state_dir)?;
+    let identity = Arc::new(Identity::open(&config.state_dir)?);
     let epoch = CurrentEpoch::new(identity.open_epoch(clock.as_ref())?);
     let (spool, appender, reader) = spool::open(config.spool_limits(), clock.clone())?;
     let writer = Writer::new(appender, config.spool.zstd_level).context("cannot set up compression")?;
     let board = Board::default();
+    let evidence_path = config.state_dir.join("clock");
+    let keeper = Timekeeper::new(epoch.get(), Evidence::load(&evidence_path));
 
     let mut uplink = None;
     if !config.collector.urls.is_empty() {
@@ -63,14 +64,14 @@ pub fn run(
             tls: config.tls(),
             insecure: config.tls.insecure,
             hello: hello(config, identity.agent.0.to_vec()),
-            time: TimeSource::Exchange,
+            time: TimeSource::Live(keeper.clone()),
         };
         let heart = Heart::new(board.clone(), spool.clone(), clock.clone());
         uplink =
             Some(Uplink::new(settings, epoch.clone(), clock.clone(), spool.clone(), reader, Some(heart))?);
     }
     let link = uplink.as_ref().map_or_else(|| Arc::new(LinkState::default()), Uplink::state);
-    metrics::register(&telemetry.meter("gnomon-agent"), &board, &spool, &link);
+    metrics::register(&telemetry.meter("gnomon-agent"), &board, &spool, &link, (&keeper, clock));
 
     let capture = Capture::start(config, clock, &board, &epoch, writer)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -82,30 +83,21 @@ pub fn run(
     let stop_uplink = CancellationToken::new();
     let drain = config.collector.drain.get();
     let uplink = uplink.map(|uplink| uplink.spawn(runtime.handle(), stop_uplink.clone(), drain));
-    let status = format!("capturing {}, epoch {}", capture.names.join(", "), epoch.get());
-    tracing::info!(agent = %identity.agent, "{status}");
+    let status = format!("capturing {}", capture.names.join(", "));
+    tracing::info!(agent = %identity.agent, epoch = %epoch.get(), "{status}");
     notify::ready(&status);
+    let duties = Duties {
+        open_epoch: capture.epoch_opener(Arc::clone(&identity), epoch, Arc::clone(clock)),
+        changed: Box::new(move |view| notify::status(&format!("{status}; {}", clock_words(view)))),
+        path: evidence_path,
+    };
+    let clock_thread =
+        timekeeper::start(keeper, Arc::clone(clock), duties).context("cannot watch this machine's clock")?;
 
     runtime.block_on(async {
         let alive = capture.watch(clock.clone());
         let watchdog = tokio::spawn(notify::watchdog(alive, stop_uplink.clone()));
-        let mut watch = DisruptionWatch::new(clock.as_ref(), Markers::read());
-        let mut ticks = tokio::time::interval(CLOCK_CHECK);
-        loop {
-            tokio::select! {
-                () = shutdown.begun() => break,
-                _ = ticks.tick() => {
-                    let disruption = watch.check(clock.as_ref(), &Markers::read());
-                    if let Some(disruption) = disruption
-                        && let Ok(new) = identity.open_epoch(clock.as_ref())
-                    {
-                        tracing::warn!(kind = disruption.kind.name(), epoch = %new, "the clock was disrupted: a new epoch begins");
-                        epoch.set(new);
-                        capture.begin_epoch(new);
-                    }
-                }
-            }
-        }
+        shutdown.begun().await;
         notify::stopping("handing over what is left");
         // Blocking, but nothing else is left to do on this thread; the uplink has its own.
         tokio::task::block_in_place(|| capture.stop());
@@ -115,6 +107,7 @@ pub fn run(
         }
         let _ = watchdog.await;
     });
+    clock_thread.stop();
     let left = spool.status();
     tracing::info!(
         entries_left = left.entries,
@@ -122,6 +115,16 @@ pub fn run(
         "stopped; what is left is sent next time"
     );
     Ok(())
+}
+
+/// For the service manager.
+fn clock_words(view: &ClockView) -> String {
+    match view.estimate {
+        Some(estimate) => {
+            format!("clock {} within {:.3} ms", view.state.name(), estimate.err_ns as f64 / 1e6)
+        }
+        None => format!("clock {}", view.state.name()),
+    }
 }
 
 /// What the agent says of itself first.
@@ -236,10 +239,26 @@ impl Capture {
         }
     }
 
-    fn begin_epoch(&self, epoch: EpochId) {
-        for worker in &self.epochs {
-            let _ = worker.send(epoch);
-        }
+    /// What opens an epoch: the workers end their flows, and what follows belongs to the new one.
+    fn epoch_opener(
+        &self,
+        identity: Arc<Identity>,
+        current: CurrentEpoch,
+        clock: Arc<dyn Clock>,
+    ) -> Box<dyn Fn() -> EpochId + Send> {
+        let workers = self.epochs.clone();
+        Box::new(move || {
+            let opened = identity.open_epoch(clock.as_ref()).unwrap_or_else(|error| {
+                tracing::error!(%error, "the boot id cannot be read again: it is taken to be the same");
+                EpochId { opened: clock.raw(), ..current.get() }
+            });
+            for worker in &workers {
+                // One that has ended has no flows.
+                let _ = worker.send(opened);
+            }
+            current.set(opened);
+            opened
+        })
     }
 
     /// Ends the flows, hands over what is left and closes the spool.

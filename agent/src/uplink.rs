@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use gnomon_clock::{Clock, EpochId, Fix};
+use gnomon_daemon::certificate_time::{AskTime, CertificateTime};
 use gnomon_proto::v1;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -24,6 +25,7 @@ pub use endpoint::{EndpointError, Tls};
 use crate::heartbeat::Heart;
 use crate::identity::CurrentEpoch;
 use crate::spool::{Reader, Spool};
+use crate::timekeeper::Timekeeper;
 use backoff::Backoff;
 use endpoint::Endpoints;
 use exchange::Exchanges;
@@ -34,10 +36,32 @@ const GOOD_SESSION: Duration = Duration::from_secs(10);
 /// Where evidence for the time of entries comes from.
 #[derive(Clone, Debug)]
 pub enum TimeSource {
-    /// The exchange with the collector: for a live capture.
-    Exchange,
+    /// This machine's clocks and the exchange with the collector: for a live capture.
+    Live(Timekeeper),
     /// The stamps of capture files: said once a session, an epoch each.
     Files(Vec<(EpochId, Fix)>),
+}
+
+impl TimeSource {
+    fn keeper(&self) -> Option<&Timekeeper> {
+        match self {
+            TimeSource::Live(keeper) => Some(keeper),
+            TimeSource::Files(_) => None,
+        }
+    }
+
+    /// What is known of the time when the collector shows its certificate.
+    fn certificate_time(&self, clock: &Arc<dyn Clock>) -> AskTime {
+        let clock = Arc::clone(clock);
+        match self {
+            TimeSource::Live(keeper) => {
+                let keeper = keeper.clone();
+                Arc::new(move || keeper.certificate_time(clock.as_ref()))
+            }
+            // Nobody watches the clock of a machine that only imports.
+            TimeSource::Files(_) => Arc::new(|| CertificateTime::at_least(0)),
+        }
+    }
 }
 
 /// What an uplink needs to know.
@@ -103,10 +127,15 @@ impl Uplink {
         heart: Option<Heart>,
     ) -> Result<Uplink, EndpointError> {
         Ok(Uplink {
-            endpoints: Endpoints::new(&settings.urls, &settings.tls, settings.insecure)?,
+            endpoints: Endpoints::new(
+                &settings.urls,
+                &settings.tls,
+                settings.insecure,
+                &settings.time.certificate_time(&clock),
+            )?,
             hello: settings.hello,
             time: settings.time,
-            exchanges: Exchanges::new(epoch.get()),
+            exchanges: Exchanges::default(),
             epoch,
             clock,
             spool,

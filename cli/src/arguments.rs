@@ -82,7 +82,7 @@ pub(crate) struct Range {
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     pub(crate) until: Option<String>,
     /// Take the times as times of ingest: finds pending and quarantined records too.
-    #[arg(long)]
+    #[arg(long, visible_alias = "by-ingest")]
     pub(crate) by_ingest_time: bool,
 }
 
@@ -203,6 +203,14 @@ pub(crate) enum Command {
     },
     /// What the collector holds, and the state of its clock.
     Status {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// The state of time: the collector's clock, each agent's, and the flows that wait for better evidence.
+    Clock {
+        /// What happened to clocks of late: steps, conflicts, corrections, changes of state.
+        #[arg(long)]
+        events: bool,
         #[command(flatten)]
         output: Output,
     },

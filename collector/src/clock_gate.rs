@@ -3,17 +3,13 @@
 //! Pure but for the one clock it is given: it holds no records and writes nothing. Nothing reaches the time index that
 //! [`ClockGate::judge`] did not call indexed.
 
-use std::sync::Arc;
-
 use gnomon_clock::{
-    Authority, Clock, CollectorNow, Estimate, MonoNs, Policy, Timeline, UtcNs, Verdict, decide,
+    CollectorNow, Estimate, MonoNs, PendingReason, Policy, QuarantineReason, Timeline, UtcNs, Verdict, decide,
 };
-use gnomon_flow::{FlowRecord, TimeState};
+use gnomon_flow::TimeState;
 
-/// The kernel's `maxerror` below which the collector takes its own clock for proven.
-const PROVEN_ERR_NS_MAX: u64 = 1_000_000_000;
-/// A rate correction beyond this is no clock's that can be right: the kernel is being slewed hard.
-const PROVEN_RATE_PPB_MAX: u64 = 500_000;
+use crate::timekeeper::Timekeeper;
+
 /// Estimates of indexed records may move by this without a new key; a search looks as much further both ways.
 const REKEY_NS_MIN: u64 = 1_000_000_000;
 
@@ -28,55 +24,71 @@ pub struct Judgement {
 /// The collector's clock and its policy.
 #[derive(Clone)]
 pub struct ClockGate {
-    clock: Arc<dyn Clock>,
+    keeper: Timekeeper,
     policy: Policy,
 }
 
 impl ClockGate {
-    pub fn new(clock: Arc<dyn Clock>, policy: Policy) -> ClockGate {
-        ClockGate { clock, policy }
+    pub fn new(keeper: Timekeeper, policy: Policy) -> ClockGate {
+        ClockGate { keeper, policy }
     }
 
-    /// The collector's own time and what it is worth. Proven: the kernel's own bound on its error is below 1 s.
+    /// The collector's own time and what it is worth.
     pub fn now(&self) -> CollectorNow {
-        let bracket = self.clock.bracket();
-        let bound = self.clock.kernel_status().ok().and_then(|status| {
-            // A clock that nobody disciplines says 16 s; one that claims no error at all claims nothing.
-            let sane = status.max_error_ns > 0
-                && status.max_error_ns < PROVEN_ERR_NS_MAX
-                && status.rho_ppb.unsigned_abs() <= PROVEN_RATE_PPB_MAX
-                && bracket.realtime.is_plausible();
-            sane.then_some(status.max_error_ns)
-        });
-        CollectorNow {
-            utc: bracket.realtime,
-            err_ns: bound.unwrap_or(0).saturating_add(bracket.half_width_ns),
-            proven: bound.is_some(),
-        }
+        self.keeper.now()
     }
 
     pub fn monotonic(&self) -> MonoNs {
-        self.clock.monotonic()
+        self.keeper.monotonic()
     }
 
-    /// Whose word stands where an agent's own sources and the exchange with this collector disagree.
-    pub fn authority(now: &CollectorNow) -> Authority {
-        if now.proven { Authority::Collector } else { Authority::Nobody }
+    pub fn keeper(&self) -> &Timekeeper {
+        &self.keeper
     }
 
-    /// Both ends of the record have to pass: the first is what it is found by, the last must not lie in the future.
-    pub fn judge(&self, timeline: &Timeline, record: &FlowRecord, now: &CollectorNow) -> Judgement {
-        let first = timeline.estimate(record.first);
-        let last = timeline.estimate(record.last);
-        let verdicts = [first, last].map(|estimate| decide(estimate.as_ref(), now, &self.policy));
-        let state = if verdicts.iter().any(|v| matches!(v, Verdict::Quarantine(_))) {
-            TimeState::Quarantined
-        } else if verdicts.iter().all(|v| *v == Verdict::Index) {
-            TimeState::Indexed
-        } else {
-            TimeState::Pending
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Both ends of the record have to pass: the first is what it is found by, the last must not lie in the future. A
+    /// last packet whose time is only vaguely known (the clock broke behind it) does not hide the record.
+    pub fn judge(&self, first: Option<Estimate>, last: Option<Estimate>, now: &CollectorNow) -> Judgement {
+        let state = match self.verdict(first, last, now) {
+            Verdict::Index => TimeState::Indexed,
+            Verdict::Pending(_) => TimeState::Pending,
+            Verdict::Quarantine(_) => TimeState::Quarantined,
         };
         Judgement { state, first, last }
+    }
+
+    /// As [`ClockGate::judge`], with the reason.
+    pub fn verdict(&self, first: Option<Estimate>, last: Option<Estimate>, now: &CollectorNow) -> Verdict {
+        let of_first = decide(first.as_ref(), now, &self.policy);
+        let of_last = decide(last.as_ref(), now, &self.policy);
+        match (of_first, of_last) {
+            (Verdict::Quarantine(_), _) => of_first,
+            (_, Verdict::Quarantine(_)) => of_last,
+            (
+                Verdict::Index,
+                Verdict::Pending(PendingReason::NoFix | PendingReason::ErrorTooLarge { .. }),
+            ) => Verdict::Index,
+            (Verdict::Index, _) => of_last,
+            _ => of_first,
+        }
+    }
+
+    /// Why a record waits or is set aside, in one word; `None` when it is or may be indexed.
+    pub fn reason(
+        &self,
+        first: Option<Estimate>,
+        last: Option<Estimate>,
+        now: &CollectorNow,
+    ) -> Option<&'static str> {
+        match self.verdict(first, last, now) {
+            Verdict::Index => None,
+            Verdict::Pending(reason) => Some(PendingReason::name(reason)),
+            Verdict::Quarantine(reason) => Some(QuarantineReason::name(reason)),
+        }
     }
 
     /// How far an indexed record's estimate may be from the time it is indexed by.

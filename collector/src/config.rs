@@ -87,6 +87,13 @@ pub struct RetentionConfig {
     pub flows_max: ByteSize,
     /// Flow records are not given up below this only because others fill the disk.
     pub flows_kept: ByteSize,
+    /// Packets are given up when they were written longer ago than this, in whole files; 0s keeps them until space is
+    /// needed. While the collector's own time is unproven, and for an hour after it jumped by more than an hour, nothing
+    /// is given up for its age; `gnomon clock` says so.
+    pub packets_age_max: HumanDuration,
+    /// Flow records are given up when they came in, and were captured, longer ago than this; 0s keeps them until space
+    /// is needed. As above.
+    pub flows_age_max: HumanDuration,
     /// Left free on the file system of `data_dir`. When nothing more may be given up to keep it free, the collector takes
     /// nothing in until there is room: agents keep their data meanwhile.
     pub free_min: ByteSize,
@@ -158,6 +165,8 @@ impl Default for RetentionConfig {
             packets_max: ByteSize::from_gib(50),
             flows_max: ByteSize::from_gib(50),
             flows_kept: ByteSize::from_gib(1),
+            packets_age_max: HumanDuration::from(Duration::ZERO),
+            flows_age_max: HumanDuration::from(Duration::ZERO),
             free_min: ByteSize::from_gib(1),
         }
     }
@@ -173,7 +182,13 @@ impl Default for ClockConfig {
 impl Config {
     /// The store's limits.
     pub fn limits(&self) -> Limits {
+        let age = |duration: HumanDuration| {
+            let ns = u64::try_from(Duration::from(duration).as_nanos()).unwrap_or(u64::MAX);
+            (ns > 0).then_some(ns)
+        };
         Limits {
+            packets_age_ns_max: age(self.retention.packets_age_max),
+            flows_age_ns_max: age(self.retention.flows_age_max),
             packets_bytes_max: self.retention.packets_max.bytes(),
             flows_bytes_max: self.retention.flows_max.bytes(),
             flows_bytes_kept: self.retention.flows_kept.bytes(),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gnomon_clock::{Estimate, UtcNs};
+use gnomon_clock::{EpochId, Estimate, RawNs, UtcNs};
 use gnomon_flow::AgentId;
 use gnomon_proto::v1;
 use tokio_util::sync::CancellationToken;
@@ -169,6 +169,18 @@ impl Fleet {
         members.by_id.values().map(agent).collect()
     }
 
+    /// The connected agents' epochs and when their clocks were read last, in RAW.
+    pub fn readings(&self) -> Vec<(EpochId, RawNs)> {
+        let members = self.members();
+        let connected = members.by_id.values().filter(|member| member.session.is_some());
+        let reading = |member: &Member| {
+            let heartbeat = member.heartbeat.as_ref()?;
+            let epoch = EpochId::try_from(heartbeat.epoch.as_ref()?).ok()?;
+            Some((epoch, RawNs(heartbeat.clock.as_ref()?.raw_ns)))
+        };
+        connected.filter_map(reading).collect()
+    }
+
     /// How many are connected.
     pub fn connected(&self) -> usize {
         self.members().by_id.values().filter(|m| m.session.is_some()).count()
@@ -190,6 +202,17 @@ impl Seat {
 
     pub fn tally(&self) -> Tally {
         self.tally.clone()
+    }
+
+    pub fn name(&self) -> String {
+        let members = self.tally.fleet.members();
+        members.by_id.get(&self.tally.id).map(|member| member.introduction.name.clone()).unwrap_or_default()
+    }
+
+    /// What the last heartbeat said of the agent's clock, of an earlier session maybe.
+    pub fn clock(&self) -> Option<v1::ClockStatus> {
+        let members = self.tally.fleet.members();
+        members.by_id.get(&self.tally.id)?.heartbeat.as_ref()?.clock.clone()
     }
 
     /// The agent says how it fares. `raw_is` is when its clock sample was taken, by the evidence.

@@ -10,5 +10,7 @@ pub mod ingest;
 pub mod metrics;
 pub mod pipeline;
 pub mod query;
+pub mod secured;
 pub mod store;
+pub mod timekeeper;
 pub mod tls;

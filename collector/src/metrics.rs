@@ -41,7 +41,7 @@ fn of_store(sources: &Sources, read: fn(&StoreStatus) -> u64) -> Vec<(&'static s
     sources.store.status().map(|status| one(read(&status))).unwrap_or_default()
 }
 
-static METRICS: [Metric; 14] = [
+static METRICS: [Metric; 17] = [
     Metric {
         name: "gnomon.collector.ingest.received",
         unit: "",
@@ -156,6 +156,30 @@ static METRICS: [Metric; 14] = [
         label: "",
         counter: false,
         read: |s| of_store(s, |status| u64::from(status.stopped.is_some())),
+    },
+    Metric {
+        name: "gnomon.collector.clock.events",
+        unit: "",
+        help: "What happened to clocks, the collector's and the agents': set (step), another state, broken (disruption), sources that contradict each other (conflict), times moved (correction)",
+        label: "kind",
+        counter: true,
+        read: |s| s.store.gate().keeper().events().counts().to_vec(),
+    },
+    Metric {
+        name: "gnomon.collector.clock.proven",
+        unit: "",
+        help: "1 while something stands for the collector's own time",
+        label: "",
+        counter: false,
+        read: |s| one(u64::from(s.store.now().proven)),
+    },
+    Metric {
+        name: "gnomon.collector.clock.error",
+        unit: "ns",
+        help: "How wrong the collector's time may be, against UTC while it is proven",
+        label: "",
+        counter: false,
+        read: |s| one(s.store.now().err_ns),
     },
     Metric {
         name: "gnomon.collector.disk.free",

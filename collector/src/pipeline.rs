@@ -12,6 +12,7 @@
 //! | fleet | agents known | 10,000 |
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +35,9 @@ use crate::fleet::Fleet;
 use crate::ingest::{Committer, IngestService, Quarantine, Settings};
 use crate::metrics;
 use crate::query::{Queries, QueryLimits};
+use crate::secured;
 use crate::store::{self, Store};
+use crate::timekeeper::{self, AskFleet, Timekeeper};
 use crate::tls::Tls;
 
 /// How long a stop waits for what is under way.
@@ -55,12 +58,17 @@ pub async fn run(
     telemetry: &Telemetry,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let tls = Tls::load(&config.tls)?;
+    let keeper = Timekeeper::new(Arc::clone(&clock));
+    let certificate_time = {
+        let keeper = keeper.clone();
+        Arc::new(move || keeper.certificate_time())
+    };
+    let tls = Tls::load(&config.tls, certificate_time)?;
     // Bound first: a second collector on this machine learns of the port before it learns of the directory.
     let grpc = bind("listen.grpc", config.listen.grpc).await?;
     let http = bind("listen.http", config.listen.http).await?;
 
-    let gate = ClockGate::new(Arc::clone(&clock), config.policy());
+    let gate = ClockGate::new(keeper.clone(), config.policy());
     let (dir, limits) = (config.data_dir.clone(), config.limits());
     let opened = tokio::task::spawn_blocking(move || {
         let (store, writer) = store::open(&dir, gate, limits)?;
@@ -76,6 +84,8 @@ pub async fn run(
         .hint("choose another place with --data-dir, or see who owns that directory")?;
     let fleet = Fleet::default();
     fleet.remember(agents);
+    let clock_watch =
+        timekeeper::start(keeper, ask_fleet(&store, &fleet)).context("cannot watch this machine's clock")?;
     let (committer, committing) =
         Committer::start(writer, Arc::clone(&clock)).context("cannot start the committer's thread")?;
     metrics::register(&telemetry.meter("gnomon.collector"), &store, &fleet, &committing.counters);
@@ -113,13 +123,18 @@ pub async fn run(
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
-    if let Some(tls) = &tls {
-        server = server.tls_config(tls.grpc()).context("cannot use the certificates of tls")?;
-    }
-    let grpc = server.add_routes(routes).serve_with_incoming_shutdown(
-        TcpIncoming::from(grpc).with_nodelay(Some(true)),
-        ending.clone().cancelled_owned(),
-    );
+    let router = server.add_routes(routes);
+    let stopping = ending.clone().cancelled_owned();
+    let grpc: Pin<Box<dyn Future<Output = _> + Send>> = match &tls {
+        Some(tls) => {
+            let incoming = secured::incoming(grpc, tls.grpc(), ending.clone());
+            Box::pin(router.serve_with_incoming_shutdown(incoming, stopping))
+        }
+        None => {
+            let incoming = TcpIncoming::from(grpc).with_nodelay(Some(true));
+            Box::pin(router.serve_with_incoming_shutdown(incoming, stopping))
+        }
+    };
     let listen = Listen { listener: http, tls: tls.as_ref().map(Tls::http) };
     let http = api::serve(listen, api::router(&api), ending.clone());
     tracing::info!(grpc = %grpc_at, http = %http_at, data_dir = %config.data_dir.display(), tls = tls.is_some(), "ready");
@@ -148,10 +163,22 @@ pub async fn run(
         servers.abort_all();
     }
     watchdog.abort();
-    tokio::task::spawn_blocking(move || committing.stop())
-        .await
-        .context("stopping the committer panicked")?;
+    let stopping = move || {
+        committing.stop();
+        clock_watch.stop();
+    };
+    tokio::task::spawn_blocking(stopping).await.context("stopping the committer panicked")?;
     ended
+}
+
+/// What the agents' own sources say of the collector's clock.
+fn ask_fleet(store: &Store, fleet: &Fleet) -> AskFleet {
+    let (store, fleet) = (store.clone(), fleet.clone());
+    Box::new(move || {
+        let votes = fleet.readings().into_iter().map(|(epoch, raw)| store.vote(&epoch, raw));
+        // An epoch that cannot be read has no say.
+        votes.filter_map(|vote| vote.ok().flatten()).collect()
+    })
 }
 
 /// Why no entries are taken in, for `/readyz`.

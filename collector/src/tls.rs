@@ -4,11 +4,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::RootCertStore;
-use rustls::server::WebPkiClientVerifier;
+use gnomon_daemon::certificate_time::{self, AskTime};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
 use crate::config::TlsConfig;
 
@@ -26,19 +24,15 @@ pub enum TlsError {
 /// Certificates that were read and fit together.
 #[derive(Clone)]
 pub struct Tls {
-    ca: Vec<u8>,
-    certificate: Vec<u8>,
-    key: Vec<u8>,
-    people_need_certificate: bool,
-    http: Arc<rustls::ServerConfig>,
+    config: Arc<rustls::ServerConfig>,
 }
 
 impl Tls {
-    /// `None` when nothing is configured: plain text.
+    /// `None` when nothing is configured: plain text. `time`: what is known of the time when a certificate is shown.
     ///
     /// # Errors
     /// When a file cannot be read, holds something else, or the key is not the certificate's.
-    pub fn load(config: &TlsConfig) -> Result<Option<Tls>, TlsError> {
+    pub fn load(config: &TlsConfig, time: AskTime) -> Result<Option<Tls>, TlsError> {
         let (Some(ca_path), Some(certificate_path), Some(key_path)) =
             (&config.ca, &config.certificate, &config.key)
         else {
@@ -49,15 +43,10 @@ impl Tls {
         let key = read("tls.key", key_path)?;
         warn_if_readable(key_path);
 
-        let mut roots = RootCertStore::empty();
-        for root in certificates("tls.ca", ca_path, &ca)? {
-            roots.add(root).map_err(|e| refused("tls.ca", ca_path, e))?;
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
-        let verifier =
-            if config.people_need_certificate { verifier } else { verifier.allow_unauthenticated() };
-        let verifier = verifier.build().map_err(|e| refused("tls.ca", ca_path, e))?;
+        // Agents without a certificate are refused by the ingest service where people need none.
+        let verifier = certificate_time::roots(&ca)
+            .and_then(|roots| certificate_time::client_verifier(roots, !config.people_need_certificate, time))
+            .map_err(|e| refused("tls.ca", ca_path, e))?;
         let chain = certificates("tls.certificate", certificate_path, &certificate)?;
         let private = PrivateKeyDer::from_pem_slice(&key).map_err(|source| TlsError::Pem {
             key: "tls.key",
@@ -65,28 +54,27 @@ impl Tls {
             what: "private key",
             source,
         })?;
-        let mut http = rustls::ServerConfig::builder_with_provider(provider)
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|e| refused("tls.certificate", certificate_path, e))?
             .with_client_cert_verifier(verifier)
             .with_single_cert(chain, private)
             .map_err(|e| refused("tls.key", key_path, format!("{e} (is it the key of tls.certificate?)")))?;
-        http.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let people_need_certificate = config.people_need_certificate;
-        Ok(Some(Tls { ca, certificate, key, people_need_certificate, http: Arc::new(http) }))
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Some(Tls { config: Arc::new(config) }))
     }
 
-    /// For the gRPC port. Agents without a certificate are refused by the ingest service where people need none.
-    pub fn grpc(&self) -> ServerTlsConfig {
-        ServerTlsConfig::new()
-            .identity(Identity::from_pem(&self.certificate, &self.key))
-            .client_ca_root(Certificate::from_pem(&self.ca))
-            .client_auth_optional(!self.people_need_certificate)
+    /// For the gRPC port: HTTP/2 alone.
+    pub fn grpc(&self) -> Arc<rustls::ServerConfig> {
+        let mut config = rustls::ServerConfig::clone(&self.config);
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Arc::new(config)
     }
 
     /// For the HTTP port: HTTP/2 and HTTP/1.1.
     pub fn http(&self) -> Arc<rustls::ServerConfig> {
-        Arc::clone(&self.http)
+        Arc::clone(&self.config)
     }
 }
 
@@ -143,9 +131,11 @@ mod tests {
             key: path("collector.key"),
             ..TlsConfig::default()
         };
-        assert!(Tls::load(&good).unwrap().is_some());
-        assert!(Tls::load(&TlsConfig::default()).unwrap().is_none());
-        let error = |config: TlsConfig| Tls::load(&config).err().map(|e| e.to_string()).unwrap_or_default();
+        let time: AskTime = Arc::new(|| certificate_time::CertificateTime::Known(1_800_000_000));
+        let load = |config: &TlsConfig| Tls::load(config, Arc::clone(&time));
+        assert!(load(&good).unwrap().is_some());
+        assert!(load(&TlsConfig::default()).unwrap().is_none());
+        let error = |config: TlsConfig| load(&config).err().map(|e| e.to_string()).unwrap_or_default();
         let text = error(TlsConfig { key: path("agent-a.key"), ..good.clone() });
         assert!(text.contains("tls.key") && text.contains("is it the key"), "{text}");
         let text = error(TlsConfig { certificate: path("collector.key"), ..good.clone() });

@@ -16,6 +16,14 @@ fn main() {
         None if release => from_git().unwrap_or_else(|| "unknown".to_owned()),
         None => "unknown".to_owned(),
     };
+    println!("cargo::rerun-if-env-changed=SOURCE_DATE_EPOCH");
+    let built_at = std::env::var("SOURCE_DATE_EPOCH").ok().filter(|time| !time.trim().is_empty());
+    let built_at = match built_at {
+        Some(time) => time.trim().to_owned(),
+        None if release => output("git", &["log", "-1", "--format=%ct"]).unwrap_or_default(),
+        None => String::new(),
+    };
+    println!("cargo::rustc-env=GNOMON_BUILD_TIME={built_at}");
     let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
     let rustc = output(&rustc, &["--version"]).unwrap_or_else(|| "rustc unknown".to_owned());
     let target = std::env::var("TARGET").unwrap_or_else(|_| "unknown".to_owned());

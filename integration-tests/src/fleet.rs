@@ -1,7 +1,8 @@
 //! The real programs as processes: a collector and its agents, started, asked, killed.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -129,6 +130,12 @@ impl Collector {
         Ok(collector)
     }
 
+    /// One that runs elsewhere and is asked at this address.
+    pub fn elsewhere(bin_dir: &Path, dir: &Path, grpc: SocketAddr) -> Collector {
+        let (bin_dir, dir) = (bin_dir.to_owned(), dir.to_owned());
+        Collector { bin_dir, dir, grpc, http: grpc, settings: Vec::new(), process: None }
+    }
+
     /// Start the process (again) and wait until it answers.
     pub fn restart(&mut self) -> Result<()> {
         let mut command = Command::new(self.bin_dir.join("gnomon-collector"));
@@ -182,6 +189,17 @@ impl Collector {
         Ok((code, output.stdout, String::from_utf8_lossy(&output.stderr).into_owned()))
     }
 
+    /// `GET path` by HTTP: the status and the body.
+    pub fn http_get(&self, path: &str) -> Result<(u16, String)> {
+        let mut stream = TcpStream::connect(self.http)?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.http)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("no head")?;
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no status")?;
+        Ok((status, body.to_owned()))
+    }
+
     /// Every flow that matches, as JSON objects. A partial or failed answer is an error.
     pub fn flows(&self, expression: &str) -> Result<Vec<serde_json::Value>> {
         let (code, stdout, stderr) = self.gnomon(&["search", expression, "-o", "jsonl", "-n", "10000000"])?;
@@ -206,6 +224,8 @@ pub struct Agent {
     bin_dir: PathBuf,
     dir: PathBuf,
     netns: Option<String>,
+    /// How far its monotonic clocks are ahead of this host's, in a time namespace.
+    time_ahead_s: Option<u64>,
     settings: Vec<String>,
     process: Option<Process>,
 }
@@ -221,6 +241,19 @@ impl Agent {
         collector_url: &str,
         settings: &[&str],
     ) -> Result<Agent> {
+        Agent::start_in_time(bin_dir, dir, netns, interface, collector_url, settings, None)
+    }
+
+    /// As [`Agent::start`], in a time namespace whose monotonic clocks are ahead by `time_ahead_s`.
+    pub fn start_in_time(
+        bin_dir: &Path,
+        dir: &Path,
+        netns: Option<&Netns>,
+        interface: &str,
+        collector_url: &str,
+        settings: &[&str],
+        time_ahead_s: Option<u64>,
+    ) -> Result<Agent> {
         fs::create_dir_all(dir)?;
         let mut all =
             vec![format!("collector.urls=[\"{collector_url}\"]"), format!("interfaces=[{{ {interface} }}]")];
@@ -229,6 +262,7 @@ impl Agent {
             bin_dir: bin_dir.to_owned(),
             dir: dir.to_owned(),
             netns: netns.map(|n| n.name().to_owned()),
+            time_ahead_s,
             settings: all,
             process: None,
         };
@@ -239,14 +273,17 @@ impl Agent {
     /// Start the process (again).
     pub fn restart(&mut self) -> Result<()> {
         let program = self.bin_dir.join("gnomon-agent");
-        let mut command = match &self.netns {
-            Some(netns) => {
-                let mut command = Command::new("ip");
-                command.args(["netns", "exec", netns]).arg(program);
-                command
-            }
-            None => Command::new(program),
-        };
+        let mut words: Vec<OsString> = Vec::new();
+        if let Some(netns) = &self.netns {
+            words.extend(["ip", "netns", "exec", netns].map(Into::into));
+        }
+        if let Some(by_s) = &self.time_ahead_s {
+            let by_s = by_s.to_string();
+            words.extend(["unshare", "-T", "--monotonic", &by_s, "--boottime", &by_s].map(Into::into));
+        }
+        words.push(program.into());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
         command.arg("run").arg("--config").arg(empty_config(&self.dir)?);
         command.arg("--set").arg(format!("state_dir={}", self.dir.join("state").display()));
         for setting in &self.settings {

@@ -1,6 +1,6 @@
 //! Clock evidence to and from the wire.
 
-use gnomon_clock::{Fix, FixSource, RawNs, UtcNs};
+use gnomon_clock::{ClockState, Fix, FixSource, RawNs, UtcNs};
 
 use crate::v1;
 use crate::wire::WireError;
@@ -13,6 +13,19 @@ impl From<FixSource> for v1::FixSource {
             FixSource::Collector => v1::FixSource::Collector,
             FixSource::Ptp => v1::FixSource::Ptp,
             FixSource::File => v1::FixSource::File,
+        }
+    }
+}
+
+impl From<ClockState> for v1::ClockState {
+    fn from(state: ClockState) -> v1::ClockState {
+        match state {
+            ClockState::Cold => v1::ClockState::Cold,
+            ClockState::Acquiring => v1::ClockState::Acquiring,
+            ClockState::Synced => v1::ClockState::Synced,
+            ClockState::Holdover => v1::ClockState::Holdover,
+            ClockState::Unbounded => v1::ClockState::Unbounded,
+            ClockState::Conflict => v1::ClockState::Conflict,
         }
     }
 }

@@ -3,9 +3,11 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
+use gnomon_daemon::certificate_time::{self, AskTime};
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint, Identity, Uri};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A cut link is noticed after the sum of the two: less than 10 s.
@@ -55,9 +57,15 @@ pub(super) struct Endpoints {
 }
 
 impl Endpoints {
-    pub(super) fn new(urls: &[String], tls: &Tls, insecure: bool) -> Result<Endpoints, EndpointError> {
+    /// `time`: what is known of the time when the collector shows its certificate.
+    pub(super) fn new(
+        urls: &[String],
+        tls: &Tls,
+        insecure: bool,
+        time: &AskTime,
+    ) -> Result<Endpoints, EndpointError> {
         let all: Result<Vec<_>, _> =
-            urls.iter().map(|url| Ok((url.clone(), endpoint(url, tls, insecure)?))).collect();
+            urls.iter().map(|url| Ok((url.clone(), endpoint(url, tls, insecure, time)?))).collect();
         match all? {
             all if all.is_empty() => Err(EndpointError::None),
             all => Ok(Endpoints { all, current: 0 }),
@@ -82,7 +90,7 @@ fn is_loopback(uri: &Uri) -> bool {
     host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
 
-fn endpoint(url: &str, tls: &Tls, insecure: bool) -> Result<Endpoint, EndpointError> {
+fn endpoint(url: &str, tls: &Tls, insecure: bool, time: &AskTime) -> Result<Endpoint, EndpointError> {
     let problem = |problem: String| EndpointError::Url { url: url.to_owned(), problem };
     let uri: Uri = url.parse().map_err(|error| problem(format!("{error}")))?;
     if uri.host().is_none_or(str::is_empty) {
@@ -98,22 +106,28 @@ fn endpoint(url: &str, tls: &Tls, insecure: bool) -> Result<Endpoint, EndpointEr
         Some("http") if insecure || is_loopback(&uri) => Ok(endpoint),
         Some("http") => Err(EndpointError::PlainText { url: url.to_owned() }),
         Some("https") => {
-            endpoint.tls_config(tls_config(url, tls)?).map_err(|error| problem(full_message(&error)))
+            let (config, ca) = tls_config(url, tls)?;
+            let verifier = certificate_time::roots(&ca)
+                .and_then(|roots| certificate_time::server_verifier(roots, Arc::clone(time)))
+                .map_err(|error| problem(format!("collector.ca: {error}")))?;
+            endpoint.tls_config_with_verifier(config, verifier).map_err(|error| problem(full_message(&error)))
         }
         _ => Err(problem("must begin with https:// or http://".into())),
     }
 }
 
-fn tls_config(url: &str, tls: &Tls) -> Result<ClientTlsConfig, EndpointError> {
+/// And the authority's certificates.
+fn tls_config(url: &str, tls: &Tls) -> Result<(ClientTlsConfig, Vec<u8>), EndpointError> {
     let Some(ca) = &tls.ca else { return Err(EndpointError::NoAuthority { url: url.to_owned() }) };
-    let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca)?));
+    let ca = read(ca)?;
+    let mut config = ClientTlsConfig::new();
     if let Some((cert, key)) = &tls.identity {
         config = config.identity(Identity::from_pem(read(cert)?, read(key)?));
     }
     if let Some(domain) = &tls.domain {
         config = config.domain_name(domain);
     }
-    Ok(config)
+    Ok((config, ca))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, EndpointError> {
@@ -137,8 +151,12 @@ pub(super) fn full_message(error: &(dyn std::error::Error + 'static)) -> String 
 mod tests {
     use super::*;
 
+    fn time() -> AskTime {
+        Arc::new(|| certificate_time::CertificateTime::at_least(0))
+    }
+
     fn check(url: &str, insecure: bool) -> Result<Endpoint, EndpointError> {
-        endpoint(url, &Tls::default(), insecure)
+        endpoint(url, &Tls::default(), insecure, &time())
     }
 
     #[test]
@@ -164,13 +182,13 @@ mod tests {
             let error = check(url, false).unwrap_err().to_string();
             assert!(error.contains(part), "{url}: {error}");
         }
-        assert!(matches!(Endpoints::new(&[], &Tls::default(), false), Err(EndpointError::None)));
+        assert!(matches!(Endpoints::new(&[], &Tls::default(), false, &time()), Err(EndpointError::None)));
     }
 
     #[test]
     fn a_missing_certificate_is_named() {
         let tls = Tls { ca: Some("/nonexistent/ca.pem".into()), ..Tls::default() };
-        let error = endpoint("https://c:1", &tls, false).unwrap_err().to_string();
+        let error = endpoint("https://c:1", &tls, false, &time()).unwrap_err().to_string();
         assert!(error.contains("/nonexistent/ca.pem"), "{error}");
     }
 }

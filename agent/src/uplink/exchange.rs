@@ -1,60 +1,30 @@
-//! When to ask the collector for the time, and what its answers prove: the schedule around `gnomon_clock`'s arithmetic.
+//! When to ask the collector for the time, and how long to wait for its answer. What an answer proves, and when the next
+//! is due, the [`Timekeeper`] says.
 
-use gnomon_clock::{
-    Clock, ClockState, EpochId, ExchangeFilter, ExchangeSample, Fix, MonoNs, RawNs, Timeline, UtcNs,
-};
+use gnomon_clock::{Clock, ExchangeSample, MonoNs, RawNs, UtcNs};
 use gnomon_proto::v1;
+
+use crate::timekeeper::Timekeeper;
 
 /// Exchanges right after Welcome, before the first entry.
 pub(super) const OPENING: u32 = 3;
-const FAST_NS: u64 = 1_000_000_000;
-const SLOW_NS: u64 = 16_000_000_000;
 /// A reply that took longer is not waited for.
 const REPLY_NS_MAX: u64 = 2_000_000_000;
-/// Fixes repeated at the beginning of a session: the last report of the one before may have been lost.
-const REPEATED: usize = 64;
 
-/// Evidence about the current epoch's clock. Lives as long as the agent; sessions come and go.
+/// The exchanges under way. Lives as long as the agent; sessions come and go.
+#[derive(Debug, Default)]
 pub(super) struct Exchanges {
-    timeline: Timeline,
-    filter: ExchangeFilter,
     opening_left: u32,
-    next_id: u64,
+    last_id: u64,
     outstanding: Option<(u64, MonoNs)>,
-    due: MonoNs,
     rejected: u64,
 }
 
 impl Exchanges {
-    pub(super) fn new(epoch: EpochId) -> Exchanges {
-        Exchanges {
-            timeline: Timeline::new(epoch),
-            filter: ExchangeFilter::new(),
-            opening_left: OPENING,
-            next_id: 1,
-            outstanding: None,
-            due: MonoNs(0),
-            rejected: 0,
-        }
-    }
-
     /// A session begins: ask at once, and know that what was asked before gets no answer.
-    pub(super) fn begin_session(&mut self, now: MonoNs) {
+    pub(super) fn begin_session(&mut self) {
         self.opening_left = OPENING;
         self.outstanding = None;
-        self.due = now;
-    }
-
-    /// RAW readings of another epoch are not comparable: begin anew.
-    pub(super) fn set_epoch(&mut self, epoch: EpochId, now: MonoNs) {
-        if self.timeline.epoch() != epoch {
-            *self = Exchanges { next_id: self.next_id, ..Exchanges::new(epoch) };
-            self.due = now;
-        }
-    }
-
-    pub(super) fn epoch(&self) -> EpochId {
-        self.timeline.epoch()
     }
 
     /// Whether entries should still wait for the first evidence.
@@ -63,16 +33,18 @@ impl Exchanges {
     }
 
     /// When to call [`Exchanges::request`] next.
-    pub(super) fn due(&self) -> MonoNs {
+    pub(super) fn due(&self, keeper: &Timekeeper, raw: RawNs) -> MonoNs {
         match self.outstanding {
             Some((_, asked)) => MonoNs(asked.0.saturating_add(REPLY_NS_MAX)),
-            None => self.due,
+            None if self.opening_left > 0 => MonoNs(0),
+            None => keeper.exchange_due(raw),
         }
     }
 
     /// The request to send now, if one is due. Its t1 is set when it leaves, by [`stamp`].
-    pub(super) fn request(&mut self, now: MonoNs) -> Option<v1::ExchangeRequest> {
-        if now < self.due() {
+    pub(super) fn request(&mut self, keeper: &Timekeeper, clock: &dyn Clock) -> Option<v1::ExchangeRequest> {
+        let now = clock.monotonic();
+        if now < self.due(keeper, clock.raw()) {
             return None;
         }
         if self.outstanding.take().is_some() {
@@ -80,16 +52,16 @@ impl Exchanges {
             self.opening_left = 0;
             self.rejected += 1;
         }
-        let id = self.next_id;
-        self.next_id += 1;
-        self.outstanding = Some((id, now));
-        Some(v1::ExchangeRequest { id, t1_raw_ns: 0 })
+        self.last_id += 1;
+        self.outstanding = Some((self.last_id, now));
+        keeper.exchange_begun(now);
+        Some(v1::ExchangeRequest { id: self.last_id, t1_raw_ns: 0 })
     }
 
-    /// What a reply proves, if it does and is worth keeping.
-    pub(super) fn reply(&mut self, reply: &v1::ExchangeReply, t4: RawNs, now: MonoNs) -> Option<Fix> {
+    /// Takes an answer in. Late and unasked ones are none.
+    pub(super) fn reply(&mut self, reply: &v1::ExchangeReply, keeper: &Timekeeper, t4: RawNs) {
         if self.outstanding.is_none_or(|(id, _)| id != reply.id) {
-            return None;
+            return;
         }
         self.outstanding = None;
         self.opening_left = self.opening_left.saturating_sub(1);
@@ -100,53 +72,14 @@ impl Exchanges {
             t4,
             collector_err_ns: reply.collector_err_ns,
         };
-        let fix = match self.filter.add(&sample) {
-            Ok(fix) => fix,
-            Err(error) => {
-                self.rejected += 1;
-                tracing::debug!(%error, "a clock exchange with the collector is no evidence");
-                None
-            }
-        };
-        if let Some(fix) = fix {
-            self.timeline.add(fix);
+        if let Err(error) = keeper.exchanged(&sample, reply.collector_timeline, reply.collector_proven) {
+            self.rejected += 1;
+            tracing::debug!(%error, "a clock exchange with the collector is no evidence");
         }
-        let wait_ns = match (self.opening_left, self.timeline.state(t4)) {
-            (1.., _) => 0,
-            (_, ClockState::Synced) => SLOW_NS,
-            _ => FAST_NS,
-        };
-        self.due = MonoNs(now.0.saturating_add(wait_ns));
-        fix
-    }
-
-    /// The newest evidence there is, to repeat to a collector that may not have it.
-    pub(super) fn known(&self) -> Vec<Fix> {
-        let fixes: Vec<Fix> = self.timeline.fixes().copied().collect();
-        fixes[fixes.len().saturating_sub(REPEATED)..].to_vec()
     }
 
     pub(super) fn rejected(&self) -> u64 {
         self.rejected
-    }
-
-    /// What the heartbeat says of the clock.
-    pub(super) fn status(&self, clock: &dyn Clock) -> v1::ClockStatus {
-        let bracket = clock.bracket();
-        let kernel = clock.kernel_status().unwrap_or_default();
-        let estimate = self.timeline.estimate(bracket.raw);
-        let source = self.timeline.fixes().last().map(|fix| fix.source);
-        v1::ClockStatus {
-            state: state_to_wire(self.timeline.state(bracket.raw)).into(),
-            raw_ns: bracket.raw.0,
-            realtime_tai_ns: bracket.realtime.tai_ns(),
-            half_width_ns: bracket.half_width_ns,
-            kernel_max_error_ns: kernel.max_error_ns,
-            kernel_unsync: kernel.unsync,
-            err_ns: estimate.map_or(u64::MAX, |estimate| estimate.err_ns),
-            source: source.map_or(0, |source| v1::FixSource::from(source).into()),
-            ..v1::ClockStatus::default()
-        }
     }
 }
 
@@ -158,59 +91,66 @@ pub(super) fn stamp(mut message: v1::AgentMessage, clock: &dyn Clock) -> v1::Age
     message
 }
 
-fn state_to_wire(state: ClockState) -> v1::ClockState {
-    match state {
-        ClockState::Cold => v1::ClockState::Cold,
-        ClockState::Acquiring => v1::ClockState::Acquiring,
-        ClockState::Synced => v1::ClockState::Synced,
-        ClockState::Holdover => v1::ClockState::Holdover,
-        ClockState::Unbounded => v1::ClockState::Unbounded,
-        ClockState::Conflict => v1::ClockState::Conflict,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use gnomon_clock::EpochId;
+    use gnomon_clock::sim::SimClock;
+
     use super::*;
+    use crate::timekeeper::Evidence;
 
-    const TAI: i64 = 1_800_000_000_000_000_000;
-
-    fn answer(exchanges: &mut Exchanges, now: MonoNs) -> Option<Fix> {
-        let request = exchanges.request(now)?;
+    fn answer(exchanges: &mut Exchanges, keeper: &Timekeeper, sim: &SimClock) -> bool {
+        let Some(request) = exchanges.request(keeper, sim) else { return false };
+        let t1 = sim.raw();
+        sim.advance(100_000);
+        let at = sim.truth().tai_ns();
+        sim.advance(100_000);
         let reply = v1::ExchangeReply {
             id: request.id,
-            t1_raw_ns: now.0,
-            t2_tai_ns: TAI + now.0.cast_signed(),
-            t3_tai_ns: TAI + now.0.cast_signed() + 1_000,
+            t1_raw_ns: t1.0,
+            t2_tai_ns: at,
+            t3_tai_ns: at,
             collector_err_ns: 1_000,
             collector_proven: true,
+            collector_timeline: 7,
         };
-        exchanges.reply(&reply, RawNs(now.0 + 200_000), MonoNs(now.0 + 200_000))
+        exchanges.reply(&reply, keeper, sim.raw());
+        true
     }
 
     #[test]
-    fn three_at_once_then_slowly_once_the_time_is_known() {
-        let mut exchanges = Exchanges::new(EpochId::default());
-        let start = MonoNs(5_000_000_000);
-        exchanges.begin_session(start);
-        for n in 0..OPENING {
+    fn three_at_once_then_slowly_once_the_time_is_known_and_at_once_after_a_step() {
+        let sim = SimClock::new(0);
+        sim.advance(5_000_000_000);
+        let keeper = Timekeeper::new(EpochId::default(), Evidence::default());
+        let mut exchanges = Exchanges::default();
+        exchanges.begin_session();
+        for _ in 0..OPENING {
             assert!(exchanges.is_opening());
-            assert!(answer(&mut exchanges, MonoNs(start.0 + u64::from(n) * 1_000_000)).is_some());
+            assert!(answer(&mut exchanges, &keeper, &sim));
         }
         assert!(!exchanges.is_opening());
-        assert!(exchanges.due().since(start) >= SLOW_NS, "synced after three good ones");
-        assert_eq!(exchanges.known().len(), 3);
+        let wait_ns = exchanges.due(&keeper, sim.raw()).since(sim.monotonic());
+        assert!(wait_ns >= 15_000_000_000, "synced after three good ones: {wait_ns}");
+        assert_eq!(keeper.untold().len(), 3);
+        assert!(!answer(&mut exchanges, &keeper, &sim));
+        assert!(keeper.stepped(sim.raw(), Some(3_600_000_000_000)));
+        assert!(answer(&mut exchanges, &keeper, &sim), "a step makes it due");
     }
 
     #[test]
     fn a_silent_collector_does_not_hold_entries_up_and_a_late_or_forged_reply_is_none() {
-        let mut exchanges = Exchanges::new(EpochId::default());
-        exchanges.begin_session(MonoNs(1));
-        let asked = exchanges.request(MonoNs(1)).unwrap();
-        assert_eq!(exchanges.request(MonoNs(2)), None);
-        assert!(exchanges.request(MonoNs(1 + REPLY_NS_MAX)).is_some());
+        let sim = SimClock::new(0);
+        let keeper = Timekeeper::new(EpochId::default(), Evidence::default());
+        let mut exchanges = Exchanges::default();
+        exchanges.begin_session();
+        let asked = exchanges.request(&keeper, &sim).unwrap();
+        assert_eq!(exchanges.request(&keeper, &sim), None);
+        sim.advance(REPLY_NS_MAX);
+        assert!(exchanges.request(&keeper, &sim).is_some());
         assert!(!exchanges.is_opening());
         let late = v1::ExchangeReply { id: asked.id, ..v1::ExchangeReply::default() };
-        assert_eq!(exchanges.reply(&late, RawNs(9), MonoNs(9)), None);
+        exchanges.reply(&late, &keeper, sim.raw());
+        assert!(keeper.untold().is_empty());
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use gnomon_clock::{EpochId, Fix, MonoNs};
+use gnomon_clock::EpochId;
 use gnomon_proto::v1::agent_message::Body;
 use gnomon_proto::v1::collector_message::Body as Said;
 use gnomon_proto::v1::ingest_client::IngestClient;
@@ -21,6 +21,7 @@ use super::endpoint::full_message;
 use super::exchange::stamp;
 use super::{TimeSource, Uplink};
 use crate::spool::{Lane, SpoolEntry};
+use crate::timekeeper::{Report, Timekeeper};
 
 /// Messages between this loop and HTTP/2: few, so that a heartbeat does not stand behind megabytes.
 const OUTBOUND_MAX: usize = 2;
@@ -110,6 +111,7 @@ impl Uplink {
         loop {
             self.prefetch(&mut state);
             self.ask_time(&mut state);
+            self.report_untold(&mut state);
             if stop.is_cancelled()
                 && state.entry.is_none()
                 && state.control.is_empty()
@@ -142,6 +144,7 @@ impl Uplink {
                 () = self.spool.readable(), if state.entry.is_none() => {}
                 _ = heartbeats.tick(), if self.heart.is_some() => self.beat(&mut state),
                 () = tokio::time::sleep(exchange_wait) => {}
+                () = news(self.time.keeper()) => {}
                 () = stop.clone().cancelled_owned(), if !state.stopping => state.stopping = true,
             }
         }
@@ -154,7 +157,7 @@ impl Uplink {
             let (epoch, seq) = (epoch_of(ack)?, ack.seq);
             // Of an earlier process the collector may know more than a power cut left here; of this one it cannot.
             let written = self.spool.last_seq(&epoch).unwrap_or(0);
-            if matches!(self.time, TimeSource::Exchange) && epoch == self.epoch.get() && seq > written {
+            if self.time.keeper().is_some() && epoch == self.epoch.get() && seq > written {
                 return Err(AckBeyondSent { epoch, seq, sent: written }.into());
             }
             durable.insert(epoch, seq);
@@ -165,9 +168,7 @@ impl Uplink {
             }
             self.reader.rewind();
         });
-        let now = self.clock.monotonic();
-        self.exchanges.set_epoch(self.epoch.get(), now);
-        self.exchanges.begin_session(now);
+        self.exchanges.begin_session();
         let mut state = SessionState {
             window: Window::new(welcome.window_bytes, &durable),
             durable,
@@ -176,13 +177,16 @@ impl Uplink {
             stopping: false,
         };
         match &self.time {
-            TimeSource::Exchange => {
-                let known = self.exchanges.known();
-                self.report(&mut state, &known);
+            TimeSource::Live(keeper) => {
+                for known in keeper.all() {
+                    self.report(&mut state, &known);
+                }
             }
             TimeSource::Files(fixes) => {
                 for (epoch, fix) in fixes {
-                    state.push(report(epoch, &[*fix]));
+                    let fixes = vec![*fix];
+                    let known = Report { epoch: *epoch, fixes, collector_timeline: 0, ended: None };
+                    state.push(report(epoch, &known));
                 }
             }
         }
@@ -204,24 +208,30 @@ impl Uplink {
 
     /// The first exchanges go before the first entry, so that the collector can place it in time at once.
     fn waits_for_time(&self) -> bool {
-        matches!(self.time, TimeSource::Exchange) && self.exchanges.is_opening()
+        self.time.keeper().is_some() && self.exchanges.is_opening()
     }
 
     fn exchange_wait(&self) -> Duration {
-        match self.time {
-            TimeSource::Exchange => Duration::from_nanos(self.exchanges.due().since(self.clock.monotonic())),
+        match &self.time {
+            TimeSource::Live(keeper) => {
+                let due = self.exchanges.due(keeper, self.clock.raw());
+                Duration::from_nanos(due.since(self.clock.monotonic()))
+            }
             TimeSource::Files(_) => Duration::from_secs(3600),
         }
     }
 
     fn ask_time(&mut self, state: &mut SessionState) {
-        if matches!(self.time, TimeSource::Files(_)) {
-            return;
-        }
-        let now = self.clock.monotonic();
-        self.exchanges.set_epoch(self.epoch.get(), now);
-        if let Some(request) = self.exchanges.request(now) {
+        let TimeSource::Live(keeper) = &self.time else { return };
+        if let Some(request) = self.exchanges.request(keeper, self.clock.as_ref()) {
             state.push(Body::Exchange(request));
+        }
+    }
+
+    fn report_untold(&self, state: &mut SessionState) {
+        let Some(keeper) = self.time.keeper() else { return };
+        for untold in keeper.untold() {
+            self.report(state, &untold);
         }
     }
 
@@ -236,34 +246,35 @@ impl Uplink {
                 Ok(())
             }
             Said::Exchange(reply) => {
-                let now: MonoNs = self.clock.monotonic();
-                let fix = self.exchanges.reply(&reply, self.clock.raw(), now);
-                self.state.exchanges_rejected.store(self.exchanges.rejected(), Ordering::Relaxed);
-                if let Some(fix) = fix {
-                    self.report(state, &[fix]);
+                if let TimeSource::Live(keeper) = &self.time {
+                    self.exchanges.reply(&reply, keeper, self.clock.raw());
                 }
+                self.state.exchanges_rejected.store(self.exchanges.rejected(), Ordering::Relaxed);
                 Ok(())
             }
             Said::Welcome(_) => Err(SessionError::OutOfPlace("Welcome twice")),
         }
     }
 
-    /// Tells the collector what is known of the time, of every epoch it holds for.
-    fn report(&self, state: &mut SessionState, fixes: &[Fix]) {
-        if fixes.is_empty() {
+    /// Tells the collector what is known of the time. What holds for the current epoch holds for every epoch that RAW ran
+    /// through without a break, as far as the spool still has records of it.
+    fn report(&self, state: &mut SessionState, known: &Report) {
+        if !known.fixes.is_empty() || known.ended.is_some() {
+            state.push(report(&known.epoch, known));
+        }
+        let Some(keeper) = self.time.keeper().filter(|keeper| keeper.epoch() == known.epoch) else { return };
+        if known.fixes.is_empty() {
             return;
         }
-        let current = self.exchanges.epoch();
-        state.push(report(&current, fixes));
-        for epoch in self.spool.comparable_epochs(&current) {
-            if epoch != current {
-                state.push(report(&epoch, fixes));
+        for epoch in self.spool.comparable_epochs(&known.epoch) {
+            if epoch != known.epoch && keeper.is_comparable(&epoch) {
+                state.push(report(&epoch, known));
             }
         }
     }
 
     fn beat(&mut self, state: &mut SessionState) {
-        let clock = self.exchanges.status(self.clock.as_ref());
+        let clock = self.time.keeper().map(|keeper| keeper.status(self.clock.as_ref()));
         let epoch = self.epoch.get();
         if let Some(heart) = &mut self.heart {
             let heartbeat = heart.beat(&epoch, clock);
@@ -274,10 +285,23 @@ impl Uplink {
     }
 }
 
-fn report(epoch: &EpochId, fixes: &[Fix]) -> Body {
+/// Never, where time comes from files.
+async fn news(keeper: Option<&Timekeeper>) {
+    match keeper {
+        Some(keeper) => keeper.news().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn report(epoch: &EpochId, known: &Report) -> Body {
+    let ended = known.ended.as_ref().filter(|_| *epoch == known.epoch);
     Body::Clock(v1::ClockReport {
         epoch: Some(epoch.into()),
-        fixes: fixes.iter().map(v1::Fix::from).collect(),
+        fixes: known.fixes.iter().map(v1::Fix::from).collect(),
+        collector_timeline: known.collector_timeline,
+        ended_raw_ns: ended.and_then(|ended| ended.last_good).map(|raw| raw.0),
+        successor: ended.and_then(|ended| ended.successor.as_ref()).map(Into::into),
+        ended_by: ended.map(|ended| ended.by.clone()).unwrap_or_default(),
     })
 }
 

@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::*;
 use crate::heartbeat::Board;
 use crate::spool::{self, Appender, Lane, Limits, WhenFull};
+use crate::timekeeper::Evidence;
 
 /// How the collector of the test behaves.
 #[derive(Clone, Copy, Debug, Default)]
@@ -123,6 +124,7 @@ impl TestCollector {
                         t3_tai_ns: tai_ns,
                         collector_err_ns: 1000,
                         collector_proven: true,
+                        collector_timeline: 1,
                     };
                     outbound.send(say(Said::Exchange(reply))).await.ok()?;
                 }
@@ -218,7 +220,7 @@ fn rig(url: String, tls: Tls) -> Rig {
         tls,
         insecure: false,
         hello: v1::Hello { protocol_version: 1, ..v1::Hello::default() },
-        time: TimeSource::Exchange,
+        time: TimeSource::Live(Timekeeper::new(epoch(), Evidence::default())),
     };
     let heart = Heart::new(Board::default(), spool.clone(), clock.clone());
     let epoch = CurrentEpoch::new(epoch());
@@ -321,7 +323,7 @@ async fn a_heartbeat_comes_each_second_and_says_what_is_spooled() {
     assert!((2..=4).contains(&kept.heartbeats.len()), "{}", kept.heartbeats.len());
     let last = kept.heartbeats.last().unwrap();
     assert_eq!(last.spool.as_ref().unwrap().entries, 1);
-    assert_eq!(last.clock.unwrap().state(), v1::ClockState::Synced);
+    assert_eq!(last.clock.as_ref().unwrap().state(), v1::ClockState::Synced);
     assert!(last.resident_bytes > 0);
 }
 

@@ -2,6 +2,7 @@
 
 mod agents;
 mod aggregate;
+mod clock;
 mod flows;
 mod pcap;
 
@@ -50,6 +51,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Outcome> {
         }
         Command::Live { times } => agents::live(&mut client, times).await,
         Command::Agents { output } => agents::list(&mut client, output.output).await,
+        Command::Clock { events, output } => clock::show(&mut client, events, output.output).await,
         Command::Status { output } => agents::status(&mut client, output.output).await,
         Command::Fields { output } => agents::fields(&mut client, output.output).await,
         Command::Completions { .. } | Command::Man => Ok(Outcome::Found),

@@ -238,6 +238,14 @@ impl Query for Door {
         Ok(Response::new(v1::FieldsResponse::of_table()))
     }
 
+    async fn clock(&self, _: Request<v1::ClockRequest>) -> Result<Response<v1::ClockResponse>, Status> {
+        let answer = self.api.queries.blocking({
+            let api = self.api.clone();
+            move || api.clock().map_err(QueryError::from)
+        });
+        answer.await.map(Response::new).map_err(|error| status(&error))
+    }
+
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
         let answer = self.api.queries.blocking({
             let api = self.api.clone();

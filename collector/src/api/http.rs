@@ -158,6 +158,13 @@ async fn answer(
             });
             Ok(written(&json::status(&status.await?)))
         }
+        Door::Clock => {
+            let clock = queries.blocking({
+                let api = api.clone();
+                move || api.clock().map_err(QueryError::from)
+            });
+            Ok(written(&json::clock_answer(&clock.await?)))
+        }
         Door::OpenApi => Ok(written(&openapi(&api.version))),
         Door::Healthz => Ok(text(StatusCode::OK, "ok\n".to_owned())),
         Door::Readyz => Ok(match (api.not_ready)() {

@@ -7,6 +7,7 @@ use gnomon_proto::v1;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::clock::{source_word, state_word};
 use crate::query::{CountAnswer, HistogramAnswer, SearchPage, Sums, TailItem, TopAnswer};
 
 #[derive(Serialize)]
@@ -184,16 +185,80 @@ fn heartbeat(heartbeat: &v1::Heartbeat) -> Value {
     })
 }
 
+/// The state of time.
+pub(super) fn clock_answer(answer: &v1::ClockResponse) -> Value {
+    let agents = answer.agents.iter().map(|agent| {
+        json!({
+            "id": hex(&agent.id),
+            "name": agent.name,
+            "connected": agent.connected,
+            "state": agent.state,
+            "offset_ns": agent.offset_ns,
+            "err_ns": agent.err_ns,
+            "source": agent.source,
+            "epoch": agent.epoch,
+            "steps": agent.steps,
+            "last_step_ns": agent.last_step_ns,
+            "last_step": agent.last_step_unix_ns.map(time),
+            "disruptions": agent.disruptions,
+            "last_disruption": agent.last_disruption,
+            "note": agent.note,
+            "overruled": agent.overruled,
+        })
+    });
+    let state = |state: v1::TimeState| match state {
+        v1::TimeState::Quarantined => "quarantined",
+        _ => "pending",
+    };
+    let held = answer
+        .held
+        .iter()
+        .map(|held| json!({"state": state(held.state()), "reason": held.reason, "flows": held.flows}));
+    let events = answer.events.iter().map(|event| {
+        json!({
+            "time": time(event.unix_ns),
+            "who": event.who,
+            "kind": event.kind,
+            "text": event.text,
+            "by_ns": event.by_ns,
+        })
+    });
+    let object = json!({
+        "collector": answer.collector.as_ref().map(|clock| json!({
+            "state": clock.state,
+            "reason": clock.reason,
+            "source": clock.source,
+            "now": time(clock.now_unix_ns),
+            "now_err_ns": clock.now_err_ns,
+            "authority": clock.authority,
+            "policy": clock.policy,
+            "tolerance_ns": clock.tolerance_ns,
+            "index_error_max_ns": clock.index_error_max_ns,
+            "deletion_by_age": clock.deletion_by_age,
+            "corrections": clock.corrections,
+            "last_correction_ns": clock.last_correction_ns,
+            "last_correction": clock.last_correction_unix_ns.map(time),
+            "timeline": format!("{:016x}", clock.timeline),
+        })),
+        "agents": agents.collect::<Vec<_>>(),
+        "held": held.collect::<Vec<_>>(),
+        "events": events.collect::<Vec<_>>(),
+    });
+    with_partial(object, &answer.partial.as_ref().map(|partial| partial.reason.clone()))
+}
+
 fn clock(clock: &v1::ClockStatus) -> Value {
-    let word = |name: &str, prefix: &str| name.trim_start_matches(prefix).to_ascii_lowercase();
     json!({
-        "state": word(clock.state().as_str_name(), "CLOCK_STATE_"),
-        "source": word(clock.source().as_str_name(), "FIX_SOURCE_"),
+        "state": state_word(clock.state()),
+        "source": source_word(clock.source),
         "realtime": rfc3339(UtcNs::from_tai_ns(clock.realtime_tai_ns)),
         "err_ns": clock.err_ns,
         "kernel_max_error_ns": clock.kernel_max_error_ns,
         "kernel_unsync": clock.kernel_unsync,
         "steps": clock.steps,
         "last_step_ns": clock.last_step_ns,
+        "note": clock.note,
+        "disruptions": clock.disruptions,
+        "last_disruption": clock.last_disruption,
     })
 }

@@ -1,6 +1,7 @@
 //! The doors for people and programs: gRPC and HTTP/JSON with one meaning, on one port.
 
 mod answers;
+mod clock;
 mod grpc;
 mod http;
 mod json;

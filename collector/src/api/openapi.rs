@@ -209,5 +209,39 @@ fn schemas() -> Value {
             "oldest_flow": time(), "newest_flow": time(), "oldest_packet": time(),
             "now": {"type": "string", "format": "date-time"}, "now_err_ns": integer(), "clock_proven": {"type": "boolean"},
         })),
+        "CollectorClock": object(json!({
+            "state": {"type": "string", "enum": ["proven", "unproven"]}, "reason": text(), "source": text(),
+            "now": {"type": "string", "format": "date-time"},
+            "now_err_ns": {"type": "integer", "minimum": 0, "description": "against UTC when proven; else relative to this collector"},
+            "authority": {"type": "string", "enum": ["collector", "agents", "nobody"]},
+            "policy": {"type": "string", "enum": ["correct", "hold", "refuse"]},
+            "tolerance_ns": integer(), "index_error_max_ns": integer(),
+            "deletion_by_age": {"type": "string", "description": "why nothing is deleted for its age now; empty: it may be"},
+            "corrections": integer(), "last_correction_ns": {"type": ["integer", "null"]}, "last_correction": time(),
+            "timeline": text(),
+        })),
+        "AgentClock": object(json!({
+            "id": text(), "name": text(), "connected": {"type": "boolean"},
+            "state": {"type": "string", "enum": [
+                "unknown", "unspecified", "cold", "acquiring", "synced", "holdover", "unbounded", "conflict",
+            ]},
+            "offset_ns": {"type": ["integer", "null"], "description": "what its clock shows minus what is true"},
+            "err_ns": {"type": ["integer", "null"]}, "source": text(), "epoch": text(), "steps": integer(),
+            "last_step_ns": {"type": ["integer", "null"]}, "last_step": time(), "disruptions": integer(),
+            "last_disruption": text(), "note": text(),
+            "overruled": {"type": "integer", "minimum": 0, "description": "fixes that contradict the authority"},
+        })),
+        "HeldFlows": object(json!({
+            "state": {"type": "string", "enum": ["pending", "quarantined"]}, "reason": text(), "flows": integer(),
+        })),
+        "ClockEvent": object(json!({
+            "time": {"type": "string", "format": "date-time"}, "who": text(),
+            "kind": {"type": "string", "enum": ["step", "state", "disruption", "conflict", "correction"]},
+            "text": text(), "by_ns": {"type": ["integer", "null"]},
+        })),
+        "ClockResponse": object(json!({
+            "collector": {"$ref": "#/components/schemas/CollectorClock"}, "agents": array("AgentClock"),
+            "held": array("HeldFlows"), "events": array("ClockEvent"), "partial": partial(),
+        })),
     })
 }

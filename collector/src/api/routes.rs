@@ -13,6 +13,7 @@ pub(super) enum Door {
     Agents,
     Fields,
     Status,
+    Clock,
     OpenApi,
     Healthz,
     Readyz,
@@ -210,6 +211,15 @@ pub(super) static ROUTES: &[Route] = &[
         parameters: &[],
         answer: Answer::Json("StatusResponse"),
         doc: "What is stored, and what the collector's time is worth.",
+    },
+    Route {
+        path: "/api/v1/clock",
+        door: Door::Clock,
+        post: false,
+        parameters: &[],
+        answer: Answer::Json("ClockResponse"),
+        doc: "The state of time: the collector's clock, each agent's, the flows that wait for better evidence and why, and \
+              the newest 256 events.",
     },
     Route {
         path: "/openapi.json",

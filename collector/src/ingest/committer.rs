@@ -143,6 +143,9 @@ impl Work {
                 break;
             }
             self.writer.tick();
+            if let Err(error) = self.writer.keep_time().and_then(|()| self.writer.expire()) {
+                self.say(&error);
+            }
             more = match self.writer.settle() {
                 Ok(more) => more,
                 Err(error) => {

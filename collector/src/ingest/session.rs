@@ -15,7 +15,8 @@ use super::committer::{Answer, Submission};
 use super::entry;
 use super::service::Shared;
 use crate::fleet::{Introduction, Received, Seat, Tally};
-use crate::store::{Body, Change, Content};
+use crate::store::{Body, Change, Content, Evidence};
+use crate::timekeeper::{Event, differences};
 
 /// An agent that says nothing at first is not waited for longer.
 const HELLO_WAIT: Duration = Duration::from_secs(10);
@@ -52,7 +53,7 @@ struct Unchecked {
 
 enum What {
     Hello,
-    Fixes(Vec<Fix>),
+    Evidence(Evidence),
     Entry(v1::Entry),
 }
 
@@ -192,17 +193,16 @@ impl Talk<'_> {
         let shared = &self.session.shared;
         match said {
             Said::Exchange(request) => {
-                let received = shared.store.now();
-                let id = request.id;
-                let replied = shared.store.now();
-                // The kernel's own bound is the same at both ends of a few microseconds.
+                // One reading for both: what lies between them is less than what its error grants.
+                let moment = shared.store.gate().keeper().moment();
                 let exchange = v1::ExchangeReply {
-                    id,
+                    id: request.id,
                     t1_raw_ns: request.t1_raw_ns,
-                    t2_tai_ns: received.utc.tai_ns(),
-                    t3_tai_ns: replied.utc.tai_ns(),
-                    collector_err_ns: received.err_ns.max(replied.err_ns),
-                    collector_proven: replied.proven,
+                    t2_tai_ns: moment.now.utc.tai_ns(),
+                    t3_tai_ns: moment.now.utc.tai_ns(),
+                    collector_err_ns: moment.now.err_ns,
+                    collector_proven: moment.now.proven,
+                    collector_timeline: moment.timeline,
                 };
                 self.session.say(reply(v1::collector_message::Body::Exchange(exchange))).await
             }
@@ -217,6 +217,7 @@ impl Talk<'_> {
                 let sampled = heartbeat.clock.as_ref().map(|clock| RawNs(clock.raw_ns));
                 let raw_is =
                     sampled.and_then(|raw| shared.store.estimate(EpochHash::of(&epoch), raw).ok().flatten());
+                self.note_clock(heartbeat.clock.as_ref());
                 self.seat.heartbeat(heartbeat, shared.store.now().utc, raw_is);
                 Ok(())
             }
@@ -225,7 +226,17 @@ impl Talk<'_> {
                 let fixes: Result<Vec<Fix>, _> = report.fixes.iter().map(Fix::try_from).collect();
                 let fixes = fixes.map_err(|e| Status::invalid_argument(e.to_string()))?;
                 let bytes = fixes.len() * size_of::<Fix>();
-                self.submit(What::Fixes(fixes), epoch, bytes).await
+                let successor = report.successor.as_ref();
+                let evidence = Evidence {
+                    fixes,
+                    collector_timeline: report.collector_timeline,
+                    ended: report.ended_raw_ns.map(RawNs),
+                    successor: successor
+                        .map(|id| epoch_of(Some(id), self.id, "clock.successor"))
+                        .transpose()?
+                        .filter(|id| *id != epoch),
+                };
+                self.submit(What::Evidence(evidence), epoch, bytes).await
             }
             Said::Entry(entry) => {
                 let epoch = epoch_of(entry.epoch.as_ref(), self.id, "entry.epoch")?;
@@ -233,6 +244,16 @@ impl Talk<'_> {
                 self.submit(What::Entry(entry), epoch, bytes).await
             }
             Said::Hello(_) => Err(Status::invalid_argument("Hello was said already")),
+        }
+    }
+
+    /// What the agent's clock went through since its last heartbeat.
+    fn note_clock(&self, clock: Option<&v1::ClockStatus>) {
+        let Some(clock) = clock else { return };
+        let keeper = self.session.shared.store.gate().keeper();
+        for (kind, text, by_ns) in differences(self.seat.clock().as_ref(), clock) {
+            let who = self.seat.name();
+            keeper.events().add(Event { at: keeper.now().utc, who, kind, text, by_ns });
         }
     }
 
@@ -275,7 +296,7 @@ impl Checker {
         while let Some(Unchecked { what, epoch, window, budget, bytes }) = unchecked.recv().await {
             let body = match what {
                 What::Hello => Body::Hello,
-                What::Fixes(fixes) => Body::Fixes(fixes),
+                What::Evidence(evidence) => Body::Evidence(evidence),
                 What::Entry(entry) => {
                     let hash = EpochHash::of(&epoch);
                     let seq = entry.seq;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gnomon_clock::{Clock, EpochId, KernelClock, Policy, RawNs};
+use gnomon_daemon::certificate_time::{self, CertificateTime};
 use gnomon_flow::{AgentId, EpochHash, FlowId};
 use gnomon_proto::v1::agent_message::Body as Say;
 use gnomon_proto::v1::collector_message::Body as Hear;
@@ -14,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Server, ServerTlsConfig};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Server};
 use tonic::{Code, Status, Streaming};
 
 use super::{Committer, CommitterHandle, IngestService, Quarantine, Settings};
@@ -22,7 +23,8 @@ use crate::clock_gate::ClockGate;
 use crate::config::TlsConfig;
 use crate::fleet::Fleet;
 use crate::store::{self, Limits, Span, Store, testing};
-use crate::{certs, tls};
+use crate::timekeeper::Timekeeper;
+use crate::{certs, secured, tls};
 
 struct Collector {
     _dir: tempfile::TempDir,
@@ -33,10 +35,10 @@ struct Collector {
     handle: Option<CommitterHandle>,
 }
 
-async fn collector(limits: Limits, tls: Option<ServerTlsConfig>) -> Collector {
+async fn collector(limits: Limits, tls: Option<Arc<rustls::ServerConfig>>) -> Collector {
     let dir = tempfile::tempdir().unwrap();
     let clock: Arc<dyn Clock> = Arc::new(KernelClock);
-    let gate = ClockGate::new(Arc::clone(&clock), Policy::default());
+    let gate = ClockGate::new(Timekeeper::new(Arc::clone(&clock)), Policy::default());
     let (store, writer) = store::open(dir.path(), gate, limits).unwrap();
     let (committer, handle) = Committer::start(writer, Arc::clone(&clock)).unwrap();
     let fleet = Fleet::default();
@@ -55,14 +57,17 @@ async fn collector(limits: Limits, tls: Option<ServerTlsConfig>) -> Collector {
     );
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let mut server = Server::builder();
-    if let Some(tls) = tls {
-        server = server.tls_config(tls).unwrap();
+    let router = Server::builder().add_service(ingest.into_server());
+    let stopping = stop.clone().cancelled_owned();
+    match tls {
+        Some(tls) => {
+            let incoming = secured::incoming(listener, tls, stop.clone());
+            tokio::spawn(router.serve_with_incoming_shutdown(incoming, stopping));
+        }
+        None => {
+            tokio::spawn(router.serve_with_incoming_shutdown(TcpIncoming::from(listener), stopping));
+        }
     }
-    let serve = server
-        .add_service(ingest.into_server())
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener), stop.clone().cancelled_owned());
-    tokio::spawn(serve);
     Collector { _dir: dir, port, store, fleet, stop, handle: Some(handle) }
 }
 
@@ -173,7 +178,11 @@ impl Agent {
             err_ns: 1_000_000,
             source: v1::FixSource::Collector.into(),
         };
-        Say::Clock(v1::ClockReport { epoch: Some((&self.epoch).into()), fixes: vec![fix] })
+        Say::Clock(v1::ClockReport {
+            epoch: Some((&self.epoch).into()),
+            fixes: vec![fix],
+            ..Default::default()
+        })
     }
 }
 
@@ -317,7 +326,8 @@ async fn agents_need_a_certificate_of_the_authority() {
             people_need_certificate,
             insecure: false,
         };
-        let tls = tls::Tls::load(&config).unwrap().unwrap();
+        let time = Arc::new(|| CertificateTime::at_least(0));
+        let tls = tls::Tls::load(&config, time).unwrap().unwrap();
         let collector = collector(testing::LIMITS, Some(tls.grpc())).await;
         let dial = |with: ClientTlsConfig| {
             let url = format!("https://localhost:{}", collector.port);
@@ -338,6 +348,63 @@ async fn agents_need_a_certificate_of_the_authority() {
             Endpoint::from_shared(format!("http://127.0.0.1:{}", collector.port)).unwrap().connect_lazy(),
         );
         assert!(Agent::join(&mut plain, 1).await.is_err());
+    }
+}
+
+/// This machine's clock is the wrong one: the truth is nine hours, ten years or fifty-six years (1970!) after it, or a
+/// year before it. The collector knows the truth, its certificates are of then, and the agent knows only that it is not
+/// before its own build.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_whose_clock_is_wrong_gets_in_and_one_whose_certificate_has_expired_does_not() {
+    const HOUR: i64 = 3_600;
+    const YEAR: i64 = 8_766 * HOUR;
+    let machine = KernelClock.bracket().realtime;
+    for wrong_s in [9 * HOUR, 10 * YEAR, 56 * YEAR, -YEAR] {
+        let truth = machine.saturating_add_ns(wrong_s * 1_000_000_000);
+        let truth_s = u64::try_from(truth.unix_ns() / 1_000_000_000).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let order = certs::Order {
+            out: dir.path().to_owned(),
+            collector_names: vec!["localhost".to_owned()],
+            agents: vec!["a".to_owned()],
+            ..certs::Order::default()
+        };
+        // Back-dated by a day, which is what lets a clock some hours behind get in without any of this.
+        certs::make(&order, truth.saturating_add_ns(48 * HOUR * 1_000_000_000)).unwrap();
+        let path = |file: &str| Some(dir.path().join(file));
+        let pem = |file: &str| std::fs::read(dir.path().join(file)).unwrap();
+        let config = TlsConfig {
+            ca: path("ca.crt"),
+            certificate: path("collector.crt"),
+            key: path("collector.key"),
+            ..TlsConfig::default()
+        };
+        let dial = |collector_s: u64, agent: CertificateTime| {
+            let time = Arc::new(move || CertificateTime::Known(collector_s));
+            let tls = tls::Tls::load(&config, time).unwrap().unwrap();
+            let identity = Identity::from_pem(pem("agent-a.crt"), pem("agent-a.key"));
+            let roots = certificate_time::roots(&pem("ca.crt")).unwrap();
+            let verifier = certificate_time::server_verifier(roots, Arc::new(move || agent)).unwrap();
+            async move {
+                let collector = collector(testing::LIMITS, Some(tls.grpc())).await;
+                let endpoint =
+                    Endpoint::from_shared(format!("https://localhost:{}", collector.port)).unwrap();
+                let config = ClientTlsConfig::new().identity(identity);
+                let endpoint = endpoint.tls_config_with_verifier(config, verifier).unwrap();
+                let channel = endpoint.connect().await.map_err(|e| Status::unavailable(e.to_string()))?;
+                Agent::join(&mut IngestClient::new(channel), 1).await.map(|_| ())
+            }
+        };
+        let (day, years) = (86_400, 900 * 86_400);
+        let now = truth_s + 2 * day;
+        let unknown = CertificateTime::at_least(0);
+        dial(now, unknown).await.unwrap();
+        let machine_s = u64::try_from(machine.unix_ns() / 1_000_000_000).unwrap();
+        if wrong_s > 0 {
+            assert!(dial(now, CertificateTime::Known(machine_s)).await.is_err(), "{wrong_s}: too young");
+        }
+        assert!(dial(now, CertificateTime::at_least(truth_s + years)).await.is_err(), "it has expired");
+        assert!(dial(now + years, unknown).await.is_err(), "the agent's has expired");
     }
 }
 

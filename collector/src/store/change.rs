@@ -19,9 +19,20 @@ pub enum Body {
     /// The agent is here and captures in this epoch.
     Hello,
     /// Evidence of the epoch's time.
-    Fixes(Vec<Fix>),
+    Evidence(Evidence),
     /// An entry of the agent's spool.
     Entry { seq: u64, content: Content },
+}
+
+/// What an agent tells of an epoch's time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Evidence {
+    pub fixes: Vec<Fix>,
+    /// The collector's timeline that exchanges among them stand on; 0 when that was not told.
+    pub collector_timeline: u64,
+    /// RAW broke: later readings may be of another stretch.
+    pub ended: Option<RawNs>,
+    pub successor: Option<EpochId>,
 }
 
 #[derive(Clone, Debug)]

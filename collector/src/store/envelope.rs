@@ -17,9 +17,11 @@
 //!
 //! The times are those the record was indexed by. What a search shows is derived anew from the record's RAW times.
 
-use gnomon_clock::{EpochId, Estimate, Fix, UtcNs};
+use gnomon_clock::{Authority, EpochId, Estimate, Fix, RawNs, Timeline, UtcNs};
 use gnomon_flow::{FlowRecord, TimeState};
 use gnomon_proto::{Message, v1};
+
+use super::epochs::Epoch;
 
 const RECORD_VERSION: u8 = 1;
 const RECORD_HEADER_BYTES: usize = 36;
@@ -198,23 +200,32 @@ impl Totals {
     }
 }
 
-/// A value of `epochs`: `[version 1][name length 2][agent's name]` and a protobuf `ClockReport` with the epoch and its
-/// fixes.
-pub(super) fn encode_epoch<'a>(
-    epoch: &EpochId,
-    agent_name: &str,
-    fixes: impl Iterator<Item = &'a Fix>,
-) -> Vec<u8> {
-    let name_len = agent_name.floor_char_boundary(agent_name.len().min(usize::from(u16::MAX)));
+/// A value of `epochs`: `[version 1][name length 2][agent's name]` and a protobuf `StoredEpoch`.
+pub(super) fn encode_epoch(epoch: &Epoch) -> Vec<u8> {
+    let name = &epoch.agent_name;
+    let name_len = name.floor_char_boundary(name.len().min(usize::from(u16::MAX)));
     let mut value = vec![1];
     value.extend((name_len as u16).to_le_bytes());
-    value.extend_from_slice(&agent_name.as_bytes()[..name_len]);
-    let report = v1::ClockReport { epoch: Some(epoch.into()), fixes: fixes.map(Into::into).collect() };
-    value.extend_from_slice(&report.encode_to_vec());
+    value.extend_from_slice(&name.as_bytes()[..name_len]);
+    let stored = v1::StoredEpoch {
+        epoch: Some((&epoch.id).into()),
+        fixes: epoch.timeline.fixes().map(Into::into).collect(),
+        ended_raw_ns: epoch.ended.map(|raw| raw.0),
+        successor: epoch.successor.as_ref().map(Into::into),
+        ended_by: String::new(),
+        predecessor: epoch.predecessor.as_ref().map(Into::into),
+        relative_from_raw_ns: epoch.relative_from.map(|raw| raw.0),
+        authority: match epoch.timeline.authority() {
+            Authority::Nobody => 0,
+            Authority::Collector => 1,
+            Authority::Agent => 2,
+        },
+    };
+    value.extend_from_slice(&stored.encode_to_vec());
     value
 }
 
-pub(super) fn decode_epoch(value: &[u8]) -> Result<(EpochId, String, Vec<Fix>), DamagedValue> {
+pub(super) fn decode_epoch(value: &[u8]) -> Result<Epoch, DamagedValue> {
     const WHAT: &str = "an epoch";
     let cut = || damaged(WHAT, "is cut");
     let (header, rest) = value.split_first_chunk::<3>().ok_or_else(cut)?;
@@ -222,20 +233,37 @@ pub(super) fn decode_epoch(value: &[u8]) -> Result<(EpochId, String, Vec<Fix>), 
         return Err(damaged(WHAT, format!("has the unknown layout {}", header[0])));
     }
     let name_len = usize::from(u16::from_le_bytes([header[1], header[2]]));
-    let (name, report) = rest.split_at_checked(name_len).ok_or_else(cut)?;
+    let (name, stored) = rest.split_at_checked(name_len).ok_or_else(cut)?;
     let name = std::str::from_utf8(name).map_err(|_| damaged(WHAT, "its agent's name is no text"))?;
-    let report = v1::ClockReport::decode(report).map_err(|e| damaged(WHAT, e.to_string()))?;
-    let epoch = report.epoch.as_ref().ok_or_else(|| damaged(WHAT, "has no id"))?;
-    let epoch = EpochId::try_from(epoch).map_err(|e| damaged(WHAT, e.to_string()))?;
-    let fixes = report.fixes.iter().map(Fix::try_from).collect::<Result<Vec<_>, _>>();
-    Ok((epoch, name.to_owned(), fixes.map_err(|e| damaged(WHAT, e.to_string()))?))
+    let stored = v1::StoredEpoch::decode(stored).map_err(|e| damaged(WHAT, e.to_string()))?;
+    let id_of = |wire: &Option<v1::Epoch>| {
+        let id = wire.as_ref().map(EpochId::try_from).transpose();
+        id.map_err(|e| damaged(WHAT, e.to_string()))
+    };
+    let id = id_of(&stored.epoch)?.ok_or_else(|| damaged(WHAT, "has no id"))?;
+    let fixes = stored.fixes.iter().map(Fix::try_from).collect::<Result<Vec<_>, _>>();
+    let mut timeline = Timeline::from_fixes(id, fixes.map_err(|e| damaged(WHAT, e.to_string()))?);
+    timeline.set_authority(match stored.authority {
+        1 => Authority::Collector,
+        2 => Authority::Agent,
+        _ => Authority::Nobody,
+    });
+    Ok(Epoch {
+        id,
+        agent_name: name.to_owned(),
+        timeline,
+        ended: stored.ended_raw_ns.map(RawNs),
+        successor: id_of(&stored.successor)?,
+        predecessor: id_of(&stored.predecessor)?,
+        relative_from: stored.relative_from_raw_ns.map(RawNs),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::store::testing;
-    use gnomon_clock::{FixSource, RawNs};
+    use gnomon_clock::FixSource;
 
     #[test]
     fn a_record_survives_and_a_cut_one_is_named() {
@@ -269,7 +297,16 @@ mod tests {
 
         let epoch = EpochId { agent: [1; 16], boot_id: [2; 16], opened: RawNs(3) };
         let fix = Fix { raw: RawNs(1), utc: UtcNs::from_tai_ns(2), err_ns: 3, source: FixSource::Chrony };
-        let value = encode_epoch(&epoch, "sensor", [fix].iter());
-        assert_eq!(decode_epoch(&value), Ok((epoch, "sensor".to_owned(), vec![fix])));
+        let mut stored = Epoch::new(epoch, "sensor");
+        stored.timeline.add(fix);
+        stored.timeline.set_authority(Authority::Agent);
+        stored.ended = Some(RawNs(7));
+        stored.successor = Some(EpochId { opened: RawNs(8), ..epoch });
+        stored.relative_from = Some(RawNs(1));
+        let read = decode_epoch(&encode_epoch(&stored)).unwrap();
+        assert_eq!((read.id, read.agent_name.as_str()), (epoch, "sensor"));
+        assert_eq!((read.ended, read.successor, read.predecessor), (stored.ended, stored.successor, None));
+        assert_eq!((read.relative_from, read.timeline.authority()), (Some(RawNs(1)), Authority::Agent));
+        assert!(read.timeline.fixes().eq(stored.timeline.fixes()));
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use gnomon_clock::{EpochId, Timeline};
+use gnomon_clock::{EpochId, RawNs, Timeline};
 use gnomon_flow::{AgentId, EpochHash};
 
 use super::StoreError;
@@ -21,9 +21,28 @@ pub(super) struct Epoch {
     pub(super) id: EpochId,
     pub(super) agent_name: String,
     pub(super) timeline: Timeline,
+    /// RAW broke: later readings may be of another stretch.
+    pub(super) ended: Option<RawNs>,
+    /// The agent's epochs before and after this one, as far as it told.
+    pub(super) predecessor: Option<EpochId>,
+    pub(super) successor: Option<EpochId>,
+    /// Exchanges from here on are relative to a collector without proof of its time.
+    pub(super) relative_from: Option<RawNs>,
 }
 
 impl Epoch {
+    pub(super) fn new(id: EpochId, agent_name: &str) -> Epoch {
+        Epoch {
+            id,
+            agent_name: agent_name.to_owned(),
+            timeline: Timeline::new(id),
+            ended: None,
+            predecessor: None,
+            successor: None,
+            relative_from: None,
+        }
+    }
+
     pub(super) fn agent(&self) -> AgentId {
         AgentId(self.id.agent)
     }
@@ -42,8 +61,7 @@ impl Epochs {
             return Ok(cached);
         }
         let Some(value) = rocks.get(Family::Epochs, &keys::epoch(hash))? else { return Ok(None) };
-        let (id, agent_name, fixes) = decode_epoch(&value)?;
-        let epoch = Arc::new(Epoch { id, agent_name, timeline: Timeline::from_fixes(id, fixes) });
+        let epoch = Arc::new(decode_epoch(&value)?);
         let mut cached = self.cached.write().unwrap_or_else(PoisonError::into_inner);
         // The writer may have been here meanwhile, with something newer.
         Ok(Some(Arc::clone(insert(&mut cached, hash, epoch, false))))

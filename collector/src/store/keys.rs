@@ -11,7 +11,7 @@
 //! flow_index   [epoch 8][flow 8][segment 4]                              where its record is, and its revision
 //! by_ingest    [ingest time 8][epoch 8][flow 8][segment 4]               nothing: resolve by flow_index
 //! slices       [epoch 8][flow 8][segment file 4][offset 8]               length and times of a block with the flow
-//! segments     [segment file 4]                                          bytes and packets in it
+//! segments     [segment file 4]                                          packets and bytes in it, and when it was written
 //! epochs       [epoch 8]                                                 the epoch, the agent's name, the fixes
 //! ledger       [agent 16][epoch 8]                                       highest durable seq
 //! meta         text, see the META constants                              see there
@@ -33,6 +33,9 @@ pub(super) const META_LONGEST: &[u8] = b"longest";
 pub(super) const META_TOTALS: &[u8] = b"totals";
 /// u32 and u64: number of the segment file being written and its durable length.
 pub(super) const META_SEGMENT: &[u8] = b"segment";
+
+/// Eight u64: the collector's own timeline, see `retime.rs`.
+pub(super) const META_TIMELINE: &[u8] = b"timeline";
 
 /// Followed by an epoch: its indexed records may need other keys. No value.
 pub(super) const META_REKEY: &[u8] = b"rekey/";

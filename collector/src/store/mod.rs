@@ -3,13 +3,17 @@
 //! One [`Writer`] makes all changes, in batches that are durable before they are acknowledged; any number of [`Store`]
 //! handles read. What is where is said in `keys.rs`.
 
+mod age;
 mod change;
 mod envelope;
 mod epochs;
+mod held;
 mod keys;
+mod neighbours;
 mod open;
 mod regate;
 mod retention;
+mod retime;
 mod rocks;
 mod scan;
 mod segments;
@@ -19,18 +23,21 @@ pub(crate) mod testing;
 mod writer;
 
 #[cfg(test)]
+mod retime_tests;
+#[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use gnomon_clock::{CollectorNow, EpochId, Estimate, RawNs, UtcNs};
+use gnomon_clock::{AgentVote, CollectorNow, EpochId, Estimate, RawNs, UtcNs};
 use gnomon_flow::{AgentId, EpochHash, FlowId, FlowRef, Origin, StoredFlow, TimeState};
 use tokio::sync::broadcast;
 
-pub use change::{Body, Change, Committed, Content, Slices};
+pub use change::{Body, Change, Committed, Content, Evidence, Slices};
 pub use envelope::DamagedValue;
+pub use held::Held;
 pub use open::open;
 pub use retention::Limits;
 pub use rocks::RocksError;
@@ -39,6 +46,7 @@ pub use segments::{BLOCK_BYTES_MAX, SegmentError, SliceLocation};
 pub use writer::Writer;
 
 use crate::clock_gate::ClockGate;
+use crate::timekeeper::vote;
 use envelope::{Envelope, IndexEntry, Totals, numbers_of};
 use epochs::Epochs;
 use keys::Family;
@@ -150,8 +158,8 @@ impl Shared {
         let id = FlowRef { epoch: hash, flow: envelope.record.id, segment: envelope.record.segment };
         let epoch = self.epochs.get(&self.rocks, hash)?.ok_or(StoreError::NoEpoch { id })?;
         Ok(StoredFlow {
-            first: epoch.timeline.estimate(envelope.record.first).or(envelope.first),
-            last: epoch.timeline.estimate(envelope.record.last),
+            first: self.estimate(&epoch, envelope.record.first)?.or(envelope.first),
+            last: self.estimate(&epoch, envelope.record.last)?,
             origin: Origin {
                 agent: epoch.agent(),
                 agent_name: epoch.agent_name.clone(),
@@ -225,8 +233,10 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub fn estimate(&self, epoch: EpochHash, raw: RawNs) -> Result<Option<Estimate>, StoreError> {
-        let epoch = self.shared.epochs.get(&self.shared.rocks, epoch)?;
-        Ok(epoch.and_then(|epoch| epoch.timeline.estimate(raw)))
+        match self.shared.epochs.get(&self.shared.rocks, epoch)? {
+            Some(epoch) => self.shared.estimate(&epoch, raw),
+            None => Ok(None),
+        }
     }
 
     /// The epoch behind its short form, and the name of its agent.
@@ -260,7 +270,7 @@ impl Store {
                 };
                 let [seq] = numbers_of("the ledger", value)?;
                 if let Some(value) = self.shared.rocks.get(Family::Epochs, &keys::epoch(hash))? {
-                    durable.push((envelope::decode_epoch(&value)?.0, seq));
+                    durable.push((envelope::decode_epoch(&value)?.id, seq));
                 }
             }
             match run.into_iter().last() {
@@ -281,8 +291,8 @@ impl Store {
         loop {
             let run = self.shared.rocks.prefix(Family::Epochs, &[], after.as_deref(), RUN)?;
             for (_, value) in &run {
-                let (epoch, name, _) = envelope::decode_epoch(value)?;
-                agents.insert(AgentId(epoch.agent), name);
+                let epoch = envelope::decode_epoch(value)?;
+                agents.insert(epoch.agent(), epoch.agent_name);
             }
             match run.into_iter().last() {
                 Some((key, _)) => after = Some(key),
@@ -294,6 +304,29 @@ impl Store {
     /// The collector's own time and what it is worth.
     pub fn now(&self) -> CollectorNow {
         self.shared.gate.now()
+    }
+
+    /// The clock gate, with its policy and the collector's clock.
+    pub fn gate(&self) -> &ClockGate {
+        &self.shared.gate
+    }
+
+    /// How an agent's own sources see the collector's clock at `raw` of `epoch`.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn vote(&self, epoch: &EpochId, raw: RawNs) -> Result<Option<AgentVote>, StoreError> {
+        let epoch = self.shared.epochs.get(&self.shared.rocks, EpochHash::of(epoch))?;
+        Ok(epoch.and_then(|epoch| vote(&epoch.timeline, raw)))
+    }
+
+    /// How many fixes of an agent's own sources contradict whoever has authority over `epoch`.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn overruled(&self, epoch: &EpochId) -> Result<usize, StoreError> {
+        let epoch = self.shared.epochs.get(&self.shared.rocks, EpochHash::of(epoch))?;
+        Ok(epoch.map_or(0, |epoch| epoch.timeline.overruled()))
     }
 
     /// Where the store is.

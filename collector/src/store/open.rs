@@ -1,6 +1,6 @@
 //! Opening a store: the format's version, what a crash left in the newest segment file, and the work to take up again.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
@@ -76,9 +76,15 @@ pub fn open(dir: &Path, gate: ClockGate, limits: Limits) -> Result<(Store, Write
         limits,
         pruned_at: None,
         regated_at: (MonoNs(0), MonoNs(0)),
+        relative: HashSet::new(),
+        expired_at: None,
+        expiring: None,
+        age_held_up: false,
+        time_saved_at: None,
     };
     writer.load_segments()?;
     writer.load_jobs()?;
+    writer.load_time()?;
     Ok((Store { shared }, writer))
 }
 

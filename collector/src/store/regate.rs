@@ -3,11 +3,14 @@
 //!
 //! Both are idempotent: a crash in the middle is taken up again at the next open.
 
+use std::ops::Bound;
+
 use gnomon_clock::{RawNs, Timeline};
 use gnomon_flow::{EpochHash, FlowRef, TimeState};
 
 use super::StoreError;
 use super::envelope::{Envelope, IndexEntry};
+use super::epochs::Epoch;
 use super::keys::{self, Family};
 use super::stage::Stage;
 use super::writer::Writer;
@@ -19,6 +22,8 @@ const REGATE_NS: u64 = 1_000_000_000;
 /// …or this often, when an epoch has more than [`HELD_FEW`] of them.
 const REGATE_MANY_NS: u64 = 30_000_000_000;
 const HELD_FEW: u64 = 4096;
+/// A record that began this long before now may still end ahead of it.
+const FUTURE_BACK_NS: u64 = 600_000_000_000;
 /// Epochs whose drift is watched; a timeline is up to 20 KiB.
 const KEYED_BY_MAX: usize = 4096;
 
@@ -26,6 +31,8 @@ const KEYED_BY_MAX: usize = 4096;
 enum Kind {
     Held,
     Indexed,
+    /// Indexed records of all epochs that lie ahead of the collector's time, which has gone back.
+    Future,
 }
 
 /// A walk over the records of an epoch.
@@ -85,6 +92,20 @@ impl Writer {
         }
     }
 
+    /// The collector's time went back, or is proven now: what is indexed ahead of it has to leave the index. At once from
+    /// the next run on, and again after a crash, since every start is followed by a proof.
+    pub(super) fn recall_future(&mut self) {
+        self.queue(EpochHash::default(), Kind::Future);
+    }
+
+    /// Epochs were cut off: what lies behind the cut is looked at again.
+    pub(super) fn recut(&mut self, epochs: &[EpochHash]) {
+        for epoch in epochs {
+            self.queue(*epoch, Kind::Indexed);
+            self.queue(*epoch, Kind::Held);
+        }
+    }
+
     /// Call about once a second: judges held records again where time alone may have settled them.
     pub fn tick(&mut self) {
         let now = self.shared.gate.monotonic();
@@ -116,9 +137,12 @@ impl Writer {
     /// What the disk said; the run is tried again by the next call.
     pub fn settle(&mut self) -> Result<bool, StoreError> {
         let Some(mut job) = self.jobs.front().cloned() else { return Ok(false) };
+        if job.kind == Kind::Future {
+            return self.settle_future(job);
+        }
         let family = match job.kind {
             Kind::Held => Family::Held,
-            Kind::Indexed => Family::FlowIndex,
+            Kind::Indexed | Kind::Future => Family::FlowIndex,
         };
         let prefix = keys::epoch(job.epoch);
         let run = self.shared.rocks.prefix(family, &prefix, job.after.as_deref(), RUN)?;
@@ -130,8 +154,8 @@ impl Writer {
         for (key, value) in &run {
             let Some(id) = keys::reference_of(key) else { continue };
             let judged = match job.kind {
-                Kind::Held => self.judge_held(id, value, &epoch.timeline, &mut stage),
-                Kind::Indexed => self.judge_indexed(id, value, &epoch.timeline, &mut stage),
+                Kind::Held => self.judge_held(id, value, &epoch, &mut stage),
+                Kind::Indexed | Kind::Future => self.judge_indexed(id, value, &epoch, &mut stage),
             };
             match judged {
                 Err(StoreError::Damaged(error)) => {
@@ -155,15 +179,44 @@ impl Writer {
         Ok(!self.jobs.is_empty())
     }
 
+    fn settle_future(&mut self, mut job: Job) -> Result<bool, StoreError> {
+        let mut stage = Stage::new(&self.shared);
+        let back_ns = self.shared.longest().min(FUTURE_BACK_NS).saturating_sub(stage.now.err_ns);
+        let from = keys::time(stage.now.utc.saturating_add_ns(-i64::try_from(back_ns).unwrap_or(i64::MAX)));
+        let rocks = &self.shared.rocks;
+        let run = rocks.run(Family::Flows, &from, Bound::Unbounded, job.after.as_deref(), false, RUN)?;
+        for (key, value) in &run {
+            let Some((_, id)) = keys::timed_of(key) else { continue };
+            let Some(epoch) = self.shared.epochs.get(&self.shared.rocks, id.epoch)? else { continue };
+            let Ok(envelope) = Envelope::decode(value) else { continue };
+            let judged = self.shared.judge(&epoch, &envelope.record, &stage.now)?;
+            if judged.state != TimeState::Indexed {
+                let old = self.shared.index_entry(id)?;
+                let last = judged.last.map(|e| e.utc);
+                stage.put(id, old, Envelope { state: judged.state, first: judged.first, last, ..envelope });
+            }
+        }
+        let finished = run.len() < RUN;
+        // Not synced: what is lost is done again.
+        self.publish(stage, false)?;
+        if finished {
+            self.jobs.pop_front();
+        } else if let (Some(front), Some((key, _))) = (self.jobs.front_mut(), run.into_iter().last()) {
+            job.after = Some(key);
+            *front = job;
+        }
+        Ok(!self.jobs.is_empty())
+    }
+
     fn judge_held(
         &self,
         id: FlowRef,
         value: &[u8],
-        timeline: &Timeline,
+        epoch: &Epoch,
         stage: &mut Stage,
     ) -> Result<(), StoreError> {
         let envelope = Envelope::decode(value)?;
-        let judged = self.shared.gate.judge(timeline, &envelope.record, &stage.now);
+        let judged = self.shared.judge(epoch, &envelope.record, &stage.now)?;
         if judged.state == envelope.state {
             return Ok(());
         }
@@ -177,16 +230,16 @@ impl Writer {
         &self,
         id: FlowRef,
         value: &[u8],
-        timeline: &Timeline,
+        epoch: &Epoch,
         stage: &mut Stage,
     ) -> Result<(), StoreError> {
         let entry = IndexEntry::decode(value)?;
-        let first = timeline.estimate(RawNs(entry.first_raw_ns));
+        let first = self.shared.estimate(epoch, RawNs(entry.first_raw_ns))?;
         if entry.state != TimeState::Indexed || !self.shared.gate.must_rekey(entry.first, first.as_ref()) {
             return Ok(());
         }
         let Some(envelope) = self.shared.envelope(id, &entry)? else { return Ok(()) };
-        let judged = self.shared.gate.judge(timeline, &envelope.record, &stage.now);
+        let judged = self.shared.judge(epoch, &envelope.record, &stage.now)?;
         let last = judged.last.map(|e| e.utc);
         stage.put(id, Some(entry), Envelope { state: judged.state, first: judged.first, last, ..envelope });
         Ok(())

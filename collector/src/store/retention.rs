@@ -36,6 +36,10 @@ pub struct Limits {
     pub flows_bytes_kept: u64,
     /// Left free on the file system.
     pub free_bytes_min: u64,
+    /// Packets written longer ago are given up; `None`: only for space.
+    pub packets_age_ns_max: Option<u64>,
+    /// The same for flow records, by when they came in and were captured.
+    pub flows_age_ns_max: Option<u64>,
 }
 
 impl Limits {
@@ -60,7 +64,12 @@ impl Writer {
         for (key, value) in self.shared.rocks.prefix(Family::Segments, &[], None, usize::MAX)? {
             let Some(number) = keys::segment_of(&key) else { continue };
             if path_of(&dir, number).exists() {
-                self.table.insert(number, numbers_of("a segment", &value)?);
+                // Without when it was written, in stores of before that was kept.
+                let row = match numbers_of::<2>("a segment", &value) {
+                    Ok([packets, bytes]) => [packets, bytes, 0],
+                    Err(_) => numbers_of("a segment", &value)?,
+                };
+                self.table.insert(number, row);
             } else {
                 batch.delete(Family::Segments, key);
             }
@@ -112,9 +121,9 @@ impl Writer {
     }
 
     /// False when only the file being written is left.
-    fn drop_oldest_segment(&mut self) -> Result<bool, StoreError> {
+    pub(super) fn drop_oldest_segment(&mut self) -> Result<bool, StoreError> {
         let current = self.segments.position().number;
-        let Some((&number, &[packets, bytes])) = self.table.iter().next().filter(|(n, _)| **n != current)
+        let Some((&number, &[packets, bytes, _])) = self.table.iter().next().filter(|(n, _)| **n != current)
         else {
             return Ok(false);
         };

@@ -12,10 +12,12 @@ use super::envelope::{Envelope, IndexEntry, Totals};
 use super::epochs::Epoch;
 use super::keys::{self, Family};
 use super::rocks::Batch;
+use crate::timekeeper::Moment;
 
 /// A group on its way to be durable.
 pub(super) struct Stage {
     pub(super) batch: Batch,
+    pub(super) moment: Moment,
     pub(super) now: CollectorNow,
     pub(super) totals: Totals,
     pub(super) longest_ns: u64,
@@ -23,6 +25,8 @@ pub(super) struct Stage {
     pub(super) epochs: HashMap<EpochHash, Arc<Epoch>>,
     pub(super) epochs_changed: Vec<EpochHash>,
     pub(super) retimed: Vec<EpochHash>,
+    /// Epochs that were cut off: what is indexed behind the cut has to go elsewhere.
+    pub(super) cut: Vec<EpochHash>,
     pub(super) ledger: HashMap<EpochHash, Option<u64>>,
     pub(super) held: HashMap<EpochHash, i64>,
     /// Packets and bytes appended to the segment file.
@@ -34,20 +38,28 @@ pub(super) struct Stage {
 impl Stage {
     /// An empty group, from what is durable now.
     pub(super) fn new(shared: &Shared) -> Stage {
+        let moment = shared.gate.keeper().moment();
         Stage {
             batch: Batch::default(),
-            now: shared.gate.now(),
+            moment,
+            now: moment.now,
             totals: shared.totals(),
             longest_ns: shared.longest(),
             index: HashMap::new(),
             epochs: HashMap::new(),
             epochs_changed: Vec::new(),
             retimed: Vec::new(),
+            cut: Vec::new(),
             ledger: HashMap::new(),
             held: HashMap::new(),
             frames: [0; 2],
             fresh: Vec::new(),
         }
+    }
+
+    /// When packets of this group are written, as [`Writer::table`](super::Writer) has it.
+    pub(super) fn written(&self) -> u64 {
+        if self.now.proven { self.now.utc.tai_ns().cast_unsigned() } else { 0 }
     }
 
     /// Put a record where its state says, out of where it was.

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use gnomon_clock::{Bracket, Clock, EpochId, Fix, FixSource, KernelStatus, MonoNs, Policy, RawNs, UtcNs};
 use gnomon_flow::{Addresses, Attributes, DirectionCounters, FlowEndReason, FlowId, FlowKey, FlowRecord};
 
-use super::{Body, Change, Content, Limits, Store, Writer};
+use super::{Body, Change, Content, Evidence, Limits, Store, Writer};
 use crate::clock_gate::ClockGate;
+use crate::timekeeper::Timekeeper;
 
 pub(crate) const S: u64 = 1_000_000_000;
 /// The collector's time when a [`FakeClock`] is made, TAI.
@@ -101,7 +102,7 @@ pub(crate) fn change(epoch: EpochId, body: Body) -> Change {
 }
 
 pub(crate) fn fixes(epoch: EpochId, fixes: Vec<Fix>) -> Change {
-    change(epoch, Body::Fixes(fixes))
+    change(epoch, Body::Evidence(Evidence { fixes, ..Evidence::default() }))
 }
 
 pub(crate) fn flows(epoch: EpochId, seq: u64, records: Vec<FlowRecord>) -> Change {
@@ -142,10 +143,12 @@ pub(crate) const LIMITS: Limits = Limits {
     flows_bytes_max: 1 << 30,
     flows_bytes_kept: 1 << 20,
     free_bytes_min: 1 << 20,
+    packets_age_ns_max: None,
+    flows_age_ns_max: None,
 };
 
 pub(crate) fn gate(clock: &Arc<FakeClock>) -> ClockGate {
-    ClockGate::new(Arc::clone(clock) as Arc<dyn Clock>, Policy::default())
+    ClockGate::new(Timekeeper::new(Arc::clone(clock) as Arc<dyn Clock>), Policy::default())
 }
 
 pub(crate) fn open(dir: &std::path::Path, clock: &Arc<FakeClock>) -> (Store, Writer) {

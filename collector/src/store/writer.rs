@@ -5,11 +5,11 @@
 //! in the segment file that the next open cuts; a crash after it leaves everything. A group that failed left nothing and
 //! can be committed again as it is.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use gnomon_clock::{Fix, MonoNs, Timeline};
+use gnomon_clock::{MonoNs, Timeline};
 use gnomon_flow::{AgentId, EpochHash, FlowRecord, FlowRef, StoredFlow};
 
 use super::change::{Body, Change, Committed, Content, Slices};
@@ -21,14 +21,13 @@ use super::retention::Limits;
 use super::segments::{Frame, SegmentWriter};
 use super::stage::Stage;
 use super::{Shared, Store, StoreError};
-use crate::clock_gate::ClockGate;
 
 /// Makes all changes to a store; there is one at a time.
 pub struct Writer {
     pub(super) shared: Arc<Shared>,
     pub(super) segments: SegmentWriter,
-    /// Packets and bytes of each segment file.
-    pub(super) table: BTreeMap<u32, [u64; 2]>,
+    /// Packets and bytes of each segment file, and when it was written last (TAI; 0 when the time was unproven).
+    pub(super) table: BTreeMap<u32, [u64; 3]>,
     /// Records held, by epoch.
     pub(super) held: HashMap<EpochHash, u64>,
     /// The timeline that the records of an epoch are indexed by, where it has changed since the start.
@@ -37,6 +36,13 @@ pub struct Writer {
     pub(super) limits: Limits,
     pub(super) pruned_at: Option<MonoNs>,
     pub(super) regated_at: (MonoNs, MonoNs),
+    /// Epochs with exchanges relative to a collector without proof of its time.
+    pub(super) relative: HashSet<EpochHash>,
+    pub(super) expired_at: Option<MonoNs>,
+    /// How far the look for old records has come.
+    pub(super) expiring: Option<Box<[u8]>>,
+    pub(super) age_held_up: bool,
+    pub(super) time_saved_at: Option<MonoNs>,
 }
 
 impl Writer {
@@ -46,6 +52,8 @@ impl Writer {
     /// [`StoreError::Full`] when there is no room, or what the disk said. Nothing was changed: try again.
     pub fn commit(&mut self, changes: &[Change]) -> Result<Vec<Committed>, StoreError> {
         self.make_room()?;
+        // Before anything that was said since: it stands on the timeline of now.
+        self.keep_time()?;
         let result = self.try_commit(changes);
         if result.is_err() {
             self.segments.roll_back();
@@ -66,8 +74,8 @@ impl Writer {
         }
         if self.segments.is_dirty() {
             let position = self.segments.sync()?;
-            let [packets, bytes] = self.table.get(&position.number).copied().unwrap_or_default();
-            let row = [packets + stage.frames[0], bytes + stage.frames[1]];
+            let [packets, bytes, _] = self.table.get(&position.number).copied().unwrap_or_default();
+            let row = [packets + stage.frames[0], bytes + stage.frames[1], stage.written()];
             stage.batch.put(Family::Segments, keys::segment(position.number), numbers(row));
             stage.batch.put(
                 Family::Meta,
@@ -104,7 +112,7 @@ impl Writer {
         };
         match &change.body {
             Body::Hello => {}
-            Body::Fixes(fixes) => Self::add_fixes(hash, &epoch, fixes, stage),
+            Body::Evidence(evidence) => self.add_evidence(hash, &epoch, evidence, stage)?,
             Body::Entry { seq, content } => {
                 let agent = AgentId(change.epoch.agent);
                 let durable = self.durable_seq(agent, hash, stage)?;
@@ -129,7 +137,7 @@ impl Writer {
     }
 
     /// The epoch as the stage has it, made or renamed if need be; `None` when its short form is another's.
-    fn epoch(
+    pub(super) fn epoch(
         &self,
         hash: EpochHash,
         change: &Change,
@@ -146,30 +154,12 @@ impl Writer {
                 return Ok(Some(known));
             }
             Some(known) => Epoch { agent_name: change.agent_name.to_string(), ..Epoch::clone(&known) },
-            None => Epoch {
-                id: change.epoch,
-                agent_name: change.agent_name.to_string(),
-                timeline: Timeline::new(change.epoch),
-            },
+            None => Epoch::new(change.epoch, &change.agent_name),
         };
         let epoch = Arc::new(epoch);
         stage.epochs.insert(hash, Arc::clone(&epoch));
         stage.epochs_changed.push(hash);
         Ok(Some(epoch))
-    }
-
-    fn add_fixes(hash: EpochHash, epoch: &Epoch, fixes: &[Fix], stage: &mut Stage) {
-        let mut timeline = epoch.timeline.clone();
-        let mut changed = timeline.set_authority(ClockGate::authority(&stage.now));
-        for fix in fixes {
-            changed |= timeline.add(*fix).changed;
-        }
-        if !changed {
-            return;
-        }
-        stage.epochs.insert(hash, Arc::new(Epoch { timeline, ..epoch.clone() }));
-        stage.epochs_changed.push(hash);
-        stage.retimed.push(hash);
     }
 
     fn durable_seq(
@@ -203,7 +193,7 @@ impl Writer {
                 answer.stale += 1;
                 continue;
             }
-            let judged = self.shared.gate.judge(&epoch.timeline, record, &stage.now);
+            let judged = self.shared.judge(epoch, record, &stage.now)?;
             let envelope = Envelope {
                 state: judged.state,
                 first: judged.first,
@@ -252,7 +242,7 @@ impl Writer {
         stage.epochs_changed.dedup();
         for hash in &stage.epochs_changed {
             let epoch = &stage.epochs[hash];
-            let value = encode_epoch(&epoch.id, &epoch.agent_name, epoch.timeline.fixes());
+            let value = encode_epoch(epoch);
             stage.batch.put(Family::Epochs, keys::epoch(*hash), value);
         }
         let mut retimed = Vec::new();
@@ -285,9 +275,11 @@ impl Writer {
             let row = self.table.entry(self.segments.position().number).or_default();
             row[0] += stage.frames[0];
             row[1] += stage.frames[1];
+            row[2] = stage.written();
         }
         self.segments.commit();
         for hash in &stage.epochs_changed {
+            self.remember_relative(*hash, &stage.epochs[hash]);
             self.shared.epochs.put(*hash, Arc::clone(&stage.epochs[hash]));
         }
         for (hash, by) in stage.held {
@@ -299,6 +291,7 @@ impl Writer {
         for (hash, keyed_by, moved) in retimed {
             self.retimed(hash, keyed_by, &stage.epochs[&hash].timeline, moved);
         }
+        self.recut(&stage.cut);
         if self.shared.changes.receiver_count() > 0 {
             for (hash, envelope) in stage.fresh {
                 let flow: StoredFlow = self.shared.stored_flow(hash, envelope)?;

@@ -13,7 +13,7 @@ use crate::gate::CollectorNow;
 use crate::map::Authority;
 use crate::sampler::{Sampled, Sampler};
 use crate::state::{BOUNDED_ERR_NS_MAX, ClockState};
-use crate::time::{EpochId, Estimate, Fix, RawNs, UtcNs};
+use crate::time::{EpochId, Estimate, Fix, FixSource, RawNs, UtcNs};
 use crate::timeline::Timeline;
 
 /// What the collector's time is worth.
@@ -87,6 +87,8 @@ pub struct CollectorClock {
     /// What the last look said of now, to see a jump.
     last: (RawNs, UtcNs),
     jumped: Option<(RawNs, i64)>,
+    /// A time that was passed for certain: a clock that nobody vouches for is not believed when it says an earlier one.
+    floor: Option<(RawNs, UtcNs)>,
     outvoted: bool,
 }
 
@@ -102,13 +104,37 @@ impl CollectorClock {
             guess,
             last: guess,
             jumped: None,
+            floor: None,
             outvoted: false,
         }
     }
 
     /// RAW is not comparable any more (suspend, restore): starts over, keeping nothing but the rest after a jump.
     pub fn open_epoch(&mut self, epoch: EpochId, clock: &dyn Clock, timesyncd: bool) {
+        let jumped = self.jumped;
+        let floor = self.floor.map(|floor| carried(floor, self.last.0));
         *self = CollectorClock::new(epoch, clock, timesyncd);
+        // The rest begins anew: how long it has lasted cannot be told.
+        self.jumped = jumped.map(|(_, by_ns)| (self.guess.0, by_ns));
+        if let Some(floor) = floor {
+            self.set_floor(self.guess.0, floor);
+        }
+    }
+
+    /// It was at least `utc` at `raw`, as was once proven.
+    pub fn set_floor(&mut self, raw: RawNs, utc: UtcNs) {
+        self.floor = Some((raw, utc));
+        if carried(self.guess, raw) < utc {
+            self.guess = (raw, utc);
+            self.last = self.guess;
+        }
+    }
+
+    /// The timeline of an earlier process goes on: at `raw` it said `utc`. Only where RAW ran through, and before the
+    /// first [`refresh`](Self::refresh), which reports how far the clock was set meanwhile.
+    pub fn resume(&mut self, raw: RawNs, utc: UtcNs) {
+        self.guess = (raw, utc);
+        self.last = self.guess;
     }
 
     /// The collector's time is UTC of `clock`'s RAW, and what that is worth.
@@ -147,10 +173,26 @@ impl CollectorClock {
             self.timeline.add(fix);
         }
         let (raw, realtime) = (sampled.bracket.raw, sampled.bracket.realtime);
+        if sampled.stepped_by_ns.is_some() {
+            // Somebody set it on purpose.
+            self.floor = None;
+        }
+        let realtime = self.floor.map_or(realtime, |floor| carried(floor, raw).max(realtime));
         if self.timeline.is_empty() && realtime.minus(carried(self.guess, raw)).unsigned_abs() > SET_NS_MIN {
             self.guess = (raw, realtime);
         }
         Refreshed { rebased_by_ns: self.settle(raw), sampled }
+    }
+
+    /// Do this machine's own sources stand for its time, without what the fleet says?
+    pub fn is_proven_by_itself(&self, raw: RawNs) -> bool {
+        let own = self.timeline.estimate_by(Authority::Agent, raw);
+        !self.outvoted && own.is_some_and(|e| !e.conflict && e.err_ns <= BOUNDED_ERR_NS_MAX)
+    }
+
+    /// What the newest evidence came from.
+    pub fn source(&self) -> Option<FixSource> {
+        self.timeline.fixes().last().map(|fix| fix.source)
     }
 
     /// The clock was set (ECANCELED): look at once, and mistrust chronyd until it looked as well.
@@ -191,7 +233,11 @@ impl CollectorClock {
 
     /// Compares now with what the last look let expect.
     fn settle(&mut self, raw: RawNs) -> Option<i64> {
-        let now = self.at(raw).utc;
+        let is = self.at(raw);
+        let now = is.utc;
+        if is.proven {
+            self.floor = Some((raw, now.saturating_add_ns(-i64::try_from(is.err_ns).unwrap_or(i64::MAX))));
+        }
         let by_ns = now.minus(carried(self.last, raw));
         let drift_ns = raw.since(self.last.0) / 2_000;
         self.last = (raw, now);

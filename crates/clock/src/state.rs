@@ -153,6 +153,18 @@ impl AgentClock {
         self.exchanged_at = None;
     }
 
+    /// How far the last step went, learnt after it was noticed.
+    pub fn measured_step(&mut self, by_ns: Option<i64>) {
+        if let Some((_, by)) = &mut self.last_step {
+            *by = by_ns;
+        }
+    }
+
+    /// Forgets what a source said, as it turned out to be void. Returns how many fixes that were.
+    pub fn retract(&mut self, source: FixSource) -> usize {
+        self.timeline.retract(source, RawNs(0))
+    }
+
     /// When the clock was last set, and by how much if known.
     pub fn last_step(&self) -> Option<(RawNs, Option<i64>)> {
         self.last_step

@@ -121,20 +121,20 @@ impl Timeline {
         Map::build(&fixes, Authority::Nobody).estimate(raw)
     }
 
-    /// Moves all fixes of `source` by `by_ns` and widens them by `err_ns`: for when the clock behind them turns out to
-    /// have been wrong by a known amount (a collector that had no time of its own, and now has).
-    pub fn rebase(&mut self, source: FixSource, by_ns: i64, err_ns: u64) {
-        for fix in self.fixes.iter_mut().filter(|f| f.source == source) {
+    /// Moves the fixes of `source` from `since` on by `by_ns` and widens them by `err_ns`: for when the clock behind them
+    /// turns out to have been wrong by a known amount (a collector that had no time of its own, and now has).
+    pub fn rebase(&mut self, source: FixSource, since: RawNs, by_ns: i64, err_ns: u64) {
+        for fix in self.fixes.iter_mut().filter(|f| f.source == source && f.raw >= since) {
             fix.utc = fix.utc.saturating_add_ns(by_ns);
             fix.err_ns = fix.err_ns.saturating_add(err_ns);
         }
         self.rebuild();
     }
 
-    /// Forgets all fixes of `source`: for when it was found to lie. Returns how many there were.
-    pub fn retract(&mut self, source: FixSource) -> usize {
+    /// Forgets the fixes of `source` from `since` on: for when it was found to lie. Returns how many there were.
+    pub fn retract(&mut self, source: FixSource, since: RawNs) -> usize {
         let before = self.fixes.len();
-        self.fixes.retain(|f| f.source != source);
+        self.fixes.retain(|f| f.source != source || f.raw < since);
         if self.fixes.len() != before {
             self.rebuild();
         }
@@ -277,9 +277,9 @@ mod tests {
         let by = t.estimate_by(Authority::Collector, RawNs(70 * S)).unwrap();
         assert!((by.utc.tai_ns() - BASE - 70_000_000_000).abs() < 1_000_000);
         t.set_authority(Authority::Nobody);
-        t.rebase(FixSource::Kernel, 9_000_000_000, 1_000);
+        t.rebase(FixSource::Kernel, RawNs(0), 9_000_000_000, 1_000);
         assert!(!offset(&t, 70).2);
-        assert_eq!(t.retract(FixSource::Kernel), 40);
+        assert_eq!(t.retract(FixSource::Kernel, RawNs(0)), 40);
     }
 
     #[test]

@@ -9,6 +9,18 @@ pub const RUSTC: &str = env!("GNOMON_BUILD_RUSTC");
 /// The target triple.
 pub const TARGET: &str = env!("GNOMON_BUILD_TARGET");
 
+/// When this was built or committed, and at least 2025 began. Built twice it is the same program: the time is
+/// `SOURCE_DATE_EPOCH`, or the commit's in a release build; a debug build only knows the year.
+pub const BUILT_AT_UNIX_S: u64 = built_at(env!("GNOMON_BUILD_TIME"));
+
+const fn built_at(text: &str) -> u64 {
+    const YEAR_2025: u64 = 1_735_689_600;
+    match u64::from_str_radix(text, 10) {
+        Ok(unix_s) if unix_s > YEAR_2025 => unix_s,
+        _ => YEAR_2025,
+    }
+}
+
 /// For clap's `long_version`, shown by `--version`; `-V` shows [`VERSION`].
 #[must_use]
 pub const fn long_version() -> &'static str {

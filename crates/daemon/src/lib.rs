@@ -4,6 +4,7 @@
 //! pipeline, [`exit::report`]. Nothing here knows what an agent or a collector is.
 
 pub mod build_info;
+pub mod certificate_time;
 pub mod config;
 
 pub mod example;

@@ -1,5 +1,6 @@
 //! Capture files as the tools people have read them, and what is said of packets that are not in them.
 
+use gnomon_clock::WANDER_PPM;
 use gnomon_flow::FlowRecord;
 
 use crate::query::testing::{Fixture, block, fixture, search, utc};
@@ -85,7 +86,7 @@ async fn both_formats_are_read_by_the_tools_people_have() {
     for format in [PcapFormat::Pcapng, PcapFormat::Pcap] {
         let request = PcapRequest { expression: "segment == 0".into(), format, ..PcapRequest::default() };
         let (bytes, end) = file(fixture.queries.pcap(request).await.expect("pcap")).await;
-        let packets = end.expect("end").packets;
+        let packets = end.as_ref().expect("end").packets;
         assert_eq!(packets, 500);
         let Some(lines) =
             tshark(&bytes, &["frame.interface_name", "frame.packet_flags_direction", "_ws.malformed"])
@@ -107,7 +108,14 @@ async fn both_formats_are_read_by_the_tools_people_have() {
         assert!(out.contains("nanoseconds (9)"), "{out}");
         assert!(out.contains(&format!("Number of packets:   {packets}")), "{out}");
         if format == PcapFormat::Pcapng {
-            assert!(out.contains("times within ±") && out.contains("gnomon-collector"), "{out}");
+            // The fixes of the fixture are ± 1 ms at 1 and 99 s, so the rate between them is known to 2 ms in 98 s and
+            // the 20 ppm that it may wander; the latest packet is 29.002 s from the nearest fix; stamps are ± 50 ns.
+            let rate_ppm = 2e-3 / 98.0 * 1e6 + WANDER_PPM as f64;
+            let expected_ns = 1e6 + 29.002 * rate_ppm * 1e3 + 50.0;
+            let told_ns = end.as_ref().map_or(0, |end| end.time_err_ns_max);
+            assert!((told_ns as f64 - expected_ns).abs() < 20.0, "{told_ns}, {expected_ns}");
+            assert!(out.contains(&format!("times within ±{told_ns} ns of UTC")), "{out}");
+            assert!(out.contains("gnomon-collector"), "{out}");
         }
     }
     // Nothing found is still a file.

@@ -81,6 +81,7 @@ impl Ingest for Service {
                             t3_tai_ns: now_tai_ns,
                             collector_err_ns: COLLECTOR_ERR_NS,
                             collector_proven: false,
+                            collector_timeline: 1,
                         })))
                     }
                     Some(Body::Clock(_)) | None => None,
