@@ -21,7 +21,7 @@ wanted=(
     libclang-dev:libclang
     iproute2:ip ethtool:ethtool tcpdump:tcpdump iputils-ping:ping
     curl:curl dnsmasq-base:dnsmasq bind9-dnsutils:dig openssl:openssl netcat-openbsd:nc iperf3:iperf3 busybox:busybox
-    util-linux:unshare procps:ps ca-certificates:/etc/ssl/certs/ca-certificates.crt
+    xz-utils:xz zstd:zstd util-linux:unshare procps:ps ca-certificates:/etc/ssl/certs/ca-certificates.crt
 )
 
 present() {

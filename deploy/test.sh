@@ -9,17 +9,27 @@ trap 'rm -f "$log"' EXIT
 if [ "$(id -u)" != 0 ] && command -v sudo > /dev/null; then
     host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
     # Only the test programs run as root, not the compiler.
-    export "CARGO_TARGET_${host}_RUNNER=sudo --preserve-env=PATH,HOME,CARGO_TARGET_DIR,RUST_BACKTRACE"
+    export "CARGO_TARGET_${host}_RUNNER=sudo --preserve-env=PATH,HOME,XDG_CACHE_HOME,CARGO_TARGET_DIR,RUST_BACKTRACE"
 fi
 echo "==> building the programs under test" >&2
 cargo build --locked --bins -p gnomon-agent -p gnomon-collector -p gnomon-cli || exit 1
+echo "==> what the guests are made of" >&2
+deploy/guest-parts.sh > /dev/null || echo "    the tests that need a guest will be skipped" >&2
 echo "==> testing" >&2
-# What tests that passed have to say is in the log alone.
-cargo test --workspace --locked --no-fail-fast -- --show-output 2>&1 | tee "$log" | awk '
-    $0 == "successes:" { hidden = 1 }
-    $0 == "failures:" || /^test result: / { hidden = 0 }
-    !hidden && NF { print; fflush() }'
-status=${PIPESTATUS[0]}
+test_with() {
+    # What tests that passed have to say is in the log alone.
+    cargo test --locked --no-fail-fast "$@" 2>&1 | tee -a "$log" | awk '
+        $0 == "successes:" { hidden = 1 }
+        $0 == "failures:" || /^test result: / { hidden = 0 }
+        !hidden && NF { print; fflush() }'
+    [ "${PIPESTATUS[0]}" = 0 ] || status=1
+}
+status=0
+test_with --workspace -- --show-output
+# A minute or two each: docs/guest-tests.md.
+if [ "${GNOMON_GUEST:-}" = all ]; then
+    test_with -p gnomon-integration-tests --test guest_time -- --show-output --ignored
+fi
 
 # The log has a part for each test program; in it, first what passed tests printed, then what failed ones did.
 awk '
@@ -42,7 +52,7 @@ awk '
             for (reason in why) printf "  %4d %s\n", why[reason], reason
         }
         printf "\n%d passed, %d failed, %d skipped", passed - skipped, failed, skipped
-        if (ignored) printf ", %d ignored (measurements, and processes that other tests start)", ignored
+        if (ignored) printf ", %d ignored (measurements, processes that other tests start, guests unless GNOMON_GUEST=all)", ignored
         print ""
         if (begun > ended) printf "%d test programs did not get to their end\n", begun - ended
     }' "$log"

@@ -130,6 +130,12 @@ impl Collector {
         Ok(collector)
     }
 
+    /// One that runs elsewhere and is asked at this address.
+    pub fn elsewhere(bin_dir: &Path, dir: &Path, grpc: SocketAddr) -> Collector {
+        let (bin_dir, dir) = (bin_dir.to_owned(), dir.to_owned());
+        Collector { bin_dir, dir, grpc, http: grpc, settings: Vec::new(), process: None }
+    }
+
     /// Start the process (again) and wait until it answers.
     pub fn restart(&mut self) -> Result<()> {
         let mut command = Command::new(self.bin_dir.join("gnomon-collector"));

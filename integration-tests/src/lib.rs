@@ -3,6 +3,7 @@
 
 pub mod fleet;
 pub mod forward;
+pub mod guest;
 pub mod hub;
 pub mod netns;
 pub mod traffic;
