@@ -122,12 +122,13 @@ fn watch(url: String, port: u16, ahead_ns: i64, seen: &Mutex<Seen>, stop: &Atomi
         let expression = format!("port.dst == {port}");
         while !stop.load(Ordering::Relaxed) {
             let polled = poll(&mut client, &expression, ahead_ns, seen).await;
-            let mut seen = lock(seen);
-            seen.polls += 1;
-            if let Err(error) = polled {
-                seen.failures.push(format!("{error:#}"));
+            {
+                let mut seen = lock(seen);
+                seen.polls += 1;
+                if let Err(error) = polled {
+                    seen.failures.push(format!("{error:#}"));
+                }
             }
-            drop(seen);
             tokio::time::sleep(POLL_PAUSE).await;
         }
         Ok(())
