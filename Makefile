@@ -1,10 +1,12 @@
 # gnomon. `make demo` shows the main job on live traffic; `make test` runs every test. Both install what they lack.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test lint generate clean
+.PHONY: help deps build demo test bench lint generate clean
 
 IFACE ?=
 ONCE ?=
+ONLY ?=
+WRITE ?=
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -22,6 +24,9 @@ demo: build ## capture live traffic with AF_XDP in a network of its own, and sho
 
 test: deps ## run every test
 	@source deploy/build-env.sh && deploy/test.sh
+
+bench: build ## speed beside tcpdump and a bare receiver, a profile, how soon a packet is found (ONLY=, WRITE=1)
+	@source deploy/build-env.sh && ONLY="$(ONLY)" WRITE="$(WRITE)" deploy/bench.sh "$$target_dir/release"
 
 lint: deps ## formatting, clippy, tidy, generated files, licences, deployment files
 	@source deploy/build-env.sh && deploy/lint.sh

@@ -319,7 +319,13 @@ impl Starting {
     }
 }
 
+/// How far the writer stands back behind the workers (nice(2)) where they share a core: a worker that does not run loses
+/// frames, a writer that does not run only kept bytes.
+const WRITER_NICE: i32 = 10;
+
 fn write(writer: Writer, queue: &Receiver<Export>, returns: &HashMap<u8, Return>) {
+    // Of this thread alone, as Linux has it. To be nicer is never refused.
+    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), WRITER_NICE);
     writer.run(queue, |export| {
         let Some(back) = returns.get(&export.worker) else { return };
         back.written.fetch_add(1, Ordering::Relaxed);

@@ -316,7 +316,7 @@ mod tests {
         let data = example::udp_v4(&[0; 500]);
         let config = SlicerConfig { block_bytes_max: 600, blocks_max: 4, ..SlicerConfig::default() };
         let mut bench = bench(Keep::All, config);
-        let mut hurries = |bench: &mut Bench| {
+        let hurries = |bench: &mut Bench| {
             bench.feed(&example::frame(&data));
             bench.slicer.close();
             let block = bench.slicer.take().unwrap();

@@ -16,7 +16,7 @@ mod sequence;
 mod tcp;
 mod wheel;
 
-use gnomon_capture::{Stamp, huge_pages};
+use gnomon_capture::{Stamp, memory};
 use gnomon_clock::RawNs;
 use gnomon_flow::{FlowEndReason, FlowId, FlowKey, FlowRecord};
 
@@ -149,7 +149,7 @@ impl Table {
         let flows_max = config.flows_max.clamp(1, 1 << 30);
         // Address space only, until a flow needs it.
         let mut entries = Vec::with_capacity(flows_max as usize);
-        huge_pages::advise(entries.spare_capacity_mut());
+        memory::use_huge_pages(entries.spare_capacity_mut());
         Table {
             config: TableConfig { flows_max, ..config },
             worker,
@@ -172,7 +172,7 @@ impl Table {
     pub fn seek(&self, packet: &Packet<'_>) -> Sought {
         let (key, from_high) = TableKey::of(packet);
         let hash = self.hasher.hash(&key);
-        self.index.touch(hash);
+        self.index.prefetch(hash);
         Sought { key, from_high, hash }
     }
 
@@ -180,7 +180,7 @@ impl Table {
     #[inline]
     pub fn approach(&self, sought: &Sought) {
         if let Some(at) = self.index.find(sought.hash, |_| true) {
-            self.entries[at as usize].touch();
+            memory::prefetch(&self.entries[at as usize]);
         }
     }
 

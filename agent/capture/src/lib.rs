@@ -4,12 +4,12 @@
 //! on a *host* NIC AF_PACKET watches beside it. Nothing is taken unless it was asked for.
 
 pub mod afxdp;
-pub mod huge_pages;
 pub mod interface;
 
 mod error;
 mod frame;
 mod mapping;
+pub mod memory;
 mod mode;
 mod options;
 pub mod packet_mmap;

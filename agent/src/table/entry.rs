@@ -94,7 +94,9 @@ pub struct FlowSlice {
     pub(crate) segment_bytes: u64,
 }
 
+/// On cache lines of its own: a packet of a flow that is in no cache waits for all of them, once.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(super) struct Entry {
     pub(super) key: TableKey,
     pub(super) id: FlowId,
@@ -172,16 +174,6 @@ impl Entry {
 
     pub(super) fn orig_is_high(&self) -> bool {
         self.orig_is_high
-    }
-
-    /// Reads a word of every cache line that a packet needs. They arrive together, not one after the other as the
-    /// packet's account gets to them; with more flows than the cache holds that is most of a packet's cost.
-    #[inline]
-    pub(super) fn touch(&self) {
-        let counters = self.directions[0].packets ^ self.directions[1].packets;
-        let times = self.last.0 ^ self.timer.0;
-        let slice = self.slice.segment_packets ^ self.tcp.touch();
-        std::hint::black_box(counters ^ times ^ slice);
     }
 
     /// 0 when the sender is the originator, 1 when it is the responder.

@@ -3,6 +3,8 @@
 //! It is as large as it will ever be from the start, and removal moves later slots back instead of leaving tombstones:
 //! no packet ever pays for a rehash.
 
+use gnomon_capture::memory;
+
 /// A slot is 0 when free, else the hash's upper half above the entry's number plus 1.
 #[derive(Debug)]
 pub(super) struct Index {
@@ -16,7 +18,7 @@ impl Index {
         let slots = (entries_max.max(1) as usize * 2).next_power_of_two();
         // Zeroed by the kernel: pages are taken only when they are used.
         let mut slots = vec![0; slots];
-        gnomon_capture::huge_pages::advise(&mut slots);
+        memory::use_huge_pages(&mut slots);
         Index { mask: slots.len() - 1, slots }
     }
 
@@ -38,10 +40,10 @@ impl Index {
         }
     }
 
-    /// Reads the slot that [`Index::find`] begins with, so that it is near when that is called.
+    /// Asks for the slot that [`Index::find`] begins with.
     #[inline]
-    pub(super) fn touch(&self, hash: u64) {
-        std::hint::black_box(self.slots[self.home(hash >> 32)]);
+    pub(super) fn prefetch(&self, hash: u64) {
+        memory::prefetch(&self.slots[self.home(hash >> 32)]);
     }
 
     /// `entry` must not be there yet, and there must be fewer than `entries_max`.

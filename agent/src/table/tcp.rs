@@ -66,14 +66,6 @@ impl Tcp {
         taken
     }
 
-    /// See `Entry::touch`.
-    #[inline]
-    pub(super) fn touch(&self) -> u64 {
-        u64::from(self.flags[0] ^ self.retransmissions)
-            ^ u64::from(self.sides[0].is_started())
-            ^ u64::from(self.sides[1].is_started())
-    }
-
     fn count(&mut self, header: &TcpHeader) {
         for (bit, count) in self.flags.iter_mut().enumerate() {
             *count = count.saturating_add(u32::from(header.flags >> bit & 1));

@@ -36,7 +36,7 @@ pub(super) struct Wheel {
 impl Wheel {
     pub(super) fn new(entries_max: u32) -> Wheel {
         let mut links = Vec::with_capacity(entries_max as usize);
-        gnomon_capture::huge_pages::advise(links.spare_capacity_mut());
+        gnomon_capture::memory::use_huge_pages(links.spare_capacity_mut());
         Wheel { heads: vec![NIL; SLOTS].into_boxed_slice(), links, walked: 0, target: 0, walking: None }
     }
 
