@@ -146,6 +146,22 @@ fn a_paused_machine() -> Result<()> {
 
 #[test]
 #[ignore = "GNOMON_GUEST=all"]
+fn a_machine_that_gets_no_time() -> Result<()> {
+    let Some((parts, _one)) = parts() else { return Ok(()) };
+    let mut run = TimeRun::boot(&parts, Rtc::Utc)?;
+    run.go_online()?;
+    run.start_chronyd(&["makestep 1 3"])?;
+    run.send_for(10)?;
+    for _ in 0..3 {
+        run.machine().stall(Duration::from_secs(3))?;
+        run.send_for(3)?;
+    }
+    run.send_for(10)?;
+    judge(&run.finish("stalled for 3 s three times")?, NONE)
+}
+
+#[test]
+#[ignore = "GNOMON_GUEST=all"]
 fn an_ntp_server_that_lies() -> Result<()> {
     let Some((parts, _one)) = parts() else { return Ok(()) };
     let mut run = TimeRun::boot(&parts, Rtc::Utc)?;

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
@@ -187,6 +187,20 @@ impl Machine {
 
     pub fn resume(&mut self) -> Result<()> {
         self.qmp("cont")
+    }
+
+    /// The emulator itself gets no time, as on a host that is overloaded: the guest's clocks jump over what it missed.
+    pub fn stall(&mut self, how_long: Duration) -> Result<()> {
+        self.signal("STOP")?;
+        std::thread::sleep(how_long);
+        self.signal("CONT")
+    }
+
+    fn signal(&self, name: &str) -> Result<()> {
+        let status =
+            Command::new("kill").args([&format!("-{name}"), &self.process.id().to_string()]).status()?;
+        ensure!(status.success(), "kill -{name}: {status}");
+        Ok(())
     }
 
     fn qmp_greet(&mut self) -> Result<()> {

@@ -59,6 +59,13 @@ impl Seen {
         }
     }
 
+    fn polled(&mut self, polled: Result<()>) {
+        self.polls += 1;
+        if let Err(error) = polled {
+            self.failures.push(format!("{error:#}"));
+        }
+    }
+
     /// A frame's flow was in an answer, which had come by `after`.
     fn look(&mut self, port: u16, sighting: Sighting, after: UtcNs) {
         let entry = self.frames.entry(port).or_insert(sighting);
@@ -122,13 +129,7 @@ fn watch(url: String, port: u16, ahead_ns: i64, seen: &Mutex<Seen>, stop: &Atomi
         let expression = format!("port.dst == {port}");
         while !stop.load(Ordering::Relaxed) {
             let polled = poll(&mut client, &expression, ahead_ns, seen).await;
-            {
-                let mut seen = lock(seen);
-                seen.polls += 1;
-                if let Err(error) = polled {
-                    seen.failures.push(format!("{error:#}"));
-                }
-            }
+            lock(seen).polled(polled);
             tokio::time::sleep(POLL_PAUSE).await;
         }
         Ok(())
