@@ -57,6 +57,11 @@ fn judge(outcome: &Outcome, doubt: Doubt) -> Result<()> {
     let verdict = outcome.verdict(0);
     let violations = verdict.violations(doubt.pending_share);
     ensure!(violations.is_empty(), "{}", violations.join("\n"));
+    // What is captured is visible or a counted loss: when this machine leaves the guest without time for a second, the
+    // XDP program gives the first frames after it to the guest's own stack, and counts them.
+    let (missing, drops) = (verdict.missing.len() as u64, outcome.drops);
+    ensure!(missing == drops, "{missing} frames never seen ({:?}), {drops} counted as lost", verdict.missing);
+    ensure!(drops * 50 <= verdict.sent as u64, "{drops} of {} frames lost", verdict.sent);
     let visible = quantile_ms(&verdict.visible_ns, 0.5);
     ensure!(visible <= doubt.visible_ms, "half of the frames were visible only after {visible:.0} ms");
     for wrong_by in [-doubt.wrong_by_ns, doubt.wrong_by_ns] {

@@ -1,5 +1,6 @@
 //! A guest with an agent, and the collector on this host to which it dials out.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -107,16 +108,20 @@ impl Scene {
         Ok(of_it.map(str::to_owned).find(|mode| !mode.is_empty()))
     }
 
-    /// What `gnomon live` shows as lost, interface by interface; empty when nothing was.
-    pub fn drops(&self) -> Result<Vec<String>> {
+    /// What `gnomon live` shows as lost, by reason, over all interfaces; empty when nothing was.
+    pub fn drops(&self) -> Result<BTreeMap<String, u64>> {
         let (_, stdout, _) = self.collector.gnomon(&["live", "--times", "1"])?;
         let text = String::from_utf8(stdout)?;
-        Ok(text
-            .lines()
-            .skip(1)
-            .filter(|line| !line.trim_end().ends_with("none"))
-            .map(str::to_owned)
-            .collect())
+        let mut lines = text.lines();
+        let column = lines.next().and_then(|head| head.find("DROPS")).context("no column of drops")?;
+        let mut drops = BTreeMap::new();
+        for words in lines.filter_map(|line| line.get(column..)) {
+            for (reason, count) in words.split(", ").filter_map(|word| word.trim().rsplit_once(' ')) {
+                *drops.entry(reason.to_owned()).or_default() +=
+                    count.parse::<u64>().context(words.to_owned())?;
+            }
+        }
+        Ok(drops)
     }
 }
 

@@ -130,20 +130,26 @@ impl TimeRun {
         let TimeRun { watcher, mut scene, ahead_ns, sent, online, ntp } = self;
         for _ in 0..SETTLE.as_secs() {
             std::thread::sleep(Duration::from_secs(1));
-            if Verdict::of(&sent, &watcher.seen(), ahead_ns, online).violations(0.0).is_empty() {
+            let verdict = Verdict::of(&sent, &watcher.seen(), ahead_ns, online);
+            if verdict.missing.is_empty() && verdict.violations(0.0).is_empty() {
                 break;
             }
         }
         // Once more, so that late evidence is in.
         std::thread::sleep(Duration::from_secs(2));
         let seen = watcher.finish()?;
-        ensure!(seen.failures.is_empty(), "polls failed: {:?}", seen.failures);
+        if let Some(failure) = seen.failures.first() {
+            let said =
+                scene.collector.process().map_or_else(|_| scene.machine.log("collector"), |host| host.said());
+            bail!("{} polls failed, first: {failure}; the collector said:\n{said}", seen.failures.len());
+        }
         println!("{name}: {}", Verdict::of(&sent, &seen, ahead_ns, online));
         println!("{} polls, {} answers by the NTP server", seen.polls, ntp.answered());
         let mut questions = vec![vec!["clock"], vec!["live", "--times", "1"], vec!["status"]];
         let all = format!("port.dst == {PORT}");
         questions.push(vec!["count", &all]);
         questions.push(vec!["count", &all, "--by-ingest-time"]);
+        let drops = scene.drops()?.values().sum();
         for question in questions {
             let (_, said, _) = scene.collector.gnomon(&question)?;
             println!("gnomon {}:\n{}", question.join(" "), String::from_utf8_lossy(&said));
@@ -151,7 +157,7 @@ impl TimeRun {
         println!("agent:\n{}", scene.machine.log("agent"));
         println!("chronyd:\n{}", scene.machine.log("chronyd"));
         println!("guest's kernel:\n{}", scene.machine.run(CLOCK_WORDS)?);
-        Ok(Outcome { sent, seen, ahead_ns, online })
+        Ok(Outcome { sent, seen, ahead_ns, online, drops })
     }
 }
 
@@ -162,6 +168,8 @@ pub struct Outcome {
     pub seen: Seen,
     pub ahead_ns: i64,
     pub online: MonoNs,
+    /// Frames that the agent counted as lost.
+    pub drops: u64,
 }
 
 impl Outcome {
