@@ -162,7 +162,7 @@ fn a_corrupt_or_half_written_file_gives_what_is_whole_and_says_where_it_ends() -
     assert_eq!(packets(&output)?, 4);
 
     // A length that cannot be, in the third packet.
-    let mut damaged = whole.clone();
+    let mut damaged = whole;
     let third = 24 + 2 * (16 + 42);
     damaged[third + 8..third + 12].copy_from_slice(&0x7fff_ffffu32.to_le_bytes());
     let output = flows(&damaged)?;
