@@ -30,7 +30,7 @@ pub struct Arguments {
     pub(crate) command: Command,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct Connection {
     /// The collector's gRPC address.
     #[arg(

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use tonic::Code;
 
+use crate::arguments::Connection;
+
 /// What a command that worked has to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -57,13 +59,27 @@ fn pointed_at(message: &str, expression: &str) -> Option<String> {
     fits.then(|| format!("  {shown}\n  {:>column$}", '^'))
 }
 
+/// What to look at when a connection broke without a word: with TLS 1.3 a client hears of its rejected certificate only
+/// after it has asked.
+fn hint(code: Code, connection: &Connection) -> Option<&'static str> {
+    let broke = matches!(code, Code::Cancelled | Code::Unknown | Code::Unavailable);
+    (broke && connection.server.starts_with("https://")).then_some(if connection.cert.is_some() {
+        "is your certificate (--cert, --key) one of the collector's authority?"
+    } else {
+        "the collector may ask for a certificate of its authority: --cert and --key"
+    })
+}
+
 /// Say what went wrong on stderr and choose the exit code.
-pub(crate) fn report(error: &anyhow::Error, expression: &str) -> ExitCode {
-    // The reader of our output went away (`gnomon tail | head`): nothing is wrong.
-    if error
-        .chain()
-        .any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
-    {
+pub(crate) fn report(error: &anyhow::Error, expression: &str, connection: &Connection) -> ExitCode {
+    // The reader of our output went away (`gnomon tail | head`): nothing is wrong. A connection that broke is another
+    // matter, and has the same error inside.
+    let remote =
+        |e: &(dyn std::error::Error + 'static)| e.is::<tonic::Status>() || e.is::<tonic::transport::Error>();
+    let broken = |e: &(dyn std::error::Error + 'static)| {
+        e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    };
+    if !error.chain().any(remote) && error.chain().any(broken) {
         return ExitCode::SUCCESS;
     }
     if let Some(status) = error.chain().find_map(|e| e.downcast_ref::<tonic::Status>()) {
@@ -72,6 +88,9 @@ pub(crate) fn report(error: &anyhow::Error, expression: &str) -> ExitCode {
         eprintln!("error: {}", lines.join("\n"));
         if let Some(pointed) = pointed_at(told, expression) {
             eprintln!("{pointed}");
+        }
+        if let Some(hint) = hint(status.code(), connection) {
+            eprintln!("  hint: {hint}");
         }
         return match status.code() {
             Code::InvalidArgument => ExitCode::from(USAGE),

@@ -14,8 +14,9 @@ use arguments::Arguments;
 /// Run one command and say how it ended: see `gnomon --help`, "Exit codes".
 pub async fn run(arguments: Arguments) -> ExitCode {
     let expression = arguments.command.expression().unwrap_or_default().to_owned();
+    let connection = arguments.connection.clone();
     match command::run(arguments).await {
         Ok(outcome) => outcome.into(),
-        Err(error) => exit::report(&error, &expression),
+        Err(error) => exit::report(&error, &expression, &connection),
     }
 }

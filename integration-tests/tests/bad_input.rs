@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use gnomon_integration_tests::capture_file::pcap_file;
 use gnomon_integration_tests::fleet::{Agent, Collector, built_binaries, eventually, free_address};
 use gnomon_integration_tests::forward::Forward;
 use gnomon_integration_tests::netns::{Netns, unavailable};
@@ -117,24 +118,6 @@ fn said_by_curl(output: &Output) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// A classic pcap file of `packets` empty UDP datagrams.
-fn pcap_file(packets: u32) -> Vec<u8> {
-    let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0];
-    frame.extend([0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
-    frame.extend([0x30, 0x39, 0, 53, 0, 8, 0, 0]);
-    let mut file = Vec::new();
-    for word in [0xa1b2_c3d4u32, 0x0004_0002, 0, 0, 65_535, 1] {
-        file.extend(word.to_le_bytes());
-    }
-    for n in 0..packets {
-        for word in [1_700_000_000 + n, 0, frame.len() as u32, frame.len() as u32] {
-            file.extend(word.to_le_bytes());
-        }
-        file.extend(&frame);
-    }
-    file
-}
-
 #[test]
 fn a_corrupt_or_half_written_file_gives_what_is_whole_and_says_where_it_ends() -> Result<()> {
     let program = built_binaries()?.join("gnomon-agent");
@@ -162,7 +145,7 @@ fn a_corrupt_or_half_written_file_gives_what_is_whole_and_says_where_it_ends() -
     assert_eq!(packets(&output)?, 4);
 
     // A length that cannot be, in the third packet.
-    let mut damaged = whole.clone();
+    let mut damaged = whole;
     let third = 24 + 2 * (16 + 42);
     damaged[third + 8..third + 12].copy_from_slice(&0x7fff_ffffu32.to_le_bytes());
     let output = flows(&damaged)?;

@@ -15,8 +15,9 @@ pub fn prefetch<T>(value: &T) {
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         let first = std::ptr::from_ref(value).cast::<i8>();
-        for at in (0..size_of::<T>().max(1)).step_by(LINE_BYTES) {
-            let line = first.wrapping_add(at);
+        let into_line = first.addr() % LINE_BYTES;
+        for at in (0..into_line + size_of::<T>()).step_by(LINE_BYTES) {
+            let line = first.wrapping_sub(into_line).wrapping_add(at);
             // SAFETY: a prefetch reads nothing and faults nowhere, whatever the address.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
         }

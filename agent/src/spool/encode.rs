@@ -22,9 +22,16 @@ pub(super) struct Payload {
 /// zstd's level for blocks in a hurry: it finds little, and what it finds not costs next to nothing.
 const HURRY_LEVEL: i32 = -50;
 
+/// What compresses to more than 19/20 is called dull: ciphers and what is compressed already.
+const DULL_SHARE: (usize, usize) = (19, 20);
+/// After a dull block so many are taken for dull too before one is tried again.
+const DULL_BLOCKS: u8 = 15;
+
 pub(super) struct Encoder {
     zstd: zstd::bulk::Compressor<'static>,
     hurried: zstd::bulk::Compressor<'static>,
+    /// Blocks of packets still to be taken for dull.
+    dull: u8,
     plain: Vec<u8>,
 }
 
@@ -34,6 +41,7 @@ impl Encoder {
         Ok(Encoder {
             zstd: zstd::bulk::Compressor::new(level)?,
             hurried: zstd::bulk::Compressor::new(level.min(HURRY_LEVEL))?,
+            dull: 0,
             plain: Vec::new(),
         })
     }
@@ -76,8 +84,21 @@ impl Encoder {
         Ok(())
     }
 
+    /// zstd's own level is spent where it finds something and where there is time.
+    fn compress(&mut self, block: &PacketBlock) -> io::Result<Vec<u8>> {
+        if block.hurry || self.dull > 0 {
+            self.dull = self.dull.saturating_sub(1);
+            return self.hurried.compress(&block.bytes);
+        }
+        let compressed = self.zstd.compress(&block.bytes)?;
+        if compressed.len() * DULL_SHARE.1 > block.bytes.len() * DULL_SHARE.0 {
+            self.dull = DULL_BLOCKS;
+        }
+        Ok(compressed)
+    }
+
     fn packets(&mut self, interface: &str, block: &PacketBlock) -> io::Result<Payload> {
-        let zstd = if block.hurry { &mut self.hurried } else { &mut self.zstd };
+        let compressed = self.compress(block)?;
         let slices = v1::SliceBlock {
             interface: interface.to_owned(),
             packets: block.packets,
@@ -85,7 +106,7 @@ impl Encoder {
             last_raw_ns: block.last.0,
             block_bytes: u32::try_from(block.bytes.len()).map_err(io::Error::other)?,
             flows: block.flows.iter().map(|flow| flow.0).collect(),
-            block: zstd.compress(&block.bytes)?.into(),
+            block: compressed.into(),
         };
         let bytes = slices.encode_to_vec();
         if bytes.len() > PAYLOAD_BYTES_MAX {
@@ -105,5 +126,43 @@ pub(super) fn items(body: &Exported) -> (Lane, u32) {
     match body {
         Exported::Flows(records) => (Lane::Flows, count(records)),
         Exported::Packets(block) => (Lane::Slices, block.packets),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(bytes: Vec<u8>) -> PacketBlock {
+        PacketBlock { bytes, ..PacketBlock::default() }
+    }
+
+    /// Bytes in which zstd finds nothing.
+    fn noise() -> Vec<u8> {
+        let mut word = 1u64;
+        std::iter::repeat_with(|| {
+            word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (word >> 56) as u8
+        })
+        .take(100_000)
+        .collect()
+    }
+
+    #[test]
+    fn level_is_spent_where_it_finds_something_and_where_there_is_time() {
+        let mut encoder = Encoder::new(3).unwrap();
+        let text = block(b"GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n 0123456789".repeat(1000));
+        let well = encoder.compress(&text).unwrap();
+        let hurried = encoder.compress(&PacketBlock { hurry: true, ..block(text.bytes.clone()) }).unwrap();
+        assert!(well.len() <= hurried.len(), "{} and {} bytes", well.len(), hurried.len());
+        // Noise is noticed, and what compresses is again once one was tried.
+        encoder.compress(&block(noise())).unwrap();
+        assert_eq!(encoder.dull, DULL_BLOCKS);
+        for _ in 0..DULL_BLOCKS {
+            let packed = encoder.compress(&text).unwrap();
+            assert_eq!(zstd::bulk::decompress(&packed, text.bytes.len()).unwrap(), text.bytes);
+        }
+        assert_eq!(encoder.compress(&text).unwrap(), well);
+        assert_eq!(encoder.dull, 0);
     }
 }

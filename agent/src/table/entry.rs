@@ -94,9 +94,7 @@ pub struct FlowSlice {
     pub(crate) segment_bytes: u64,
 }
 
-/// On cache lines of its own: a packet of a flow that is in no cache waits for all of them, once.
 #[derive(Debug)]
-#[repr(align(64))]
 pub(super) struct Entry {
     pub(super) key: TableKey,
     pub(super) id: FlowId,

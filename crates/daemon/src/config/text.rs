@@ -11,7 +11,11 @@ use super::schema::Node;
 pub(super) fn parse(node: &Node, text: &str) -> Result<Value, String> {
     let expected = || node.expected();
     match node {
-        Node::Text | Node::Choice(_) | Node::Duration | Node::Size => Ok(Value::String(text.to_owned())),
+        // Quoted as in a file, or bare.
+        Node::Text | Node::Choice(_) | Node::Duration | Node::Size => {
+            let quoted = text.starts_with('"').then(|| toml_value(text)).flatten();
+            Ok(quoted.unwrap_or_else(|| Value::String(text.to_owned())))
+        }
         Node::Bool => text.trim().parse().map(Value::Boolean).map_err(|_| expected()),
         Node::Integer { .. } => {
             let digits = text.trim().replace('_', "");
@@ -61,6 +65,8 @@ mod tests {
         let integer = Node::Integer { min: None, max: None };
         assert_eq!(parse(&integer, "4_096"), Ok(Value::Integer(4096)));
         assert_eq!(parse(&Node::Text, "4096"), Ok(Value::String("4096".into())));
+        assert_eq!(parse(&Node::Text, r#""a \"b\"""#), Ok(Value::String(r#"a "b""#.into())));
+        assert_eq!(parse(&Node::Text, r#""half"#), Ok(Value::String(r#""half"#.into())));
         assert_eq!(parse(&Node::Bool, "true"), Ok(Value::Boolean(true)));
         assert!(parse(&Node::Bool, "yes").is_err());
         let both = Value::Array(vec!["eth0".into(), "eth1".into()]);
