@@ -23,7 +23,7 @@ const GIVE_UP: Duration = Duration::from_secs(5);
 /// No more probes of a condition after this: one that is never found takes long.
 const CONDITION_MAX: Duration = Duration::from_secs(75);
 /// Frames a second on the same interface while under load.
-const LOAD: u64 = 100_000;
+const LOADS: [u64; 2] = [10_000, 100_000];
 const OLD_FLOW_PORT: u16 = 40_000;
 const NEW_FLOW_PORTS: u16 = 41_000;
 /// How far back is searched: a quiet flow's earlier packets are in it too.
@@ -268,21 +268,24 @@ pub(crate) fn measure(bin_dir: &Path, report: &mut Report) -> Result<()> {
     let scene = Scene::build(bin_dir)?;
     let mut old_packets = 0;
     let mut series = scene.probe("idle", NEW_FLOW_PORTS, &mut old_packets)?;
-    eprintln!("==> visibility, {LOAD} frames/s beside");
-    // Killed when the probes are done.
-    let seconds = (CONDITION_MAX + 4 * GIVE_UP).as_secs_f64();
-    let mut flood =
-        scene.wire.flood_command(Frames::Imix, LOAD, seconds).spawn().context("start the generator")?;
-    // Ten thousand new flows at once are another matter than the load.
-    std::thread::sleep(Duration::from_secs(2));
-    let loaded = scene.probe("load", NEW_FLOW_PORTS + 1_000, &mut old_packets);
-    ensure!(flood.try_wait()?.is_none(), "the generator ended before the probes");
-    flood.kill()?;
-    flood.wait()?;
-    series.extend(loaded?);
+    for (nth, load) in (1..).zip(LOADS) {
+        eprintln!("==> visibility, {load} frames/s beside");
+        // Killed when the probes are done.
+        let seconds = (CONDITION_MAX + 4 * GIVE_UP).as_secs_f64();
+        let mut flood =
+            scene.wire.flood_command(Frames::Imix, load, seconds).spawn().context("start the generator")?;
+        // Ten thousand new flows at once are another matter than the load.
+        std::thread::sleep(Duration::from_secs(3));
+        let condition = format!("{} k/s", load / 1_000);
+        let loaded = scene.probe(&condition, NEW_FLOW_PORTS + nth * 1_000, &mut old_packets);
+        ensure!(flood.try_wait()?.is_none(), "the generator ended before the probes");
+        flood.kill()?;
+        flood.wait()?;
+        series.extend(loaded?);
+    }
 
     let title = format!(
-        "Visibility, ms from sending; up to {} probes a line, {} ms apart; load: {LOAD} frames/s of IMIX on the same interface",
+        "Visibility, ms from sending; up to {} probes a line, {} ms apart; beside so many frames/s of IMIX over 10,000 flows on the same interface",
         PROBES / 2,
         SPACING.as_millis()
     );
