@@ -23,6 +23,19 @@ struct Seen {
     outgoing: bool,
 }
 
+impl From<Frame<'_>> for Seen {
+    fn from(frame: Frame<'_>) -> Seen {
+        Seen {
+            ns: frame.stamp.raw.0,
+            err_ns: frame.stamp.err_ns,
+            link: frame.link,
+            original_len: frame.original_len,
+            data: frame.data.to_vec(),
+            outgoing: frame.outgoing,
+        }
+    }
+}
+
 fn read_all(file: &mut PcapFile) -> (Vec<Seen>, Result<(), FileError>) {
     let mut seen = Vec::new();
     loop {
@@ -30,14 +43,7 @@ fn read_all(file: &mut PcapFile) -> (Vec<Seen>, Result<(), FileError>) {
         let drained = file.drain(
             7,
             each(|frame| {
-                seen.push(Seen {
-                    ns: frame.stamp.raw.0,
-                    err_ns: frame.stamp.err_ns,
-                    link: frame.link,
-                    original_len: frame.original_len,
-                    data: frame.data.to_vec(),
-                    outgoing: frame.outgoing,
-                });
+                seen.push(Seen::from(frame));
             }),
         );
         match drained {
@@ -641,14 +647,7 @@ fn read_damaged(bytes: &[u8]) -> Vec<Seen> {
             3,
             each(|frame| {
                 assert!(frame.original_len as usize >= frame.data.len());
-                seen.push(Seen {
-                    ns: frame.stamp.raw.0,
-                    err_ns: frame.stamp.err_ns,
-                    link: frame.link,
-                    original_len: frame.original_len,
-                    data: frame.data.to_vec(),
-                    outgoing: frame.outgoing,
-                });
+                seen.push(Seen::from(frame));
             }),
         );
         if !matches!(drained, Ok(1..)) {
