@@ -27,6 +27,15 @@ pub fn unavailable() -> Option<String> {
     }
 }
 
+/// Says why this test is skipped, where namespaces cannot be used; the test script counts it.
+pub fn skip() -> bool {
+    let why = unavailable();
+    if let Some(why) = &why {
+        eprintln!("SKIPPED: {why}");
+    }
+    why.is_some()
+}
+
 impl Netns {
     /// Make a namespace. The name says which process made it, so that what a killed one left behind can be told.
     pub fn new(label: &str) -> Result<Netns> {

@@ -9,16 +9,8 @@ use anyhow::{Context, Result, ensure};
 use gnomon_integration_tests::capture_file::pcap_file;
 use gnomon_integration_tests::fleet::{Agent, Collector, built_binaries, eventually, free_address};
 use gnomon_integration_tests::forward::Forward;
-use gnomon_integration_tests::netns::{Netns, unavailable};
+use gnomon_integration_tests::netns::{Netns, skip};
 use gnomon_integration_tests::traffic;
-
-fn skip() -> bool {
-    if let Some(why) = unavailable() {
-        eprintln!("SKIPPED: {why}");
-        return true;
-    }
-    false
-}
 
 /// Runs a program that is expected to end by itself: within 20 s, by coreutils' timeout.
 fn ended(program: &Path, arguments: &[&str]) -> Result<Output> {

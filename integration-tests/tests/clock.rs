@@ -8,19 +8,11 @@ use anyhow::{Context, Result};
 use gnomon_clock::{Clock, KernelClock};
 use gnomon_integration_tests::fleet::{Agent, Collector, built_binaries, eventually};
 use gnomon_integration_tests::forward::Forward;
-use gnomon_integration_tests::netns::{Netns, unavailable};
+use gnomon_integration_tests::netns::{Netns, skip};
 use gnomon_integration_tests::traffic;
 use serde_json::Value;
 
 const SECOND_NS: i64 = 1_000_000_000;
-
-fn skip() -> bool {
-    if let Some(why) = unavailable() {
-        eprintln!("SKIPPED: {why}");
-        return true;
-    }
-    false
-}
 
 fn now_unix_ns() -> i64 {
     KernelClock.bracket().realtime.unix_ns()

@@ -8,7 +8,7 @@ use anyhow::Result;
 use gnomon_integration_tests::fleet::{Agent, Collector, built_binaries, eventually};
 use gnomon_integration_tests::forward::Forward;
 use gnomon_integration_tests::hub::Hub;
-use gnomon_integration_tests::netns::{Netns, unavailable};
+use gnomon_integration_tests::netns::{Netns, skip};
 use gnomon_integration_tests::traffic;
 
 struct Scene {
@@ -57,14 +57,6 @@ impl Scene {
             eventually("packets in flow records", 20, || Ok(self.collector.count("")?.1), |n| *n >= sent);
         Ok(counted.unwrap_or_else(|_| self.collector.count("").map_or(0, |c| c.1)))
     }
-}
-
-fn skip() -> bool {
-    if let Some(why) = unavailable() {
-        eprintln!("SKIPPED: {why}");
-        return true;
-    }
-    false
 }
 
 /// `count` datagrams of each size, none answered.

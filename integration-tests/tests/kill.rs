@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use gnomon_clock::{Clock, KernelClock};
 use gnomon_integration_tests::fleet::{Agent, Collector, built_binaries, eventually};
 use gnomon_integration_tests::forward::Forward;
-use gnomon_integration_tests::netns::unavailable;
+use gnomon_integration_tests::netns::skip;
 use gnomon_integration_tests::traffic;
 
 /// About half a second each; GNOMON_KILLS=500 for a long run.
@@ -70,8 +70,7 @@ fn some_ms(clock: &KernelClock) -> u64 {
 }
 
 fn under_load(what_to_kill: &str) -> Result<()> {
-    if let Some(why) = unavailable() {
-        eprintln!("SKIPPED: {why}");
+    if skip() {
         return Ok(());
     }
     let bin_dir = built_binaries()?;

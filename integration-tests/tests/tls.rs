@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use gnomon_integration_tests::fleet::{Agent, Collector, built_binaries, eventually};
 use gnomon_integration_tests::forward::Forward;
-use gnomon_integration_tests::netns::unavailable;
+use gnomon_integration_tests::netns::skip;
 use gnomon_integration_tests::traffic;
 
 fn settings(dir: &Path, name: &str) -> Vec<String> {
@@ -30,8 +30,7 @@ fn authority(bin_dir: &Path, dir: &Path) -> Result<()> {
 
 #[test]
 fn only_certificates_of_the_authority_may_send_and_search() -> Result<()> {
-    if let Some(why) = unavailable() {
-        eprintln!("SKIPPED: {why}");
+    if skip() {
         return Ok(());
     }
     let bin_dir = built_binaries()?;
