@@ -295,7 +295,7 @@ impl Spool {
     /// Epochs of this boot during which CLOCK_MONOTONIC_RAW ran on without a suspension until now, as far as the spool
     /// knows them: evidence for the time of one holds for all.
     pub fn comparable_epochs(&self, current: &EpochId) -> Vec<EpochId> {
-        let now_ns = suspended_ns(self.shared.clock.as_ref());
+        let now_ns = self.shared.clock.suspended_ns();
         let index = self.shared.index();
         let same = |suspended_ns: u64| suspended_ns.abs_diff(now_ns) <= SUSPENDED_NS_TOLERANCE;
         let epochs = index.epochs.iter().enumerate().filter(|(number, epoch)| {
@@ -319,14 +319,8 @@ impl Spool {
     }
 }
 
-/// The two clocks behind [`suspended_ns`] are read one after the other.
+/// The two clocks behind [`Clock::suspended_ns`] are read one after the other.
 const SUSPENDED_NS_TOLERANCE: u64 = 1_000_000;
-
-/// How long the machine was suspended since it was booted.
-fn suspended_ns(clock: &dyn Clock) -> u64 {
-    let monotonic = clock.monotonic();
-    clock.boottime().since(monotonic)
-}
 
 /// How long an append waits before it looks again, under [`WhenFull::Wait`].
 const ROOM_WAIT: Duration = Duration::from_millis(100);

@@ -104,11 +104,6 @@ fn own_epoch(clock: &dyn Clock) -> EpochId {
     gnomon_clock::open_epoch([0; 16], clock).unwrap_or(EpochId { opened: clock.raw(), ..EpochId::default() })
 }
 
-fn asleep_ns(clock: &dyn Clock) -> u64 {
-    let monotonic = clock.monotonic();
-    clock.boottime().since(monotonic)
-}
-
 fn new_name() -> u64 {
     use std::hash::BuildHasher;
     // Random by the standard library's own seed; 0 is the name of none.
@@ -199,7 +194,7 @@ impl Timekeeper {
         let runs_on = saved.boot_id == state.boot_id
             && saved.boot_id != [0; 16]
             && saved.raw <= raw
-            && asleep_ns(clock).abs_diff(saved.asleep_ns) < 1_000_000;
+            && clock.suspended_ns().abs_diff(saved.asleep_ns) < 1_000_000;
         if runs_on {
             state.timeline = saved.timeline;
             state.own.resume(saved.raw, saved.utc);
@@ -226,7 +221,7 @@ impl Timekeeper {
             timeline: state.timeline,
             relative: state.relative,
             boot_id: state.boot_id,
-            asleep_ns: asleep_ns(clock),
+            asleep_ns: clock.suspended_ns(),
             raw,
             utc: state.own.at(raw).utc,
             err_ns: state.own.at(raw).err_ns,

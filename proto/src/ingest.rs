@@ -30,6 +30,13 @@ impl From<ClockState> for v1::ClockState {
     }
 }
 
+impl v1::ClockState {
+    /// As people and JSON have it: `synced`.
+    pub fn word(self) -> String {
+        self.as_str_name().trim_start_matches("CLOCK_STATE_").to_ascii_lowercase()
+    }
+}
+
 impl From<&Fix> for v1::Fix {
     fn from(fix: &Fix) -> v1::Fix {
         v1::Fix {

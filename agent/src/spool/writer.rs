@@ -16,7 +16,7 @@ use super::segment::{
     ENTRY_HEADER_BYTES, EntryHeader, FILE_HEADER_BYTES, FileHeader, Lane, PAYLOAD_BYTES_MAX, SEAL_BYTES,
     SegmentFile, Totals,
 };
-use super::{ROOM_WAIT, Shared, suspended_ns};
+use super::{ROOM_WAIT, Shared};
 use crate::export::Export;
 
 /// Tries for one entry, each after something was done about the last failure.
@@ -109,7 +109,7 @@ impl Appender {
         let mut index = self.shared.index();
         let epoch = index
             .epoch_index(id)
-            .unwrap_or_else(|| index.add_epoch(*id, suspended_ns(self.shared.clock.as_ref()), 0));
+            .unwrap_or_else(|| index.add_epoch(*id, self.shared.clock.suspended_ns(), 0));
         index.epochs[epoch].last_seq += 1;
         (epoch, index.epochs[epoch].last_seq)
     }

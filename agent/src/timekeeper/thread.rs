@@ -7,16 +7,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gnomon_clock::{
-    ChronyClient, ChronyWord, Clock, ClockState, DisruptionWatch, EpochId, Markers, MonoNs, NtpDaemon,
-    Sampled, Sampler, StepEvent, StepStop, StepWatch, timesyncd_runs,
+    ChronyWord, Chronyd, Clock, ClockState, DisruptionWatch, EpochId, Markers, MonoNs, Sampled, Sampler,
+    StepEvent, StepStop, StepWatch, timesyncd_runs,
 };
 
 use super::{ClockView, Timekeeper};
 
-/// chronyd answers in under a millisecond; a stopped one must not keep steps from being seen.
-const CHRONY_TIMEOUT: Duration = Duration::from_millis(50);
-/// Between looks for a chronyd where there was none.
-const CHRONY_AGAIN_NS: u64 = 10_000_000_000;
 /// Between writings of the evidence file.
 const SAVE_EVERY_NS: u64 = 60_000_000_000;
 /// While nothing changes the thread wakes at least this often, and never sleeps shorter than that.
@@ -60,8 +56,7 @@ pub fn start(keeper: Timekeeper, clock: Arc<dyn Clock>, duties: Duties) -> std::
     let mut work = Work {
         sampler: Sampler::new(timesyncd_runs()),
         disruptions: DisruptionWatch::new(clock.as_ref(), Markers::read()),
-        chrony: None,
-        chrony_due: MonoNs(0),
+        chronyd: Chronyd::default(),
         said: None,
         saved: (MonoNs(0), ClockState::Cold),
         keeper,
@@ -78,8 +73,7 @@ struct Work {
     duties: Duties,
     sampler: Sampler,
     disruptions: DisruptionWatch,
-    chrony: Option<ChronyClient>,
-    chrony_due: MonoNs,
+    chronyd: Chronyd,
     said: Option<ClockState>,
     saved: (MonoNs, ClockState),
 }
@@ -110,13 +104,12 @@ impl Work {
         if stepped {
             self.sampler.stepped();
         }
-        self.find_chrony();
-        let daemon = self.chrony.as_mut().map(|client| client as &mut dyn NtpDaemon);
+        let daemon = self.chronyd.daemon(self.clock.monotonic());
         let sampled = self.sampler.sample(self.clock.as_ref(), daemon);
         if let ChronyWord::Failed(error) = &sampled.chrony {
             tracing::debug!(%error, "chronyd does not answer any more");
-            self.chrony = None;
         }
+        self.chronyd.heard(&sampled.chrony);
         let raw = sampled.bracket.raw;
         if stepped || sampled.stepped_by_ns.is_some() {
             self.step(&sampled);
@@ -147,15 +140,6 @@ impl Work {
         self.keeper.disrupted(&disruption, epoch);
         self.sampler = Sampler::new(timesyncd_runs());
         self.save(self.clock.monotonic());
-    }
-
-    fn find_chrony(&mut self) {
-        let now = self.clock.monotonic();
-        if self.chrony.is_some() || now < self.chrony_due {
-            return;
-        }
-        self.chrony = ChronyClient::find(CHRONY_TIMEOUT).ok();
-        self.chrony_due = MonoNs(now.0.saturating_add(CHRONY_AGAIN_NS));
     }
 
     fn step(&self, sampled: &Sampled) {

@@ -59,7 +59,7 @@ fn time(unix_ns: Option<i64>) -> Cell {
 
 fn clock_words(clock: Option<&v1::ClockStatus>, agent: &v1::Agent) -> String {
     let Some(clock) = clock else { return "unknown".to_owned() };
-    let state = clock.state().as_str_name().trim_start_matches("CLOCK_STATE_").to_lowercase();
+    let state = clock.state().word();
     match (agent.clock_offset_ns, agent.clock_err_ns) {
         (Some(offset), Some(err)) => {
             format!("{state} {:+.3} ± {:.3} ms", offset as f64 / 1e6, err as f64 / 1e6)

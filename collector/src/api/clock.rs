@@ -93,7 +93,7 @@ impl Api {
             id: agent.id.clone(),
             name: agent.name.clone(),
             connected: agent.connected,
-            state: if known { state_word(clock.state()) } else { "unknown".to_owned() },
+            state: if known { clock.state().word() } else { "unknown".to_owned() },
             offset_ns: agent.clock_offset_ns,
             err_ns: agent.clock_err_ns,
             source: source_word(clock.source),
@@ -110,11 +110,6 @@ impl Api {
             },
         })
     }
-}
-
-/// A state as people and JSON have it.
-pub(super) fn state_word(state: v1::ClockState) -> String {
-    state.as_str_name().trim_start_matches("CLOCK_STATE_").to_ascii_lowercase()
 }
 
 pub(super) fn source_word(source: i32) -> String {

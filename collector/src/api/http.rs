@@ -222,10 +222,10 @@ fn tail(items: tokio::sync::mpsc::Receiver<TailItem>, events: bool) -> Response 
     };
     let lines = ReceiverStream::new(items).map(line);
     let (body, kind) = if events {
-        let lines = lines.timeout_repeating(tokio::time::interval_at(
-            tokio::time::Instant::now() + KEEP_ALIVE,
-            KEEP_ALIVE,
-        ));
+        let mut quiet = tokio::time::interval(KEEP_ALIVE);
+        // The first is due after a period, not at once.
+        quiet.reset();
+        let lines = lines.timeout_repeating(quiet);
         (
             Body::from_stream(lines.map(|line| line.unwrap_or(Ok(Bytes::from_static(b":\n\n"))))),
             "text/event-stream",

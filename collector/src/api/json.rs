@@ -7,7 +7,7 @@ use gnomon_proto::v1;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::clock::{source_word, state_word};
+use super::clock::source_word;
 use crate::query::{CountAnswer, HistogramAnswer, SearchPage, Sums, TailItem, TopAnswer};
 
 #[derive(Serialize)]
@@ -249,7 +249,7 @@ pub(super) fn clock_answer(answer: &v1::ClockResponse) -> Value {
 
 fn clock(clock: &v1::ClockStatus) -> Value {
     json!({
-        "state": state_word(clock.state()),
+        "state": clock.state().word(),
         "source": source_word(clock.source),
         "realtime": rfc3339(UtcNs::from_tai_ns(clock.realtime_tai_ns)),
         "err_ns": clock.err_ns,

@@ -92,9 +92,7 @@ pub fn differences(
     before: Option<&v1::ClockStatus>,
     now: &v1::ClockStatus,
 ) -> Vec<(EventKind, String, Option<i64>)> {
-    let word = |status: &v1::ClockStatus| {
-        status.state().as_str_name().trim_start_matches("CLOCK_STATE_").to_ascii_lowercase()
-    };
+    let word = |status: &v1::ClockStatus| status.state().word();
     let mut found = Vec::new();
     let unknown = v1::ClockStatus::default();
     let was = before.unwrap_or(&unknown);

@@ -6,15 +6,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gnomon_clock::{
-    AgentVote, Authority, ChronyClient, ChronyWord, DisruptionWatch, Markers, MonoNs, NtpDaemon, Settlement,
-    StepEvent, StepStop, StepWatch, arbitrate,
+    AgentVote, Authority, Chronyd, DisruptionWatch, Markers, MonoNs, Settlement, StepEvent, StepStop,
+    StepWatch, arbitrate,
 };
 
 use super::Timekeeper;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-const CHRONY_TIMEOUT: Duration = Duration::from_millis(50);
-const CHRONY_AGAIN_NS: u64 = 10_000_000_000;
 /// Between looks at the fleet, while this machine's own sources prove nothing.
 const ASK_FLEET_NS: u64 = 5_000_000_000;
 
@@ -46,8 +44,7 @@ pub fn start(keeper: Timekeeper, fleet: AskFleet) -> std::io::Result<Watch> {
     let stop = steps.stopper();
     let mut work = Work {
         disruptions: DisruptionWatch::new(keeper.clock().as_ref(), Markers::read()),
-        chrony: None,
-        chrony_due: MonoNs(0),
+        chronyd: Chronyd::default(),
         asked: MonoNs(0),
         fleet,
         keeper,
@@ -73,8 +70,7 @@ struct Work {
     keeper: Timekeeper,
     fleet: AskFleet,
     disruptions: DisruptionWatch,
-    chrony: Option<ChronyClient>,
-    chrony_due: MonoNs,
+    chronyd: Chronyd,
     asked: MonoNs,
 }
 
@@ -85,15 +81,8 @@ impl Work {
             self.keeper.disrupted(disruption.kind.name());
         }
         let now = clock.monotonic();
-        if self.chrony.is_none() && now >= self.chrony_due {
-            self.chrony = ChronyClient::find(CHRONY_TIMEOUT).ok();
-            self.chrony_due = MonoNs(now.0.saturating_add(CHRONY_AGAIN_NS));
-        }
-        let daemon = self.chrony.as_mut().map(|client| client as &mut dyn NtpDaemon);
-        let refreshed = self.keeper.refresh(daemon, stepped);
-        if matches!(refreshed.sampled.chrony, ChronyWord::Failed(_)) {
-            self.chrony = None;
-        }
+        let refreshed = self.keeper.refresh(self.chronyd.daemon(now), stepped);
+        self.chronyd.heard(&refreshed.sampled.chrony);
         if now.since(self.asked) >= ASK_FLEET_NS {
             self.asked = now;
             self.ask_fleet();

@@ -49,6 +49,11 @@ pub trait Clock: Send + Sync {
     fn monotonic(&self) -> MonoNs;
     /// CLOCK_BOOTTIME: grows over CLOCK_MONOTONIC by the time spent suspended.
     fn boottime(&self) -> MonoNs;
+    /// How long the machine was suspended since it was booted. The two clocks are read one after the other.
+    fn suspended_ns(&self) -> u64 {
+        let monotonic = self.monotonic();
+        self.boottime().since(monotonic)
+    }
     /// CLOCK_REALTIME between two RAW readings.
     fn bracket(&self) -> Bracket;
     /// # Errors

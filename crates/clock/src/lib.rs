@@ -12,6 +12,7 @@
 //! [`CollectorClock`]. [`sim`] is a machine whose truth is known.
 
 mod chrony;
+mod chronyd;
 mod clock;
 mod collector_clock;
 mod disruption;
@@ -29,6 +30,7 @@ mod timeline;
 pub use chrony::{
     ChronyAddress, ChronyClient, ChronyError, ChronyFixRejected, NtpDaemon, Tracking, chrony_fix,
 };
+pub use chronyd::Chronyd;
 pub use clock::{Bracket, Clock, KernelStatus};
 pub use collector_clock::{
     AgeUnusable, AgentVote, CollectorClock, CollectorState, Refreshed, Settlement, UnprovenReason, arbitrate,
