@@ -7,8 +7,7 @@ use clap::ValueEnum;
 use gnomon_flow::escape::terminal_safe;
 use gnomon_flow::field::{FIELDS, by_name};
 use gnomon_flow::json::AsJson;
-use gnomon_flow::timestamp::rfc3339;
-use gnomon_flow::{Field, StoredFlow, Value};
+use gnomon_flow::{Field, StoredFlow};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
@@ -80,7 +79,7 @@ impl<W: Write> Printer<W> {
                         "{:<width$}",
                         value.map_or_else(
                             || "-".to_owned(),
-                            |value| terminal_safe(&text(&value)).into_owned()
+                            |value| terminal_safe(&value.to_string()).into_owned()
                         )
                     )
                 });
@@ -109,20 +108,10 @@ fn columns() -> impl Iterator<Item = &'static Field> {
     FIELDS.iter().filter(|field| !field.any_of)
 }
 
-fn text(value: &Value<'_>) -> String {
-    match value {
-        Value::Ip(ip) => ip.to_string(),
-        Value::Integer(n) => n.to_string(),
-        Value::Text(text) => text.to_string(),
-        Value::Time(time) => rfc3339(*time),
-        Value::Bool(b) => b.to_string(),
-    }
-}
-
 /// Several values are joined by `;`; quoted as RFC 4180 has it.
 fn csv_cell(field: &Field, flow: &StoredFlow) -> String {
     let mut values = Vec::new();
-    field.each(flow, &mut |value| values.push(text(&value)));
+    field.each(flow, &mut |value| values.push(value.to_string()));
     let cell = values.join(";");
     if cell.contains([',', '"', '\n', '\r']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell }
 }

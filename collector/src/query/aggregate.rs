@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap};
 
 use gnomon_clock::UtcNs;
-use gnomon_flow::timestamp::rfc3339;
 use gnomon_flow::{Field, StoredFlow, Value, field};
 
 use super::execute::{Queries, QueryError, TimeRange, joined, limit_or};
@@ -191,7 +190,7 @@ impl Queries {
             let beyond = rows.iter().skip(limit).map(|(_, sums)| sums.flows).sum::<u64>();
             rows.truncate(limit);
             let row = |(key, sums): (Box<[Value<'static>]>, Sums)| TopRow {
-                values: key.iter().map(shown).collect(),
+                values: key.iter().map(Value::to_string).collect(),
                 sums,
             };
             Ok(TopAnswer {
@@ -260,7 +259,7 @@ impl Queries {
             }
             let bucket = |((start, key), sums): ((i64, Vec<Value<'static>>), Sums)| Bucket {
                 start: UtcNs::from_unix_ns(start),
-                group: key.first().map(shown).unwrap_or_default(),
+                group: key.first().map(Value::to_string).unwrap_or_default(),
                 sums,
             };
             Ok(HistogramAnswer {
@@ -295,17 +294,6 @@ fn named(parameter: &'static str, name: &str) -> Result<&'static Field, QueryErr
             format!("unknown field `{cut}`; {}", super::expression::field_hint(name)),
         )
     })
-}
-
-/// A value as searches and JSON write it.
-fn shown(value: &Value<'_>) -> String {
-    match value {
-        Value::Ip(ip) => ip.to_string(),
-        Value::Integer(n) => n.to_string(),
-        Value::Text(text) => text.to_string(),
-        Value::Time(time) => rfc3339(*time),
-        Value::Bool(b) => b.to_string(),
-    }
 }
 
 /// The different values that `flow` has in `field`: both ends of a flow may have one address.

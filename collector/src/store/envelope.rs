@@ -22,6 +22,7 @@ use gnomon_flow::{FlowRecord, TimeState};
 use gnomon_proto::{Message, v1};
 
 use super::epochs::Epoch;
+use crate::clock_gate::Judgement;
 
 const RECORD_VERSION: u8 = 1;
 const RECORD_HEADER_BYTES: usize = 36;
@@ -63,6 +64,12 @@ fn state_of(byte: u8) -> Option<TimeState> {
 }
 
 impl Envelope {
+    /// The same record, judged anew.
+    pub(super) fn judged(self, judged: &Judgement) -> Envelope {
+        let last = judged.last.map(|estimate| estimate.utc);
+        Envelope { state: judged.state, first: judged.first, last, ..self }
+    }
+
     pub(super) fn encode(&self) -> Vec<u8> {
         let record = v1::FlowRecord::from(&self.record);
         let name_len = self.interface.floor_char_boundary(self.interface.len().min(255));

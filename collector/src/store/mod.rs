@@ -259,25 +259,18 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub fn durable(&self, agent: AgentId) -> Result<Vec<(EpochId, u64)>, StoreError> {
-        const RUN: usize = 1024;
         let mut durable = Vec::new();
-        let mut after: Option<Box<[u8]>> = None;
-        loop {
-            let run = self.shared.rocks.prefix(Family::Ledger, &agent.0, after.as_deref(), RUN)?;
-            for (key, value) in &run {
-                let Some((_, hash)) = keys::ledger_of(key) else {
-                    return Err(StoreError::Key { bytes: key.to_vec() });
-                };
-                let [seq] = numbers_of("the ledger", value)?;
-                if let Some(value) = self.shared.rocks.get(Family::Epochs, &keys::epoch(hash))? {
-                    durable.push((envelope::decode_epoch(&value)?.id, seq));
-                }
+        self.shared.rocks.walk(Family::Ledger, &agent.0, |key, value| {
+            let Some((_, hash)) = keys::ledger_of(key) else {
+                return Err(StoreError::Key { bytes: key.to_vec() });
+            };
+            let [seq] = numbers_of("the ledger", value)?;
+            if let Some(value) = self.shared.rocks.get(Family::Epochs, &keys::epoch(hash))? {
+                durable.push((envelope::decode_epoch(&value)?.id, seq));
             }
-            match run.into_iter().last() {
-                Some((key, _)) => after = Some(key),
-                None => return Ok(durable),
-            }
-        }
+            Ok(())
+        })?;
+        Ok(durable)
     }
 
     /// All agents anything is stored of, each once, with the name it had last.
@@ -285,20 +278,13 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub fn agents(&self) -> Result<Vec<(AgentId, String)>, StoreError> {
-        const RUN: usize = 256;
         let mut agents = std::collections::BTreeMap::new();
-        let mut after: Option<Box<[u8]>> = None;
-        loop {
-            let run = self.shared.rocks.prefix(Family::Epochs, &[], after.as_deref(), RUN)?;
-            for (_, value) in &run {
-                let epoch = envelope::decode_epoch(value)?;
-                agents.insert(epoch.agent(), epoch.agent_name);
-            }
-            match run.into_iter().last() {
-                Some((key, _)) => after = Some(key),
-                None => return Ok(agents.into_iter().collect()),
-            }
-        }
+        self.shared.rocks.walk(Family::Epochs, &[], |_, value| {
+            let epoch = envelope::decode_epoch(value)?;
+            agents.insert(epoch.agent(), epoch.agent_name);
+            Ok(())
+        })?;
+        Ok(agents.into_iter().collect())
     }
 
     /// The collector's own time and what it is worth.

@@ -12,6 +12,7 @@ use super::StoreError;
 use super::envelope::{Envelope, IndexEntry};
 use super::epochs::Epoch;
 use super::keys::{self, Family};
+use super::rocks::Pair;
 use super::stage::Stage;
 use super::writer::Writer;
 
@@ -46,19 +47,12 @@ pub(super) struct Job {
 impl Writer {
     /// Take up what a crash or a stop interrupted.
     pub(super) fn load_jobs(&mut self) -> Result<(), StoreError> {
-        let mut after: Option<Box<[u8]>> = None;
-        loop {
-            let run = self.shared.rocks.prefix(Family::Held, &[], after.as_deref(), 4096)?;
-            for (key, _) in &run {
-                if let Some(epoch) = keys::epoch_of(key) {
-                    *self.held.entry(epoch).or_default() += 1;
-                }
+        self.shared.rocks.walk(Family::Held, &[], |key, _| {
+            if let Some(epoch) = keys::epoch_of(key) {
+                *self.held.entry(epoch).or_default() += 1;
             }
-            match run.into_iter().last() {
-                Some((key, _)) => after = Some(key),
-                None => break,
-            }
-        }
+            Ok(())
+        })?;
         for (key, _) in self.shared.rocks.prefix(Family::Meta, keys::META_REKEY, None, usize::MAX)? {
             if let Some(epoch) = keys::epoch_of(&key[keys::META_REKEY.len()..]) {
                 self.queue(epoch, Kind::Indexed);
@@ -136,9 +130,9 @@ impl Writer {
     /// # Errors
     /// What the disk said; the run is tried again by the next call.
     pub fn settle(&mut self) -> Result<bool, StoreError> {
-        let Some(mut job) = self.jobs.front().cloned() else { return Ok(false) };
+        let Some(job) = self.jobs.front().cloned() else { return Ok(false) };
         if job.kind == Kind::Future {
-            return self.settle_future(job);
+            return self.settle_future(&job);
         }
         let family = match job.kind {
             Kind::Held => Family::Held,
@@ -164,22 +158,13 @@ impl Writer {
                 other => other?,
             }
         }
-        let finished = run.len() < RUN;
-        if finished && job.kind == Kind::Indexed {
+        if run.len() < RUN && job.kind == Kind::Indexed {
             stage.batch.delete(Family::Meta, keys::meta_rekey(job.epoch));
         }
-        // Not synced: what is lost is done again.
-        self.publish(stage, false)?;
-        if finished {
-            self.jobs.pop_front();
-        } else if let (Some(front), Some((key, _))) = (self.jobs.front_mut(), run.into_iter().last()) {
-            job.after = Some(key);
-            *front = job;
-        }
-        Ok(!self.jobs.is_empty())
+        self.end_run(stage, run)
     }
 
-    fn settle_future(&mut self, mut job: Job) -> Result<bool, StoreError> {
+    fn settle_future(&mut self, job: &Job) -> Result<bool, StoreError> {
         let mut stage = Stage::new(&self.shared);
         let back_ns = self.shared.longest().min(FUTURE_BACK_NS).saturating_sub(stage.now.err_ns);
         let from = keys::time(stage.now.utc.saturating_add_ns(-i64::try_from(back_ns).unwrap_or(i64::MAX)));
@@ -192,18 +177,22 @@ impl Writer {
             let judged = self.shared.judge(&epoch, &envelope.record, &stage.now)?;
             if judged.state != TimeState::Indexed {
                 let old = self.shared.index_entry(id)?;
-                let last = judged.last.map(|e| e.utc);
-                stage.put(id, old, Envelope { state: judged.state, first: judged.first, last, ..envelope });
+                stage.put(id, old, envelope.judged(&judged));
             }
         }
+        self.end_run(stage, run)
+    }
+
+    /// Makes what a run of the first job found durable; the job goes on behind the run, or ends with one that is not
+    /// full. Whether there is more to do.
+    fn end_run(&mut self, stage: Stage, run: Vec<Pair>) -> Result<bool, StoreError> {
         let finished = run.len() < RUN;
         // Not synced: what is lost is done again.
         self.publish(stage, false)?;
         if finished {
             self.jobs.pop_front();
-        } else if let (Some(front), Some((key, _))) = (self.jobs.front_mut(), run.into_iter().last()) {
+        } else if let (Some(job), Some((key, _))) = (self.jobs.front_mut(), run.into_iter().last()) {
             job.after = Some(key);
-            *front = job;
         }
         Ok(!self.jobs.is_empty())
     }
@@ -221,8 +210,7 @@ impl Writer {
             return Ok(());
         }
         let old = self.shared.index_entry(id)?;
-        let last = judged.last.map(|e| e.utc);
-        stage.put(id, old, Envelope { state: judged.state, first: judged.first, last, ..envelope });
+        stage.put(id, old, envelope.judged(&judged));
         Ok(())
     }
 
@@ -240,8 +228,7 @@ impl Writer {
         }
         let Some(envelope) = self.shared.envelope(id, &entry)? else { return Ok(()) };
         let judged = self.shared.judge(epoch, &envelope.record, &stage.now)?;
-        let last = judged.last.map(|e| e.utc);
-        stage.put(id, Some(entry), Envelope { state: judged.state, first: judged.first, last, ..envelope });
+        stage.put(id, Some(entry), envelope.judged(&judged));
         Ok(())
     }
 }

@@ -161,21 +161,13 @@ impl Writer {
 
     /// Goes on with the timeline of the process before, and knows what is relative to it.
     pub(super) fn load_time(&mut self) -> Result<(), StoreError> {
-        const RUN: usize = 256;
-        let mut after: Option<Box<[u8]>> = None;
-        loop {
-            let run = self.shared.rocks.prefix(Family::Epochs, &[], after.as_deref(), RUN)?;
-            for (_, value) in &run {
-                let epoch = decode_epoch(value)?;
-                if epoch.relative_from.is_some() {
-                    self.relative.insert(EpochHash::of(&epoch.id));
-                }
+        self.shared.rocks.walk(Family::Epochs, &[], |_, value| {
+            let epoch = decode_epoch(value)?;
+            if epoch.relative_from.is_some() {
+                self.relative.insert(EpochHash::of(&epoch.id));
             }
-            match run.into_iter().last() {
-                Some((key, _)) => after = Some(key),
-                None => break,
-            }
-        }
+            Ok(())
+        })?;
         let saved = self.shared.rocks.get(Family::Meta, keys::META_TIMELINE)?;
         let runs_on = match saved.map(|value| decode(&value)).transpose()? {
             Some(saved) => self.shared.gate.keeper().resume(&saved),

@@ -15,6 +15,7 @@ use rocksdb::{
     ReadOptions, WriteBatch, WriteOptions,
 };
 
+use super::StoreError;
 use super::keys::{self, Family};
 
 /// Bytes that the one block cache of the database may take, filters and indexes included.
@@ -186,6 +187,27 @@ impl Rocks {
         let end = prefix_end(prefix);
         let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         self.run(family, prefix, to, after, false, limit)
+    }
+
+    /// Visits every pair whose key begins with `prefix`, in rising order. Read in runs: nothing is held for long.
+    pub(super) fn walk(
+        &self,
+        family: Family,
+        prefix: &[u8],
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        const RUN: usize = 1024;
+        let mut after: Option<Box<[u8]>> = None;
+        loop {
+            let run = self.prefix(family, prefix, after.as_deref(), RUN)?;
+            for (key, value) in &run {
+                visit(key, value)?;
+            }
+            match run.into_iter().last() {
+                Some((key, _)) => after = Some(key),
+                None => return Ok(()),
+            }
+        }
     }
 
     /// Give back the space of deleted keys up to `to`. Takes long.

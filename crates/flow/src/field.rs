@@ -5,6 +5,7 @@
 //! so it may be long.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::net::IpAddr;
 
 use gnomon_clock::UtcNs;
@@ -13,6 +14,7 @@ use crate::attribute::AttributeValue;
 use crate::community::community_id;
 use crate::key::{Addresses, FlowKey};
 use crate::stored::StoredFlow;
+use crate::timestamp::rfc3339;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FieldId(pub u16);
@@ -38,6 +40,19 @@ pub enum Value<'a> {
     Text(Cow<'a, str>),
     Time(UtcNs),
     Bool(bool),
+}
+
+/// As searches and JSON write it.
+impl fmt::Display for Value<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::Ip(ip) => ip.fmt(f),
+            Value::Integer(n) => n.fmt(f),
+            Value::Text(text) => text.fmt(f),
+            Value::Time(time) => rfc3339(*time).fmt(f),
+            Value::Bool(b) => b.fmt(f),
+        }
+    }
 }
 
 /// Called with each value that a record has in a field.
