@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use prost::Message;
 
-const FILES: [&str; 3] = ["gnomon/v1/flow.proto", "gnomon/v1/ingest.proto", "gnomon/v1/query.proto"];
+const FILES: [&str; 4] =
+    ["gnomon/v1/flow.proto", "gnomon/v1/ingest.proto", "gnomon/v1/query.proto", "gnomon/v1/store.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=gnomon");

@@ -32,8 +32,8 @@ impl From<&StoredFlow> for v1::StoredFlow {
     fn from(flow: &StoredFlow) -> v1::StoredFlow {
         v1::StoredFlow {
             record: Some((&flow.record).into()),
-            agent_name: flow.origin.agent_name.clone(),
-            interface: flow.origin.interface.clone(),
+            agent_name: flow.origin.agent_name.to_string(),
+            interface: flow.origin.interface.to_string(),
             epoch: Some((&flow.origin.epoch).into()),
             first: flow.first.as_ref().map(Into::into),
             last: flow.last.as_ref().map(Into::into),
@@ -53,8 +53,8 @@ impl TryFrom<&v1::StoredFlow> for StoredFlow {
             record: FlowRecord::try_from(record)?,
             origin: Origin {
                 agent: AgentId(epoch.agent),
-                agent_name: wire.agent_name.clone(),
-                interface: wire.interface.clone(),
+                agent_name: wire.agent_name.as_str().into(),
+                interface: wire.interface.as_str().into(),
                 epoch,
             },
             first: wire.first.as_ref().map(Into::into),

@@ -62,8 +62,8 @@ fn one_file(path: &Path, config: &Config, printer: &mut Printer<impl Write>) -> 
     digest[..4].copy_from_slice(&checksum);
     let origin = Origin {
         agent: AgentId::default(),
-        agent_name: config.name(),
-        interface: name,
+        agent_name: config.name().into(),
+        interface: name.into(),
         epoch: file_epoch(digest),
     };
     let mut written: io::Result<()> = Ok(());

@@ -45,7 +45,7 @@ fn table_row(flow: &StoredFlow) -> [String; 9] {
     }
     [
         time,
-        flow.origin.agent_name.clone(),
+        flow.origin.agent_name.to_string(),
         field::protocol_name(&record.key).into_owned(),
         end(flow, "ip.src", "port.src", "mac.src"),
         end(flow, "ip.dst", "port.dst", "mac.dst"),

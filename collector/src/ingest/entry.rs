@@ -1,16 +1,11 @@
 //! What an entry has to be before it is stored. Everything here came over the network.
 
-use std::io::Read;
-
 use bytes::Bytes;
 use gnomon_clock::RawNs;
-use gnomon_flow::{FlowId, FlowRecord};
-use gnomon_proto::{Message, WireError, v1};
+use gnomon_flow::FlowId;
+use gnomon_proto::{Message, v1};
 
-use crate::store::{BLOCK_BYTES_MAX, Content, RECORD_NS_MAX, Slices};
-
-/// A batch of records decompresses to at most this.
-const BATCH_BYTES_MAX: usize = 32 << 20;
+use crate::store::{BLOCK_BYTES_MAX, BatchError, Content, RecordBatch, RecordError, Slices};
 
 /// What is wrong with an entry.
 #[derive(Debug, thiserror::Error)]
@@ -19,14 +14,10 @@ pub enum BadEntry {
     Checksum { found: u32, wanted: u32 },
     #[error("its kind {0} is unknown")]
     Kind(i32),
-    #[error("its batch does not decompress within {BATCH_BYTES_MAX} bytes: {0}")]
-    Decompress(std::io::Error),
-    #[error("it is no protobuf: {0}")]
-    Protobuf(String),
-    #[error("record {index}: {error}")]
-    Record { index: usize, error: WireError },
-    #[error("record {index} ends before it begins or spans more than a day")]
-    RecordTime { index: usize },
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    #[error(transparent)]
+    Record(RecordError),
     #[error("its block claims {0} bytes, the limit is {BLOCK_BYTES_MAX}")]
     BlockBytes(u32),
     #[error("its block is no zstd frame of the {0} bytes it claims")]
@@ -67,39 +58,14 @@ pub(super) fn check(entry: &v1::Entry) -> Checked {
     checked.unwrap_or_else(Checked::unreadable)
 }
 
-fn check_flows(payload: &[u8]) -> Result<Checked, BadEntry> {
-    let batch = decompress(payload).map_err(BadEntry::Decompress)?;
-    let batch = v1::FlowBatch::decode(&batch[..]).map_err(|e| BadEntry::Protobuf(e.to_string()))?;
-    let mut records = Vec::with_capacity(batch.records.len());
-    let mut bad = None;
-    let mut records_bad = 0;
-    for (index, wire) in batch.records.iter().enumerate() {
-        let error = match FlowRecord::try_from(wire) {
-            Ok(record) if record.last >= record.first && record.last.since(record.first) <= RECORD_NS_MAX => {
-                records.push(record);
-                continue;
-            }
-            Ok(_) => BadEntry::RecordTime { index },
-            Err(error) => BadEntry::Record { index, error },
-        };
-        records_bad += 1;
-        bad = bad.or(Some(error));
-    }
-    Ok(Checked { content: Content::Flows { interface: batch.interface, records }, bad, records_bad })
-}
-
-fn decompress(payload: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut batch = Vec::new();
-    let limit = BATCH_BYTES_MAX as u64 + 1;
-    zstd::stream::read::Decoder::with_buffer(payload)?.take(limit).read_to_end(&mut batch)?;
-    if batch.len() > BATCH_BYTES_MAX {
-        return Err(std::io::Error::other("it is larger"));
-    }
-    Ok(batch)
+fn check_flows(payload: &Bytes) -> Result<Checked, BadEntry> {
+    let RecordBatch { interface, records, bad, records_bad } = RecordBatch::read(payload)?;
+    let content = Content::Flows { interface: interface.into(), records, payload: payload.clone() };
+    Ok(Checked { content, bad: bad.map(BadEntry::Record), records_bad })
 }
 
 fn check_slices(payload: Bytes) -> Result<Checked, BadEntry> {
-    let block = v1::SliceBlock::decode(payload).map_err(|e| BadEntry::Protobuf(e.to_string()))?;
+    let block = v1::SliceBlock::decode(payload).map_err(|e| BatchError::Protobuf(e.to_string()))?;
     if block.block_bytes as usize > BLOCK_BYTES_MAX {
         return Err(BadEntry::BlockBytes(block.block_bytes));
     }
@@ -137,7 +103,7 @@ fn check_slices(payload: Bytes) -> Result<Checked, BadEntry> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::testing;
+    use crate::store::{RECORD_NS_MAX, testing};
     use proptest::prelude::*;
 
     fn entry(kind: v1::EntryKind, payload: Vec<u8>) -> v1::Entry {
@@ -158,14 +124,14 @@ mod tests {
         let none = v1::FlowRecord::default();
         let checked = check(&entry(v1::EntryKind::Flows, batch(vec![late, good, day, none])));
         assert_eq!(checked.records_bad, 3);
-        assert!(matches!(checked.bad, Some(BadEntry::RecordTime { index: 0 })));
+        assert!(matches!(checked.bad, Some(BadEntry::Record(RecordError::Time { index: 0 }))));
         let Content::Flows { records, .. } = checked.content else { panic!("no flows") };
         assert_eq!(records, [testing::record(1, 1, 5, 9)]);
     }
 
     #[test]
     fn a_bomb_a_wrong_checksum_and_an_unknown_kind_are_named() {
-        let bomb = zstd::bulk::compress(&vec![0; BATCH_BYTES_MAX + 1], 1).unwrap();
+        let bomb = zstd::bulk::compress(&vec![0; (32 << 20) + 1], 1).unwrap();
         let bad = |entry: &v1::Entry| check(entry).bad.map(|e| e.to_string()).unwrap_or_default();
         assert!(bad(&entry(v1::EntryKind::Flows, bomb)).contains("33554432"));
         assert!(bad(&entry(v1::EntryKind::Unspecified, vec![])).contains("kind 0"));

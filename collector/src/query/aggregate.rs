@@ -6,6 +6,9 @@ use gnomon_clock::UtcNs;
 use gnomon_flow::{Field, StoredFlow, Value, field};
 
 use super::execute::{Queries, QueryError, TimeRange, joined, limit_or};
+use super::group::{ByCode, COMBINATIONS_MAX, Groups, Measures, distinct, each_value};
+use crate::store::live::RowSet;
+use crate::store::{Part, Reader, StoreError};
 
 /// Rows of a top unless the caller says otherwise.
 const ROWS_DEFAULT: u32 = 10;
@@ -13,12 +16,6 @@ const ROWS_DEFAULT: u32 = 10;
 const ROWS_MAX: u32 = 10_000;
 /// Fields of a top at most.
 const FIELDS_MAX: usize = 8;
-/// Different rows that are counted at once; beyond them new ones are not begun.
-const KEYS_MAX: usize = 200_000;
-/// Bytes of text that the keys may hold together.
-const KEY_BYTES_MAX: usize = 64 << 20;
-/// Combinations of values that one record counts for.
-const COMBINATIONS_MAX: usize = 256;
 /// Buckets of a histogram over all groups.
 const BUCKETS_MAX: usize = 100_000;
 /// Buckets along time.
@@ -64,10 +61,14 @@ pub struct Sums {
 }
 
 impl Sums {
-    fn add(&mut self, flow: &StoredFlow) {
-        self.flows += 1;
-        self.packets = self.packets.saturating_add(flow.record.packets());
-        self.bytes = self.bytes.saturating_add(flow.record.bytes());
+    pub(super) fn of(flow: &StoredFlow) -> Sums {
+        Sums { flows: 1, packets: flow.record.packets(), bytes: flow.record.bytes() }
+    }
+
+    pub(super) fn merge(&mut self, other: &Sums) {
+        self.flows += other.flows;
+        self.packets = self.packets.saturating_add(other.packets);
+        self.bytes = self.bytes.saturating_add(other.bytes);
     }
 
     fn by(&self, measure: Measure) -> u64 {
@@ -152,12 +153,19 @@ impl Queries {
     pub async fn count(&self, expression: &str, range: TimeRange) -> Result<CountAnswer, QueryError> {
         let selection = self.selection(expression, range)?;
         self.run(move |control| {
-            let mut matches = selection.matches(true, None, control);
+            let (parts, partial) = selection.walk(&control, &|sums: &mut Sums, part| {
+                match part {
+                    Part::Rows(block, rows) => {
+                        let measures = Measures::of(block)?;
+                        rows.iter().for_each(|row| measures.add(row, sums));
+                    }
+                    Part::Flows(flows) => flows.iter().for_each(|flow| sums.merge(&Sums::of(flow))),
+                }
+                Ok(())
+            })?;
             let mut sums = Sums::default();
-            while let Some(flow) = matches.next()? {
-                sums.add(&flow);
-            }
-            Ok(CountAnswer { sums, partial: joined(&matches.partial()) })
+            parts.iter().for_each(|part| sums.merge(part));
+            Ok(CountAnswer { sums, partial: joined(&partial) })
         })
         .await
     }
@@ -176,12 +184,15 @@ impl Queries {
         let fields = top.fields.iter().map(|name| named("fields", name)).collect::<Result<Vec<_>, _>>()?;
         let selection = self.selection(&top.expression, top.range)?;
         self.run(move |control| {
-            let mut matches = selection.matches(true, None, control);
+            let (parts, mut partial) = selection.walk(&control, &|groups: &mut Groups, part| {
+                match part {
+                    Part::Rows(block, rows) => groups.add_rows(&fields, block, rows)?,
+                    Part::Flows(flows) => flows.iter().for_each(|flow| groups.add(&fields, flow)),
+                }
+                Ok(())
+            })?;
             let mut groups = Groups::default();
-            while let Some(flow) = matches.next()? {
-                groups.add(&fields, &flow);
-            }
-            let mut partial = matches.partial();
+            parts.into_iter().for_each(|part| groups.merge(part));
             partial.extend(groups.partial());
             let mut rows: Vec<_> = groups.rows.into_iter().collect();
             rows.sort_unstable_by(|(a_key, a), (b_key, b)| {
@@ -224,42 +235,34 @@ impl Queries {
             let since = if span.since == UtcNs::MIN { status.oldest_flow.unwrap_or(until) } else { span.since };
             let range_ns = until.minus(since).max(1);
             let interval_ns = interval_for(range_ns, wanted_ns)?;
-            let mut matches = selection.matches(false, None, control);
-            let mut buckets: BTreeMap<(i64, Vec<Value<'static>>), Sums> = BTreeMap::new();
-            let (mut left_out, mut scratch) = (0u64, Vec::new());
-            while let Some(flow) = matches.next()? {
-                let at = if span.by_ingest { flow.ingested } else { flow.first.map(|first| first.utc) };
+            let start_of = |at: UtcNs| {
                 // A record that began before the range counts where the range begins.
-                let Some(at) = at.map(|at| at.max(span.since)) else { continue };
-                let unix_ns = at.unix_ns();
-                let start = unix_ns.saturating_sub(unix_ns.rem_euclid(interval_ns));
-                let keys = match group {
-                    None => vec![Vec::new()],
-                    Some(group) => {
-                        distinct(group, &flow, &mut scratch);
-                        scratch.drain(..).take(COMBINATIONS_MAX).map(|value| vec![value]).collect()
-                    }
-                };
-                for key in keys {
-                    let full = buckets.len() >= BUCKETS_MAX;
-                    match buckets.entry((start, key)) {
-                        std::collections::btree_map::Entry::Occupied(mut sums) => sums.get_mut().add(&flow),
-                        std::collections::btree_map::Entry::Vacant(_) if full => left_out += 1,
-                        std::collections::btree_map::Entry::Vacant(place) => {
-                            place.insert(Sums::default()).add(&flow);
-                        }
+                let unix_ns = at.max(span.since).unix_ns();
+                unix_ns.saturating_sub(unix_ns.rem_euclid(interval_ns))
+            };
+            let (parts, mut partial) = selection.walk(&control, &|buckets: &mut Buckets, part| {
+                match part {
+                    Part::Rows(block, rows) => buckets.add_rows(group, block, rows, span.by_ingest, &start_of),
+                    Part::Flows(flows) => {
+                        flows.iter().for_each(|flow| buckets.add(group, flow, span.by_ingest, &start_of));
+                        Ok(())
                     }
                 }
+            })?;
+            let mut all = Buckets::default();
+            for part in parts {
+                all.left_out += part.left_out;
+                part.sums.into_iter().for_each(|(key, sums)| all.add_sums(key, &sums));
             }
-            let mut partial = matches.partial();
+            let Buckets { sums: buckets, left_out } = all;
             if left_out > 0 {
                 partial.push(format!(
                     "more than {BUCKETS_MAX} buckets: {left_out} flows are left out; ask for a longer interval or a field with fewer values"
                 ));
             }
-            let bucket = |((start, key), sums): ((i64, Vec<Value<'static>>), Sums)| Bucket {
+            let bucket = |((start, key), sums): (BucketKey, Sums)| Bucket {
                 start: UtcNs::from_unix_ns(start),
-                group: key.first().map(Value::to_string).unwrap_or_default(),
+                group: key.as_ref().map(Value::to_string).unwrap_or_default(),
                 sums,
             };
             Ok(HistogramAnswer {
@@ -296,77 +299,79 @@ fn named(parameter: &'static str, name: &str) -> Result<&'static Field, QueryErr
     })
 }
 
-/// The different values that `flow` has in `field`: both ends of a flow may have one address.
-fn distinct(field: &Field, flow: &StoredFlow, values: &mut Vec<Value<'static>>) {
-    field.each(flow, &mut |value| values.push(value.into_owned()));
-    if values.len() > 1 {
-        values.sort_unstable();
-        values.dedup();
-    }
+/// Where a bucket begins (POSIX nanoseconds), and the value it is split by.
+type BucketKey = (i64, Option<Value<'static>>);
+
+/// The buckets of a histogram so far.
+#[derive(Debug, Default)]
+struct Buckets {
+    sums: BTreeMap<BucketKey, Sums>,
+    left_out: u64,
 }
 
-/// Sums by combination of values.
-#[derive(Default)]
-struct Groups {
-    rows: HashMap<Box<[Value<'static>]>, Sums>,
-    key_bytes: usize,
-    /// Times a row was not begun because there were too many.
-    uncounted: u64,
-    /// Records that had more combinations than are counted.
-    cut: u64,
-}
-
-impl Groups {
-    fn add(&mut self, fields: &[&'static Field], flow: &StoredFlow) {
-        let mut values: Vec<Vec<Value<'static>>> = Vec::with_capacity(fields.len());
-        for field in fields {
-            let mut of_field = Vec::new();
-            distinct(field, flow, &mut of_field);
-            if of_field.is_empty() {
-                return;
+impl Buckets {
+    fn add_rows(
+        &mut self,
+        group: Option<&'static Field>,
+        block: &Reader,
+        rows: &RowSet,
+        by_ingest: bool,
+        start_of: &dyn Fn(UtcNs) -> i64,
+    ) -> Result<(), StoreError> {
+        let times = if by_ingest { block.all_ingested()? } else { block.firsts()? };
+        let measures = Measures::of(block)?;
+        let mut local: ByCode<i64> = HashMap::default();
+        let mut add = |row: usize, number: u32| {
+            measures.add(row, local.entry((start_of(times[row]), number)).or_default());
+        };
+        let values = match group {
+            None => {
+                rows.iter().for_each(|row| add(row, u32::MAX));
+                Vec::new()
             }
-            values.push(of_field);
+            Some(field) => match each_value(field, block, rows, &mut add)? {
+                Some(values) => values,
+                None => {
+                    for row in rows.iter() {
+                        self.add(group, &block.flow(row)?, by_ingest, start_of);
+                    }
+                    return Ok(());
+                }
+            },
+        };
+        for ((start, number), sums) in local {
+            self.add_sums((start, values.get(number as usize).cloned()), &sums);
         }
-        // The combinations in the order of an odometer.
-        let mut at = vec![0usize; fields.len()];
-        for _ in 0..COMBINATIONS_MAX {
-            let key: Vec<Value<'static>> =
-                at.iter().zip(&values).map(|(i, of_field)| of_field[*i].clone()).collect();
-            self.add_row(key, flow);
-            let Some(turn) = (0..at.len()).rev().find(|i| at[*i] + 1 < values[*i].len()) else { return };
-            at[turn] += 1;
-            at[turn + 1..].fill(0);
-        }
-        self.cut += 1;
+        Ok(())
     }
 
-    fn add_row(&mut self, key: Vec<Value<'static>>, flow: &StoredFlow) {
-        if let Some(sums) = self.rows.get_mut(key.as_slice()) {
-            return sums.add(flow);
-        }
-        let text = |value: &Value<'_>| if let Value::Text(text) = value { text.len() } else { 0 };
-        let bytes: usize = key.iter().map(text).sum();
-        if self.rows.len() >= KEYS_MAX || self.key_bytes + bytes > KEY_BYTES_MAX {
-            self.uncounted += 1;
-            return;
-        }
-        self.key_bytes += bytes;
-        self.rows.entry(key.into_boxed_slice()).or_default().add(flow);
+    fn add(
+        &mut self,
+        group: Option<&'static Field>,
+        flow: &StoredFlow,
+        by_ingest: bool,
+        start_of: &dyn Fn(UtcNs) -> i64,
+    ) {
+        let at = if by_ingest { flow.ingested } else { flow.first.map(|first| first.utc) };
+        let Some(start) = at.map(start_of) else { return };
+        let sums = Sums::of(flow);
+        let Some(field) = group else { return self.add_sums((start, None), &sums) };
+        let mut values = Vec::new();
+        distinct(field, flow, &mut values);
+        values
+            .into_iter()
+            .take(COMBINATIONS_MAX)
+            .for_each(|value| self.add_sums((start, Some(value)), &sums));
     }
 
-    fn partial(&self) -> Vec<String> {
-        let mut reasons = Vec::new();
-        if self.uncounted > 0 {
-            reasons.push(format!(
-                "more than {} different rows: those first seen beyond are left out, the sums of the others are exact",
-                self.rows.len()
-            ));
+    fn add_sums(&mut self, key: BucketKey, sums: &Sums) {
+        if let Some(known) = self.sums.get_mut(&key) {
+            known.merge(sums);
+        } else if self.sums.len() >= BUCKETS_MAX {
+            self.left_out += sums.flows;
+        } else {
+            self.sums.insert(key, *sums);
         }
-        if self.cut > 0 {
-            reasons
-                .push(format!("{} flows have more than {COMBINATIONS_MAX} combinations of values", self.cut));
-        }
-        reasons
     }
 }
 

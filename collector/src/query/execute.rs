@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::expression::{ParseError, parse};
 use super::plan::Plan;
-use crate::store::{Scan, ScanKey, Span, Store, StoreError};
+use crate::store::{Part, ScanKey, Span, Stop, Store, StoreError};
 
 /// What bounds the answering of questions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +156,6 @@ impl Queries {
             deadline_ms: self.limits.deadline_ms,
             clock: Arc::clone(&self.clock),
             cancelled: Arc::clone(&cancel.0),
-            asked: 0,
         };
         let done = tokio::task::spawn_blocking(move || {
             let _permit = permit;
@@ -206,23 +205,37 @@ pub(super) struct Control {
     deadline: MonoNs,
     deadline_ms: u64,
     cancelled: Arc<AtomicBool>,
-    asked: u32,
 }
 
-/// Records between two looks at the clock.
-const CHECK_EVERY: u32 = 64;
-
 impl Control {
-    /// Whether the deadline has passed.
-    ///
+    /// Cheap enough to be asked for every block.
+    pub(super) fn stop(&self) -> Stop {
+        if self.cancelled.load(Ordering::Relaxed) || self.clock.monotonic() >= self.deadline {
+            Stop::Now
+        } else {
+            Stop::GoOn
+        }
+    }
+
     /// # Errors
     /// [`QueryError::Cancelled`] when nobody waits for the answer any more.
-    pub(super) fn expired(&mut self) -> Result<bool, QueryError> {
-        if self.cancelled.load(Ordering::Relaxed) {
-            return Err(QueryError::Cancelled);
+    pub(super) fn check(&self) -> Result<(), QueryError> {
+        if self.cancelled.load(Ordering::Relaxed) { Err(QueryError::Cancelled) } else { Ok(()) }
+    }
+
+    /// Why an answer is not whole, in words.
+    pub(super) fn partial(&self, stopped: bool, damaged: u64) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if stopped {
+            let seconds = self.deadline_ms as f64 / 1000.0;
+            reasons.push(format!(
+                "stopped after {seconds} s, the limit of a query: ask for a shorter time range"
+            ));
         }
-        self.asked = self.asked.wrapping_add(1);
-        Ok(self.asked % CHECK_EVERY == 1 && self.clock.monotonic() >= self.deadline)
+        if damaged > 0 {
+            reasons.push(format!("{damaged} damaged blocks or records could not be read"));
+        }
+        reasons
     }
 }
 
@@ -239,119 +252,103 @@ impl Selection {
     /// At most this many ids are fetched one by one instead of scanning.
     const IDS_MAX: usize = 1024;
 
-    pub(super) fn matches(self, newest_first: bool, after: Option<&ScanKey>, control: Control) -> Matches {
-        let source = match &self.plan.hints().ids {
-            Some(ids) if ids.len() <= Self::IDS_MAX && after.is_none() => {
-                let mut ids = ids.clone();
-                ids.sort_unstable();
-                ids.dedup();
-                Source::Ids(self.fetch(&ids, newest_first).into_iter())
-            }
-            _ => Source::Scan(Box::new(self.store.scan(self.span, newest_first, after))),
-        };
-        Matches { plan: self.plan, source, control, behind: after.cloned(), damaged: 0, expired: false }
+    /// The records that are asked for by their ids; `None` when the question is another.
+    pub(super) fn by_id(&self, newest_first: bool) -> Option<Result<Vec<StoredFlow>, QueryError>> {
+        let ids = self.plan.hints().ids.as_ref().filter(|ids| ids.len() <= Self::IDS_MAX)?;
+        let mut ids = ids.clone();
+        ids.sort_unstable();
+        ids.dedup();
+        Some(self.fetch(&ids, newest_first))
     }
 
-    fn fetch(&self, ids: &[FlowRef], newest_first: bool) -> Vec<Result<StoredFlow, StoreError>> {
-        let mut found: Vec<_> = ids.iter().filter_map(|id| self.store.get(*id).transpose()).collect();
-        found.retain(|flow| flow.as_ref().map_or(true, |flow| self.open || self.spans(flow)));
-        let order = |flow: &Result<StoredFlow, StoreError>| {
-            flow.as_ref().ok().and_then(|flow| flow.first.map(|first| first.utc).or(flow.ingested))
-        };
+    fn fetch(&self, ids: &[FlowRef], newest_first: bool) -> Result<Vec<StoredFlow>, QueryError> {
+        let mut found = Vec::new();
+        for id in ids {
+            let Some(flow) = self.store.get(*id)? else { continue };
+            if (self.open || self.span.has_flow(&flow)) && self.plan.matches(&flow) {
+                found.push(flow);
+            }
+        }
+        let order = |flow: &StoredFlow| flow.first.map(|first| first.utc).or(flow.ingested);
         found.sort_by(|a, b| if newest_first { order(b).cmp(&order(a)) } else { order(a).cmp(&order(b)) });
-        found
+        Ok(found)
     }
 
-    /// Whether the record is inside the span, as a scan would find it.
-    fn spans(&self, flow: &StoredFlow) -> bool {
-        let inside = |first: UtcNs, last: UtcNs| {
-            last >= self.span.since && (first < self.span.until || self.span.until == UtcNs::MAX)
-        };
-        if self.span.by_ingest {
-            return flow.ingested.is_some_and(|at| inside(at, at));
+    /// The records that match, one after the other.
+    pub(super) fn matches(self, newest_first: bool, control: Control) -> Result<Matches, QueryError> {
+        let by_id = self.by_id(newest_first).transpose()?;
+        let finished = by_id.is_some();
+        Ok(Matches {
+            selection: self,
+            newest_first,
+            control,
+            page: by_id.unwrap_or_default().into_iter(),
+            behind: None,
+            finished,
+            damaged: 0,
+            stopped: false,
+        })
+    }
+
+    /// Gives all that match to `each`: see [`Store::walk`].
+    pub(super) fn walk<T: Default + Send>(
+        &self,
+        control: &Control,
+        each: &(dyn Fn(&mut T, Part<'_>) -> Result<(), StoreError> + Sync),
+    ) -> Result<(Vec<T>, Vec<String>), QueryError> {
+        if let Some(flows) = self.by_id(true).transpose()? {
+            let mut part = T::default();
+            each(&mut part, Part::Flows(&flows))?;
+            return Ok((vec![part], Vec::new()));
         }
-        match (flow.time_state, flow.first) {
-            (gnomon_flow::TimeState::Indexed, Some(first)) => {
-                inside(first.utc, flow.last.map_or(first.utc, |last| last.utc))
-            }
-            _ => false,
-        }
+        let walked = self.store.walk(self.span, &self.plan, &|| control.stop(), each)?;
+        control.check()?;
+        Ok((walked.parts, control.partial(walked.stopped, walked.damaged)))
     }
 }
 
-enum Source {
-    Scan(Box<Scan>),
-    Ids(std::vec::IntoIter<Result<StoredFlow, StoreError>>),
-}
-
-/// The records that match, one after the other.
+/// The records that match, page by page.
 pub(super) struct Matches {
-    plan: Plan,
-    source: Source,
+    selection: Selection,
+    newest_first: bool,
     control: Control,
+    page: std::vec::IntoIter<StoredFlow>,
     behind: Option<ScanKey>,
+    finished: bool,
     damaged: u64,
-    expired: bool,
+    stopped: bool,
 }
 
 impl Matches {
     /// The next match; `None` at the end, or when the deadline has passed.
     ///
     /// # Errors
-    /// When the store cannot be read, or nobody waits any more. A damaged record is counted and passed.
+    /// When the store cannot be read, or nobody waits any more. Damaged records are counted and passed.
     pub(super) fn next(&mut self) -> Result<Option<StoredFlow>, QueryError> {
+        const PAGE: usize = 1024;
         loop {
-            if self.control.expired()? {
-                self.expired = true;
+            self.control.check()?;
+            if let Some(flow) = self.page.next() {
+                return Ok(Some(flow));
+            }
+            if self.finished {
                 return Ok(None);
             }
-            let next = match &mut self.source {
-                Source::Scan(scan) => scan.next().map(|next| {
-                    next.map(|(key, flow)| {
-                        self.behind = Some(key);
-                        flow
-                    })
-                }),
-                Source::Ids(ids) => ids.next(),
-            };
-            match next {
-                None => return Ok(None),
-                Some(Ok(flow)) if self.plan.matches(&flow) => return Ok(Some(flow)),
-                Some(Ok(_)) => {}
-                Some(Err(StoreError::Damaged(_) | StoreError::Key { .. } | StoreError::NoEpoch { .. })) => {
-                    self.damaged += 1;
-                }
-                Some(Err(error)) => return Err(error.into()),
-            }
+            let Selection { store, span, plan, .. } = &self.selection;
+            let after = self.behind.as_ref();
+            let page = store.page(*span, self.newest_first, after, plan, PAGE, &|| self.control.stop())?;
+            self.damaged += page.damaged;
+            self.stopped |= page.stopped;
+            self.finished = page.stopped || page.behind.is_none();
+            self.behind = page.behind;
+            let flows: Vec<_> = page.flows.into_iter().map(|(_, flow)| flow).collect();
+            self.page = flows.into_iter();
         }
-    }
-
-    /// The last place looked at; `None` when no page can follow.
-    pub(super) fn place(&self) -> Option<&ScanKey> {
-        match self.source {
-            Source::Scan(_) => self.behind.as_ref(),
-            Source::Ids(_) => None,
-        }
-    }
-
-    /// Whether the deadline ended it.
-    pub(super) fn expired(&self) -> bool {
-        self.expired
     }
 
     /// Why the answer is not whole, in words.
     pub(super) fn partial(&self) -> Vec<String> {
-        let mut reasons = Vec::new();
-        if self.expired {
-            let seconds = self.control.deadline_ms as f64 / 1000.0;
-            reasons.push(format!(
-                "stopped after {seconds} s, the limit of a query: ask for a shorter time range"
-            ));
-        }
-        if self.damaged > 0 {
-            reasons.push(format!("{} damaged records could not be read", self.damaged));
-        }
-        reasons
+        self.control.partial(self.stopped, self.damaged)
     }
 }
 

@@ -3,10 +3,12 @@
 mod aggregate;
 mod execute;
 pub mod expression;
+mod group;
 mod pcap_export;
 mod pcap_file;
 mod plan;
 mod search;
+mod select;
 mod tail;
 #[cfg(test)]
 pub(crate) mod testing;

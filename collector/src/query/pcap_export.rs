@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::execute::{Queries, QueryError, TimeRange, Work, joined};
 use super::pcap_file::{PcapFile, PcapFormat, PcapPacket};
-use crate::store::{SegmentError, SliceLocation, Store, StoreError};
+use crate::store::{SegmentError, SliceLocation, Stop, Store, StoreError};
 
 /// Records of one export; more are left out, and it says so.
 const FLOWS_MAX: usize = 500_000;
@@ -114,7 +114,7 @@ impl Queries {
             let store = self.store.clone();
             self.run(move |control| {
                 let mut chosen = Chosen::new(store);
-                let mut matches = selection.matches(false, None, control);
+                let mut matches = selection.matches(false, control)?;
                 while let Some(flow) = matches.next()? {
                     if !chosen.add(&flow)? {
                         break;
@@ -126,11 +126,12 @@ impl Queries {
             .await?
         } else {
             let (store, ids) = (self.store.clone(), request.ids);
-            self.run(move |mut control| {
+            self.run(move |control| {
                 let mut chosen = Chosen::new(store.clone());
                 let mut missing = 0;
                 for (done, id) in ids.iter().enumerate() {
-                    if control.expired()? {
+                    control.check()?;
+                    if control.stop() == Stop::Now {
                         chosen
                             .reasons
                             .push(format!("only {done} of {} records were looked up in time", ids.len()));

@@ -11,7 +11,7 @@ use super::text_set::TextSet;
 
 /// A compiled expression.
 pub struct Plan {
-    predicate: Predicate,
+    pub(super) predicate: Predicate,
     hints: Hints,
 }
 
@@ -28,7 +28,7 @@ pub struct Hints {
     pub held: bool,
 }
 
-enum Predicate {
+pub(super) enum Predicate {
     All,
     Not(Box<Predicate>),
     And(Vec<Predicate>),
@@ -36,20 +36,20 @@ enum Predicate {
     Test(Test),
 }
 
-struct Test {
-    field: &'static Field,
-    negate: bool,
-    wanted: Wanted,
+pub(super) struct Test {
+    pub(super) field: &'static Field,
+    pub(super) negate: bool,
+    pub(super) wanted: Wanted,
 }
 
-enum Wanted {
+pub(super) enum Wanted {
     Anything,
     OneOf(ValueSet),
     Each(Vec<ValueSet>),
 }
 
 /// Values of one kind.
-enum ValueSet {
+pub(super) enum ValueSet {
     Ip(IpSet),
     Integer(Intervals<u64>),
     Text(TextSet),
@@ -59,14 +59,14 @@ enum ValueSet {
 }
 
 #[derive(Default)]
-struct IpSet {
-    v4: Intervals<u32>,
-    v6: Intervals<u128>,
-    with_port: Vec<(Option<(IpAddr, IpAddr)>, u16)>,
+pub(super) struct IpSet {
+    pub(super) v4: Intervals<u32>,
+    pub(super) v6: Intervals<u128>,
+    pub(super) with_port: Vec<(Option<(IpAddr, IpAddr)>, u16)>,
 }
 
 /// Closed intervals, sorted and disjoint.
-struct Intervals<T>(Vec<(T, T)>);
+pub(super) struct Intervals<T>(Vec<(T, T)>);
 
 impl<T> Default for Intervals<T> {
     fn default() -> Intervals<T> {
@@ -87,7 +87,21 @@ impl<T: Copy + Ord> Intervals<T> {
         Intervals(merged)
     }
 
-    fn contains(&self, value: T) -> bool {
+    pub(super) fn list(&self) -> &[(T, T)] {
+        &self.0
+    }
+
+    /// The interval, when there is just one.
+    pub(super) fn single(&self) -> Option<(T, T)> {
+        if let [one] = self.0[..] { Some(one) } else { None }
+    }
+
+    /// Whether some value of `min ..= max` is in.
+    pub(super) fn meets(&self, min: T, max: T) -> bool {
+        self.0.iter().any(|(from, to)| *from <= max && min <= *to)
+    }
+
+    pub(super) fn contains(&self, value: T) -> bool {
         let behind = self.0.partition_point(|(from, _)| *from <= value);
         behind.checked_sub(1).and_then(|i| self.0.get(i)).is_some_and(|(_, to)| value <= *to)
     }
@@ -229,7 +243,7 @@ impl ValueSet {
         }
     }
 
-    fn has(&self, value: &Value<'_>) -> bool {
+    pub(super) fn has(&self, value: &Value<'_>) -> bool {
         match (self, value) {
             (ValueSet::Ip(set), Value::Ip(ip)) => set.has(*ip),
             (ValueSet::Integer(set), Value::Integer(n)) => set.contains(*n),

@@ -46,19 +46,36 @@ impl Queries {
             cursor => Some(order.place(cursor)?),
         };
         self.run(move |control| {
-            let mut matches = selection.matches(newest_first, after.as_ref(), control);
-            let mut flows = Vec::new();
-            let mut bytes = 0;
-            let mut full = false;
-            while !full {
-                let Some(flow) = matches.next()? else { break };
-                bytes += approximate_bytes(&flow);
-                flows.push(flow);
-                full = flows.len() >= limit || bytes >= PAGE_BYTES_MAX;
+            if after.is_none()
+                && let Some(flows) = selection.by_id(newest_first).transpose()?
+            {
+                return Ok(SearchPage { flows, next_cursor: String::new(), partial: None });
             }
-            let place = matches.place().filter(|_| full || matches.expired());
-            let next_cursor = place.map(|key| order.cursor(key)).unwrap_or_default();
-            Ok(SearchPage { flows, next_cursor, partial: joined(&matches.partial()) })
+            let stop = || control.stop();
+            let page = selection.store.page(
+                selection.span,
+                newest_first,
+                after.as_ref(),
+                &selection.plan,
+                limit,
+                &stop,
+            )?;
+            control.check()?;
+            let mut behind = page.behind;
+            let (mut flows, mut bytes) = (Vec::with_capacity(page.flows.len()), 0);
+            for (key, flow) in page.flows {
+                if bytes >= PAGE_BYTES_MAX {
+                    break;
+                }
+                bytes += approximate_bytes(&flow);
+                if bytes >= PAGE_BYTES_MAX {
+                    behind = Some(key);
+                }
+                flows.push(flow);
+            }
+            let next_cursor = behind.map(|key| order.cursor(&key)).unwrap_or_default();
+            let partial = joined(&control.partial(page.stopped, page.damaged));
+            Ok(SearchPage { flows, next_cursor, partial })
         })
         .await
     }

@@ -77,8 +77,8 @@ pub(crate) fn tls_flow() -> StoredFlow {
         },
         origin: Origin {
             agent: AgentId([3; 16]),
-            agent_name: "sensor-a".to_owned(),
-            interface: "eth0".to_owned(),
+            agent_name: "sensor-a".into(),
+            interface: "eth0".into(),
             epoch: epoch(3),
         },
         first: at(0),

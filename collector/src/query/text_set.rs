@@ -42,6 +42,12 @@ impl TextSet {
         set
     }
 
+    /// The values in lower case, when the set is just those.
+    pub(super) fn exact_only(&self) -> Option<impl Iterator<Item = &str>> {
+        (self.wildcards.is_empty() && self.patterns.is_empty())
+            .then(|| self.few.iter().chain(&self.many).map(String::as_str))
+    }
+
     pub(super) fn has(&self, value: &str) -> bool {
         self.few.iter().any(|text| same(value, text))
             || (!self.many.is_empty() && self.many.contains(&value.to_lowercase()))

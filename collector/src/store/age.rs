@@ -2,18 +2,13 @@
 //! while nothing proves the collector's time or that time jumped of late (I9), and keeps what has no certain age.
 
 use gnomon_clock::UtcNs;
-use gnomon_flow::TimeState;
+use gnomon_flow::{StoredFlow, TimeState};
 
 use super::StoreError;
-use super::envelope::IndexEntry;
-use super::keys::{self, Family};
-use super::stage::Stage;
 use super::writer::Writer;
 
 /// Between looks.
 const LOOK_NS: u64 = 10_000_000_000;
-/// Records looked at in one look: ingest must not wait long.
-const RUN: usize = 4096;
 
 impl Writer {
     /// Gives up some of what is too old, if it is known to be.
@@ -70,40 +65,35 @@ impl Writer {
     }
 
     /// Records that came in before `before`, and were captured before it too: the time of ingest may be of a day on which
-    /// this machine's clock was wrong.
+    /// this machine's clock was wrong. Blocks go whole, when all of their records are due.
     fn expire_flows(&mut self, before: UtcNs) -> Result<(), StoreError> {
-        let to = keys::time(before);
-        let from = keys::time(UtcNs::MIN);
-        let end = std::ops::Bound::Excluded(&to[..]);
-        let run =
-            self.shared.rocks.run(Family::ByIngest, &from, end, self.expiring.as_deref(), false, RUN)?;
-        let whole = run.len() < RUN;
-        let ids: Vec<_> = run.iter().filter_map(|(key, _)| keys::timed_of(key)).collect();
-        let references: Vec<_> = ids.iter().map(|(_, id)| keys::reference(*id)).collect();
-        let entries = self.shared.rocks.get_many(Family::FlowIndex, references.iter().map(|key| &key[..]))?;
-        let mut stage = Stage::new(&self.shared);
-        let mut expired = 0u64;
-        for (((ingested, id), value), (key, _)) in ids.iter().zip(entries).zip(&run) {
-            let Some(entry) = value.map(|value| IndexEntry::decode(&value)).transpose()? else {
-                stage.batch.delete(Family::ByIngest, key.to_vec());
-                continue;
-            };
-            let certain = match entry.state {
-                TimeState::Indexed => entry.first < before,
-                TimeState::Pending | TimeState::Quarantined => ingested.is_plausible(),
-            };
-            if certain {
-                stage.forget(*id, &entry);
-                stage.batch.delete(Family::ByIngest, key.to_vec());
-                expired += 1;
+        let due = |flow: &StoredFlow| {
+            let came = flow.ingested.is_some_and(|at| at < before && at.is_plausible());
+            came && match flow.time_state {
+                TimeState::Indexed => flow.first.is_some_and(|first| first.utc < before),
+                TimeState::Pending | TimeState::Quarantined => true,
             }
-        }
-        // Not synced: what is lost is done again.
-        self.publish(stage, false)?;
-        // The next look goes on behind what was kept, and begins anew at the end.
-        self.expiring = if whole { None } else { run.into_iter().last().map(|(key, _)| key) };
-        if !whole {
-            self.expired_at = None;
+        };
+        let (blocks, mut expired) = {
+            let live = self.shared.live();
+            let due: Vec<_> = live
+                .blocks()
+                .iter()
+                .filter(|block| {
+                    let (first, last) = block.summary.ingested;
+                    let captured = block.times.is_some_and(|times| times.last_max < before);
+                    first.is_plausible() && last < before && (block.held || captured)
+                })
+                .map(|block| (block.id, block.records()))
+                .collect();
+            let records: u64 = due.iter().map(|(_, records)| records).sum();
+            (due.into_iter().map(|(id, _)| id).collect::<Vec<_>>(), records)
+        };
+        self.drop_blocks(&blocks)?;
+        let hot: Vec<_> = self.select(due).into_iter().map(|(id, _)| id).collect();
+        if !hot.is_empty() {
+            self.checkpoint(Vec::new(), &hot)?;
+            expired += hot.len() as u64;
         }
         if expired > 0 {
             tracing::info!(records = expired, "gave up flow records for their age");

@@ -38,8 +38,10 @@ pub struct Evidence {
 #[derive(Clone, Debug)]
 pub enum Content {
     Flows {
-        interface: String,
+        interface: Arc<str>,
         records: Vec<FlowRecord>,
+        /// The same as it came: a zstd frame of a `FlowBatch`, in which records that mean nothing may be too.
+        payload: Bytes,
     },
     Slices(Slices),
     /// An entry that means nothing and was put aside: only the ledger moves.

@@ -18,11 +18,10 @@
 //! The times are those the record was indexed by. What a search shows is derived anew from the record's RAW times.
 
 use gnomon_clock::{Authority, EpochId, Estimate, Fix, RawNs, Timeline, UtcNs};
-use gnomon_flow::{FlowRecord, TimeState};
+use gnomon_flow::{FlowRecord, StoredFlow, TimeState};
 use gnomon_proto::{Message, v1};
 
 use super::epochs::Epoch;
-use crate::clock_gate::Judgement;
 
 const RECORD_VERSION: u8 = 1;
 const RECORD_HEADER_BYTES: usize = 36;
@@ -35,7 +34,7 @@ pub struct DamagedValue {
     pub problem: String,
 }
 
-fn damaged(what: &'static str, problem: impl Into<String>) -> DamagedValue {
+pub(super) fn damaged(what: &'static str, problem: impl Into<String>) -> DamagedValue {
     DamagedValue { what, problem: problem.into() }
 }
 
@@ -64,10 +63,15 @@ fn state_of(byte: u8) -> Option<TimeState> {
 }
 
 impl Envelope {
-    /// The same record, judged anew.
-    pub(super) fn judged(self, judged: &Judgement) -> Envelope {
-        let last = judged.last.map(|estimate| estimate.utc);
-        Envelope { state: judged.state, first: judged.first, last, ..self }
+    pub(super) fn of(flow: &StoredFlow) -> Envelope {
+        Envelope {
+            state: flow.time_state,
+            first: flow.first,
+            last: flow.last.map(|last| last.utc),
+            ingested: flow.ingested.unwrap_or(UtcNs::MIN),
+            interface: flow.origin.interface.to_string(),
+            record: flow.record.clone(),
+        }
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
@@ -114,55 +118,10 @@ impl Envelope {
             record: FlowRecord::try_from(&record).map_err(|e| damaged(WHAT, e.to_string()))?,
         })
     }
-
-    /// First and last time of an encoded record, without decoding the rest.
-    pub(super) fn peek_times(value: &[u8]) -> Option<(UtcNs, UtcNs)> {
-        let header = value.first_chunk::<RECORD_HEADER_BYTES>()?;
-        let utc_at = |at| UtcNs::from_tai_ns(i64_at(header, at).cast_signed());
-        Some((utc_at(4), utc_at(20)))
-    }
 }
 
 fn i64_at(header: &[u8; RECORD_HEADER_BYTES], at: usize) -> u64 {
     u64::from_le_bytes(std::array::from_fn(|i| header[at + i]))
-}
-
-/// A value of `flow_index`: `[state 1][revision 4][first time 8][ingest time 8][first RAW 8]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct IndexEntry {
-    pub(super) state: TimeState,
-    pub(super) revision: u32,
-    /// The time in its key of `flows`; meaningless for held records.
-    pub(super) first: UtcNs,
-    /// The time in its key of `by_ingest`: when the first revision came.
-    pub(super) ingested: UtcNs,
-    pub(super) first_raw_ns: u64,
-}
-
-impl IndexEntry {
-    pub(super) fn encode(&self) -> Vec<u8> {
-        let mut value = Vec::with_capacity(29);
-        value.push(state_byte(self.state));
-        value.extend(self.revision.to_le_bytes());
-        value.extend(self.first.tai_ns().to_le_bytes());
-        value.extend(self.ingested.tai_ns().to_le_bytes());
-        value.extend(self.first_raw_ns.to_le_bytes());
-        value
-    }
-
-    pub(super) fn decode(value: &[u8]) -> Result<IndexEntry, DamagedValue> {
-        let bytes = <&[u8; 29]>::try_from(value)
-            .map_err(|_| damaged("an index entry", format!("has {} bytes", value.len())))?;
-        let u64_at = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
-        Ok(IndexEntry {
-            state: state_of(bytes[0])
-                .ok_or_else(|| damaged("an index entry", format!("state {}", bytes[0])))?,
-            revision: u32::from_le_bytes(std::array::from_fn(|i| bytes[1 + i])),
-            first: UtcNs::from_tai_ns(u64_at(5).cast_signed()),
-            ingested: UtcNs::from_tai_ns(u64_at(13).cast_signed()),
-            first_raw_ns: u64_at(21),
-        })
-    }
 }
 
 /// Fixed runs of u64, little endian: values of `slices`, `segments`, `ledger` and `meta`.
@@ -177,33 +136,22 @@ pub(super) fn numbers_of<const N: usize>(what: &'static str, value: &[u8]) -> Re
     Ok(std::array::from_fn(|n| u64::from_le_bytes(std::array::from_fn(|i| value[n * 8 + i]))))
 }
 
-/// What the store holds, kept exact by every batch.
+/// What the segment files hold, kept exact by every batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Totals {
-    pub(super) flows: u64,
-    pub(super) pending: u64,
-    pub(super) quarantined: u64,
     pub(super) slice_packets: u64,
     pub(super) slice_bytes: u64,
 }
 
 impl Totals {
     pub(super) fn encode(&self) -> Vec<u8> {
-        numbers([self.flows, self.pending, self.quarantined, self.slice_packets, self.slice_bytes])
+        // The first three were counts of records, which are counted at open now.
+        numbers([0, 0, 0, self.slice_packets, self.slice_bytes])
     }
 
     pub(super) fn decode(value: &[u8]) -> Result<Totals, DamagedValue> {
-        let [flows, pending, quarantined, slice_packets, slice_bytes] = numbers_of("the totals", value)?;
-        Ok(Totals { flows, pending, quarantined, slice_packets, slice_bytes })
-    }
-
-    /// The count of records in a state.
-    pub(super) fn of(&mut self, state: TimeState) -> &mut u64 {
-        match state {
-            TimeState::Indexed => &mut self.flows,
-            TimeState::Pending => &mut self.pending,
-            TimeState::Quarantined => &mut self.quarantined,
-        }
+        let [_, _, _, slice_packets, slice_bytes] = numbers_of("the totals", value)?;
+        Ok(Totals { slice_packets, slice_bytes })
     }
 }
 
@@ -257,7 +205,7 @@ pub(super) fn decode_epoch(value: &[u8]) -> Result<Epoch, DamagedValue> {
     });
     Ok(Epoch {
         id,
-        agent_name: name.to_owned(),
+        agent_name: name.into(),
         timeline,
         ended: stored.ended_raw_ns.map(RawNs),
         successor: id_of(&stored.successor)?,
@@ -284,24 +232,13 @@ mod tests {
         };
         let value = envelope.encode();
         assert_eq!(Envelope::decode(&value), Ok(envelope));
-        assert_eq!(Envelope::peek_times(&value), Some((UtcNs::from_tai_ns(-5), UtcNs::from_tai_ns(9))));
         for end in 0..RECORD_HEADER_BYTES + 4 {
             assert!(Envelope::decode(&value[..end]).is_err(), "cut at {end}");
         }
     }
 
     #[test]
-    fn an_index_entry_and_an_epoch_survive() {
-        let entry = IndexEntry {
-            state: TimeState::Quarantined,
-            revision: 3,
-            first: UtcNs::from_tai_ns(1),
-            ingested: UtcNs::from_tai_ns(2),
-            first_raw_ns: 3,
-        };
-        assert_eq!(IndexEntry::decode(&entry.encode()), Ok(entry));
-        assert!(IndexEntry::decode(&entry.encode()[1..]).is_err());
-
+    fn an_epoch_survives() {
         let epoch = EpochId { agent: [1; 16], boot_id: [2; 16], opened: RawNs(3) };
         let fix = Fix { raw: RawNs(1), utc: UtcNs::from_tai_ns(2), err_ns: 3, source: FixSource::Chrony };
         let mut stored = Epoch::new(epoch, "sensor");
@@ -311,7 +248,7 @@ mod tests {
         stored.successor = Some(EpochId { opened: RawNs(8), ..epoch });
         stored.relative_from = Some(RawNs(1));
         let read = decode_epoch(&encode_epoch(&stored)).unwrap();
-        assert_eq!((read.id, read.agent_name.as_str()), (epoch, "sensor"));
+        assert_eq!((read.id, &*read.agent_name), (epoch, "sensor"));
         assert_eq!((read.ended, read.successor, read.predecessor), (stored.ended, stored.successor, None));
         assert_eq!((read.relative_from, read.timeline.authority()), (Some(RawNs(1)), Authority::Agent));
         assert!(read.timeline.fixes().eq(stored.timeline.fixes()));

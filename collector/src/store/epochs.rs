@@ -19,7 +19,7 @@ const CACHED_MAX: usize = 1024;
 #[derive(Clone, Debug)]
 pub(super) struct Epoch {
     pub(super) id: EpochId,
-    pub(super) agent_name: String,
+    pub(super) agent_name: Arc<str>,
     pub(super) timeline: Timeline,
     /// RAW broke: later readings may be of another stretch.
     pub(super) ended: Option<RawNs>,
@@ -34,7 +34,7 @@ impl Epoch {
     pub(super) fn new(id: EpochId, agent_name: &str) -> Epoch {
         Epoch {
             id,
-            agent_name: agent_name.to_owned(),
+            agent_name: agent_name.into(),
             timeline: Timeline::new(id),
             ended: None,
             predecessor: None,

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::envelope::Envelope;
-use super::keys::{self, Family};
+use gnomon_clock::{CollectorNow, RawNs};
+use gnomon_flow::TimeState;
+
+use super::block::columns;
+use super::epochs::Epoch;
 use super::{Store, StoreError};
 
 /// Held records by state and reason.
@@ -15,38 +18,54 @@ pub struct Held {
 }
 
 impl Store {
-    /// Held records by what they wait for, judged as of now; at most `records_max` are looked at. Blocking.
+    /// Held records by what they wait for, judged as of now; at most about `records_max` are looked at. Blocking.
     ///
     /// # Errors
     /// When the database cannot be read.
     pub fn held(&self, records_max: u64) -> Result<Held, StoreError> {
-        const RUN: usize = 1024;
         let (shared, now) = (&self.shared, self.shared.gate.now());
+        let view = self.view();
         let mut held = Held::default();
         let mut seen = 0;
-        let mut after: Option<Box<[u8]>> = None;
-        while seen < records_max {
-            let run = shared.rocks.prefix(Family::Held, &[], after.as_deref(), RUN)?;
-            for (key, value) in &run {
-                let Some(epoch) = keys::epoch_of(key) else { continue };
-                let Some(epoch) = shared.epochs.get(&shared.rocks, epoch)? else { continue };
-                // A damaged one is counted where it is read.
-                let Ok(envelope) = Envelope::decode(value) else { continue };
-                let record = &envelope.record;
-                let first = shared.estimate(&epoch, record.first)?;
-                let last = shared.estimate(&epoch, record.last)?;
-                // What can be indexed by now is on its way there.
-                let reason = shared.gate.reason(first, last, &now).unwrap_or("on-its-way");
-                *held.counts.entry((envelope.state.name(), reason)).or_default() += 1;
+        for flow in view.hot.iter().filter(|flow| flow.time_state != TimeState::Indexed) {
+            if seen >= records_max {
+                held.left_out += 1;
+                continue;
             }
-            seen += run.len() as u64;
-            match run.into_iter().last() {
-                Some((key, _)) => after = Some(key),
-                None => return Ok(held),
+            seen += 1;
+            let id = flow.id();
+            let Some(epoch) = shared.epochs.get(&shared.rocks, id.epoch)? else { continue };
+            let reason = self.reason(&epoch, flow.record.first, flow.record.last, &now)?;
+            *held.counts.entry((flow.time_state.name(), reason)).or_default() += 1;
+        }
+        for block in view.blocks.iter().filter(|block| block.held) {
+            if seen >= records_max {
+                held.left_out += block.records();
+                continue;
+            }
+            let reader = self.read(block);
+            let (firsts, lengths) = (reader.integers(columns::FIRST)?, reader.integers(columns::LENGTH)?);
+            let states = reader.integers(columns::STATE)?;
+            for row in reader.alive().iter() {
+                seen += 1;
+                let Some(epoch) = shared.epochs.get(&shared.rocks, reader.epoch_of(row)?)? else { continue };
+                let (first, length) = (firsts[row], lengths[row]);
+                let reason = self.reason(&epoch, RawNs(first), RawNs(first.saturating_add(length)), &now)?;
+                *held.counts.entry((columns::state_of(states[row]).name(), reason)).or_default() += 1;
             }
         }
-        let totals = shared.totals();
-        held.left_out = (totals.pending + totals.quarantined).saturating_sub(seen);
         Ok(held)
+    }
+
+    fn reason(
+        &self,
+        epoch: &Epoch,
+        first: RawNs,
+        last: RawNs,
+        now: &CollectorNow,
+    ) -> Result<&'static str, StoreError> {
+        let (first, last) = (self.shared.estimate(epoch, first)?, self.shared.estimate(epoch, last)?);
+        // What can be indexed by now is on its way there.
+        Ok(self.shared.gate.reason(first, last, now).unwrap_or("on-its-way"))
     }
 }

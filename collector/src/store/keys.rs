@@ -5,30 +5,34 @@
 //! sign bit flipped for the same reason.
 //!
 //! ```text
-//! family       key                                                       value (envelope.rs)
-//! flows        [first time 8][epoch 8][flow 8][segment 4]                record, indexed by time
-//! held         [epoch 8][flow 8][segment 4]                              record, pending or quarantined
-//! flow_index   [epoch 8][flow 8][segment 4]                              where its record is, and its revision
-//! by_ingest    [ingest time 8][epoch 8][flow 8][segment 4]               nothing: resolve by flow_index
+//! family       key                                                       value
+//! columns      [block 8][column 2]                                       a column of a block (block/encoding.rs)
+//! blocks       [block 8]                                                 a protobuf `StoredBlock`
+//! dead         [block 8]                                                 one bit a row that is in the block no more
+//! recent       [number 8]                                                a batch of records that are in no block yet
+//! waiting      [epoch 8][flow 8][segment 4]                              a record in no block whose batch is gone
+//! loose        [epoch 8][flow 8][segment 4]                              block, row, revision of an open record
 //! slices       [epoch 8][flow 8][segment file 4][offset 8]               length and times of a block with the flow
 //! segments     [segment file 4]                                          packets and bytes in it, and when it was written
 //! epochs       [epoch 8]                                                 the epoch, the agent's name, the fixes
 //! ledger       [agent 16][epoch 8]                                       highest durable seq
-//! meta         text, see the META constants                              see there
+//! meta         see the constants below
 //! ```
-//!
-//! `epoch` is an [`EpochHash`]; the first time is the *estimate* of the record's first packet when it was indexed.
+//! `epoch` is an [`EpochHash`]. Numbers of blocks and of batches rise and are never used again. Reserved: the families
+//! `flows`, `held`, `flow_index` and `by_ingest` of format 1, in which a record was a row of its own.
 
 use gnomon_clock::UtcNs;
 use gnomon_flow::{AgentId, EpochHash, FlowId, FlowRef};
 
 /// The version of everything below and of the envelopes.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 
 /// u32: [`FORMAT`].
 pub(super) const META_FORMAT: &[u8] = b"format";
-/// u64: nanoseconds the longest indexed record spans, which bounds how far back a search must look.
-pub(super) const META_LONGEST: &[u8] = b"longest";
+/// u64: the number of the next block.
+pub(super) const META_NEXT_BLOCK: &[u8] = b"next-block";
+/// u64: the number of the next batch of `recent`.
+pub(super) const META_NEXT_RECENT: &[u8] = b"next-recent";
 /// Five u64: see `envelope::Totals`.
 pub(super) const META_TOTALS: &[u8] = b"totals";
 /// u32 and u64: number of the segment file being written and its durable length.
@@ -37,16 +41,15 @@ pub(super) const META_SEGMENT: &[u8] = b"segment";
 /// Eight u64: the collector's own timeline, see `retime.rs`.
 pub(super) const META_TIMELINE: &[u8] = b"timeline";
 
-/// Followed by an epoch: its indexed records may need other keys. No value.
-pub(super) const META_REKEY: &[u8] = b"rekey/";
-
 /// A column family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Family {
-    Flows,
-    Held,
-    FlowIndex,
-    ByIngest,
+    Columns,
+    Blocks,
+    Dead,
+    Recent,
+    Waiting,
+    Loose,
     Slices,
     Segments,
     Epochs,
@@ -55,11 +58,13 @@ pub(super) enum Family {
 }
 
 impl Family {
-    pub(super) const ALL: [Family; 9] = [
-        Family::Flows,
-        Family::Held,
-        Family::FlowIndex,
-        Family::ByIngest,
+    pub(super) const ALL: [Family; 11] = [
+        Family::Columns,
+        Family::Blocks,
+        Family::Dead,
+        Family::Recent,
+        Family::Waiting,
+        Family::Loose,
         Family::Slices,
         Family::Segments,
         Family::Epochs,
@@ -69,10 +74,12 @@ impl Family {
 
     pub(super) fn name(self) -> &'static str {
         match self {
-            Family::Flows => "flows",
-            Family::Held => "held",
-            Family::FlowIndex => "flow_index",
-            Family::ByIngest => "by_ingest",
+            Family::Columns => "columns",
+            Family::Blocks => "blocks",
+            Family::Dead => "dead",
+            Family::Recent => "recent",
+            Family::Waiting => "waiting",
+            Family::Loose => "loose",
             Family::Slices => "slices",
             Family::Segments => "segments",
             Family::Epochs => "epochs",
@@ -84,7 +91,7 @@ impl Family {
 
 /// Bytes of a [`FlowRef`] in a key.
 pub(super) const REF_BYTES: usize = 20;
-/// Bytes of a key of `flows` and of `by_ingest`.
+/// Bytes of a place in a scan.
 pub(super) const TIMED_BYTES: usize = 28;
 
 /// A time as bytes that sort like it.
@@ -96,7 +103,7 @@ fn time_of(bytes: [u8; 8]) -> UtcNs {
     UtcNs::from_tai_ns((u64::from_be_bytes(bytes) ^ (1 << 63)).cast_signed())
 }
 
-/// Key of `held` and `flow_index`.
+/// Key of `waiting` and `loose`.
 pub(super) fn reference(id: FlowRef) -> [u8; REF_BYTES] {
     let mut key = [0; REF_BYTES];
     key[..8].copy_from_slice(&id.epoch.0.to_be_bytes());
@@ -116,7 +123,7 @@ pub(super) fn reference_of(key: &[u8]) -> Option<FlowRef> {
     })
 }
 
-/// Key of `flows` and `by_ingest`.
+/// A place in a scan, which is what cursors are made of.
 pub(super) fn timed(utc: UtcNs, id: FlowRef) -> [u8; TIMED_BYTES] {
     let mut key = [0; TIMED_BYTES];
     key[..8].copy_from_slice(&time(utc));
@@ -129,13 +136,9 @@ pub(super) fn timed_of(key: &[u8]) -> Option<(UtcNs, FlowRef)> {
     Some((time_of(*utc), reference_of(id)?))
 }
 
-/// Prefix of all keys of one epoch in `held`, `flow_index` and `slices`.
+/// Prefix of all keys of one epoch in `slices`.
 pub(super) fn epoch(epoch: EpochHash) -> [u8; 8] {
     epoch.0.to_be_bytes()
-}
-
-pub(super) fn epoch_of(key: &[u8]) -> Option<EpochHash> {
-    u64_at(key, 0).map(EpochHash)
 }
 
 /// Prefix of all keys of one flow in `slices`.
@@ -172,9 +175,30 @@ pub(super) fn segment_of(key: &[u8]) -> Option<u32> {
     u32_at(key, 0)
 }
 
-/// Key of `meta`: see [`META_REKEY`].
-pub(super) fn meta_rekey(hash: EpochHash) -> Vec<u8> {
-    [META_REKEY, &epoch(hash)].concat()
+/// Key of `blocks` and `dead`, and prefix of a block's keys of `columns`.
+pub(super) fn block(id: u64) -> [u8; 8] {
+    id.to_be_bytes()
+}
+
+pub(super) fn block_of(key: &[u8]) -> Option<u64> {
+    u64_at(key, 0)
+}
+
+/// Key of `columns`.
+pub(super) fn column(block: u64, column: u16) -> [u8; 10] {
+    let mut key = [0; 10];
+    key[..8].copy_from_slice(&block.to_be_bytes());
+    key[8..].copy_from_slice(&column.to_be_bytes());
+    key
+}
+
+/// Key of `recent`.
+pub(super) fn recent(number: u64) -> [u8; 8] {
+    number.to_be_bytes()
+}
+
+pub(super) fn recent_of(key: &[u8]) -> Option<u64> {
+    u64_at(key, 0)
 }
 
 /// Key of `ledger`.

@@ -4,14 +4,21 @@
 //! handles read. What is where is said in `keys.rs`.
 
 mod age;
+mod batch;
+pub(crate) mod block;
 mod change;
+mod checkpoint;
 mod envelope;
 mod epochs;
 mod held;
 mod keys;
+pub(crate) mod live;
 mod neighbours;
 mod open;
+mod page;
+pub(crate) mod reader;
 mod regate;
+mod replay;
 mod retention;
 mod retime;
 mod rocks;
@@ -29,27 +36,31 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use gnomon_clock::{AgentVote, CollectorNow, EpochId, Estimate, RawNs, UtcNs};
-use gnomon_flow::{AgentId, EpochHash, FlowId, FlowRef, Origin, StoredFlow, TimeState};
+use gnomon_flow::{AgentId, EpochHash, FlowId, FlowRef, StoredFlow, TimeState};
 use tokio::sync::broadcast;
 
+pub use batch::{BatchError, RecordBatch, RecordError};
 pub use change::{Body, Change, Committed, Content, Evidence, Slices};
 pub use envelope::DamagedValue;
 pub use held::Held;
 pub use open::open;
+pub(crate) use reader::Reader;
 pub use retention::Limits;
 pub use rocks::RocksError;
+pub(crate) use scan::{Filter, Part, Stop};
 pub use scan::{Scan, ScanKey, Span};
 pub use segments::{BLOCK_BYTES_MAX, SegmentError, SliceLocation};
 pub use writer::Writer;
 
 use crate::clock_gate::ClockGate;
 use crate::timekeeper::vote;
-use envelope::{Envelope, IndexEntry, Totals, numbers_of};
+use envelope::{Totals, numbers_of};
 use epochs::Epochs;
 use keys::Family;
+use live::Live;
 use rocks::Rocks;
 use segments::SegmentReader;
 
@@ -71,6 +82,16 @@ pub enum StoreError {
     Key { bytes: Vec<u8> },
     #[error("record {id} belongs to an epoch the database does not know")]
     NoEpoch { id: FlowRef },
+    #[error("block {id} of records is damaged in column {column}: {error}")]
+    Block { id: u64, column: u16, error: DamagedValue },
+    #[error("block {id} of records was given up for space")]
+    BlockGone { id: u64 },
+    #[error("a thread of the query ended by a fault in the collector; its log says more")]
+    Fault,
+    #[error(
+        "{} was written by an older gnomon-collector (format {found}, this one knows {known}): export its flows with that version, or give another data directory", path.display()
+    )]
+    Older { path: PathBuf, found: u64, known: u32 },
     #[error(
         "{} was written by a newer gnomon-collector (format {found}, this one knows {known}): use that version", path.display()
     )]
@@ -83,6 +104,19 @@ pub enum StoreError {
         "{} has {free_bytes} bytes free, retention.free_min is {wanted_bytes}: nothing more is taken in until there is room", path.display()
     )]
     Full { path: PathBuf, free_bytes: u64, wanted_bytes: u64 },
+}
+
+impl StoreError {
+    /// Whether it says that something stored cannot be read, which does not concern anything else.
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            StoreError::Damaged(_)
+                | StoreError::Key { .. }
+                | StoreError::NoEpoch { .. }
+                | StoreError::Block { .. }
+        )
+    }
 }
 
 /// What the store holds and how it fares.
@@ -101,7 +135,7 @@ pub struct StoreStatus {
     pub torn_bytes: u64,
     /// Bytes of packets that were acknowledged and are missing: the disk lost them.
     pub lost_bytes: u64,
-    /// Slice blocks that were found damaged when they were read.
+    /// Blocks of packets or of records that were found damaged when they were read.
     pub damaged_blocks: u64,
     /// Why nothing is taken in at the moment, in words.
     pub stopped: Option<String>,
@@ -120,7 +154,7 @@ struct Shared {
     segments: SegmentReader,
     epochs: Epochs,
     gate: ClockGate,
-    longest_ns: AtomicU64,
+    live: RwLock<Live>,
     totals: Mutex<Totals>,
     changes: broadcast::Sender<Arc<StoredFlow>>,
     damaged_blocks: AtomicU64,
@@ -130,46 +164,12 @@ struct Shared {
 }
 
 impl Shared {
-    fn longest(&self) -> u64 {
-        self.longest_ns.load(Ordering::Relaxed)
+    fn live(&self) -> RwLockReadGuard<'_, Live> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn totals(&self) -> Totals {
         *self.totals.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn index_entry(&self, id: FlowRef) -> Result<Option<IndexEntry>, StoreError> {
-        let value = self.rocks.get(Family::FlowIndex, &keys::reference(id))?;
-        Ok(value.map(|value| IndexEntry::decode(&value)).transpose()?)
-    }
-
-    fn envelope(&self, id: FlowRef, entry: &IndexEntry) -> Result<Option<Envelope>, StoreError> {
-        let value = match entry.state {
-            TimeState::Indexed => self.rocks.get(Family::Flows, &keys::timed(entry.first, id))?,
-            TimeState::Pending | TimeState::Quarantined => {
-                self.rocks.get(Family::Held, &keys::reference(id))?
-            }
-        };
-        Ok(value.map(|value| Envelope::decode(&value)).transpose()?)
-    }
-
-    /// The record as searches see it, its times by the evidence of now.
-    fn stored_flow(&self, hash: EpochHash, envelope: Envelope) -> Result<StoredFlow, StoreError> {
-        let id = FlowRef { epoch: hash, flow: envelope.record.id, segment: envelope.record.segment };
-        let epoch = self.epochs.get(&self.rocks, hash)?.ok_or(StoreError::NoEpoch { id })?;
-        Ok(StoredFlow {
-            first: self.estimate(&epoch, envelope.record.first)?.or(envelope.first),
-            last: self.estimate(&epoch, envelope.record.last)?,
-            origin: Origin {
-                agent: epoch.agent(),
-                agent_name: epoch.agent_name.clone(),
-                interface: envelope.interface,
-                epoch: epoch.id,
-            },
-            ingested: Some(envelope.ingested),
-            time_state: envelope.state,
-            record: envelope.record,
-        })
     }
 }
 
@@ -245,7 +245,7 @@ impl Store {
     /// When the database cannot be read.
     pub fn epoch(&self, epoch: EpochHash) -> Result<Option<(EpochId, String)>, StoreError> {
         let epoch = self.shared.epochs.get(&self.shared.rocks, epoch)?;
-        Ok(epoch.map(|epoch| (epoch.id, epoch.agent_name.clone())))
+        Ok(epoch.map(|epoch| (epoch.id, epoch.agent_name.to_string())))
     }
 
     /// New and changed records, once they are durable. A subscriber more than 4096 behind misses the oldest and is told
@@ -281,7 +281,7 @@ impl Store {
         let mut agents = std::collections::BTreeMap::new();
         self.shared.rocks.walk(Family::Epochs, &[], |_, value| {
             let epoch = envelope::decode_epoch(value)?;
-            agents.insert(epoch.agent(), epoch.agent_name);
+            agents.insert(epoch.agent(), epoch.agent_name.to_string());
             Ok(())
         })?;
         Ok(agents.into_iter().collect())
@@ -325,20 +325,37 @@ impl Store {
     pub fn status(&self) -> Result<StoreStatus, StoreError> {
         let shared = &self.shared;
         let totals = shared.totals();
-        let end = |newest_first| -> Result<Option<UtcNs>, StoreError> {
-            let all = std::ops::Bound::Unbounded;
-            let run = shared.rocks.run(Family::Flows, &[], all, None, newest_first, 1)?;
-            Ok(run.first().and_then(|(key, _)| keys::timed_of(key)).map(|(utc, _)| utc))
+        let view = self.view();
+        let mut flows = [0u64; 3];
+        let mut span: Option<(UtcNs, UtcNs)> = None;
+        let mut seen = |first: UtcNs, last: UtcNs| {
+            span = Some(span.map_or((first, last), |(a, b)| (a.min(first), b.max(last))));
         };
+        for flow in &view.hot {
+            let at = TimeState::ALL.iter().position(|state| *state == flow.time_state).unwrap_or(0);
+            flows[at] += 1;
+            if flow.time_state == TimeState::Indexed
+                && let Some(first) = flow.first
+            {
+                seen(first.utc, first.utc);
+            }
+        }
+        for block in view.blocks.iter() {
+            flows[usize::from(block.held)] += block.records();
+            if let Some(times) = block.times.filter(|times| !block.held && times.last_max != UtcNs::MAX) {
+                seen(times.first_min, times.first_max);
+            }
+        }
+        let [indexed, pending, quarantined] = flows;
         Ok(StoreStatus {
-            flows: totals.flows,
-            flows_pending: totals.pending,
-            flows_quarantined: totals.quarantined,
+            flows: indexed,
+            flows_pending: pending,
+            flows_quarantined: quarantined,
             slice_packets: totals.slice_packets,
             slice_bytes: totals.slice_bytes,
             disk_free_bytes: retention::free_bytes(&shared.dir)?,
-            oldest_flow: end(false)?,
-            newest_flow: end(true)?,
+            oldest_flow: span.map(|(oldest, _)| oldest),
+            newest_flow: span.map(|(_, newest)| newest),
             oldest_packet: self.oldest_packet()?,
             torn_bytes: shared.torn_bytes,
             lost_bytes: shared.lost_bytes,

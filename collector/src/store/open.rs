@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 
 use gnomon_clock::MonoNs;
 use tokio::sync::broadcast;
@@ -34,7 +34,6 @@ pub fn open(dir: &Path, gate: ClockGate, limits: Limits) -> Result<(Store, Write
     let rocks = Rocks::open(&dir.join("db"))?;
     check_format(dir, &rocks)?;
     let meta = |key| rocks.get(Family::Meta, key);
-    let longest_ns = meta(keys::META_LONGEST)?.map(|v| numbers_of("the longest record", &v)).transpose()?;
     let totals = meta(keys::META_TOTALS)?.map(|v| Totals::decode(&v)).transpose()?;
     let durable = meta(keys::META_SEGMENT)?
         .map(|value| numbers_of("the segment's position", &value))
@@ -58,7 +57,7 @@ pub fn open(dir: &Path, gate: ClockGate, limits: Limits) -> Result<(Store, Write
         segments: SegmentReader::new(&segments_dir),
         epochs: Epochs::default(),
         gate,
-        longest_ns: AtomicU64::new(longest_ns.map_or(0, |[ns]| ns)),
+        live: RwLock::default(),
         totals: Mutex::new(totals.unwrap_or_default()),
         changes,
         damaged_blocks: AtomicU64::new(0),
@@ -70,7 +69,9 @@ pub fn open(dir: &Path, gate: ClockGate, limits: Limits) -> Result<(Store, Write
         shared: Arc::clone(&shared),
         segments,
         table: BTreeMap::new(),
-        held: HashMap::new(),
+        next_block: 1,
+        recent: (0, 0),
+        waiting: HashMap::new(),
         keyed_by: HashMap::new(),
         jobs: VecDeque::new(),
         limits,
@@ -78,12 +79,12 @@ pub fn open(dir: &Path, gate: ClockGate, limits: Limits) -> Result<(Store, Write
         regated_at: (MonoNs(0), MonoNs(0)),
         relative: HashSet::new(),
         expired_at: None,
-        expiring: None,
         age_held_up: false,
         time_saved_at: None,
     };
     writer.load_segments()?;
-    writer.load_jobs()?;
+    writer.load_records()?;
+    writer.load_jobs();
     writer.load_time()?;
     Ok((Store { shared }, writer))
 }
@@ -97,6 +98,9 @@ fn check_format(dir: &Path, rocks: &Rocks) -> Result<(), StoreError> {
     let [found] = numbers_of("the format's version", &value)?;
     if found > u64::from(keys::FORMAT) {
         return Err(StoreError::Newer { path: dir.to_owned(), found, known: keys::FORMAT });
+    }
+    if found < u64::from(keys::FORMAT) {
+        return Err(StoreError::Older { path: dir.to_owned(), found, known: keys::FORMAT });
     }
     Ok(())
 }

@@ -1,18 +1,23 @@
-//! Second thoughts about time: when the evidence of an epoch changes, its held records are judged again, and indexed
-//! ones whose time moved too far get another key. Done in short runs between commits, so that ingest never waits long.
+//! Second thoughts about time: when the evidence of an epoch changes, the records that wait are judged again, and indexed
+//! ones that turn out to lie in the future leave the index. Done in short runs between commits, so that ingest never
+//! waits long.
 //!
-//! Both are idempotent: a crash in the middle is taken up again at the next open.
+//! Nothing in the database is keyed by time, so nothing has to be moved when a time is corrected: where a block's records
+//! lie is worked out anew from their RAW readings. All of it follows from the evidence, so a crash in the middle costs
+//! nothing: the next open judges everything that waits.
 
-use std::ops::Bound;
+use std::collections::VecDeque;
+use std::sync::{Arc, PoisonError};
 
-use gnomon_clock::{RawNs, Timeline};
-use gnomon_flow::{EpochHash, FlowRef, TimeState};
+use gnomon_clock::{Estimate, RawNs};
+use gnomon_flow::{EpochHash, FlowRef, StoredFlow, TimeState};
 
 use super::StoreError;
-use super::envelope::{Envelope, IndexEntry};
+use super::block::{Summary, columns};
+use super::envelope::Envelope;
 use super::epochs::Epoch;
 use super::keys::{self, Family};
-use super::rocks::Pair;
+use super::live::Sealed;
 use super::stage::Stage;
 use super::writer::Writer;
 
@@ -20,108 +25,96 @@ use super::writer::Writer;
 const RUN: usize = 512;
 /// Held records are judged again this often by time alone (one may have been ahead of the collector's clock)…
 const REGATE_NS: u64 = 1_000_000_000;
-/// …or this often, when an epoch has more than [`HELD_FEW`] of them.
+/// …or this often, when there are more than [`HELD_FEW`] of them, or some are in blocks.
 const REGATE_MANY_NS: u64 = 30_000_000_000;
 const HELD_FEW: u64 = 4096;
-/// A record that began this long before now may still end ahead of it.
-const FUTURE_BACK_NS: u64 = 600_000_000_000;
-/// Epochs whose drift is watched; a timeline is up to 20 KiB.
-const KEYED_BY_MAX: usize = 4096;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Kind {
-    Held,
-    Indexed,
-    /// Indexed records of all epochs that lie ahead of the collector's time, which has gone back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// The evidence of this epoch changed.
+    Evidence(EpochHash),
+    /// Time went by.
+    Waiting,
+    /// The collector's time went back, or is proven now: what lies ahead of it has to leave the index.
     Future,
 }
 
-/// A walk over the records of an epoch.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Records and blocks to be judged again.
+#[derive(Clone, Debug)]
 pub(super) struct Job {
-    epoch: EpochHash,
-    kind: Kind,
-    after: Option<Box<[u8]>>,
+    cause: Cause,
+    rows: VecDeque<FlowRef>,
+    blocks: VecDeque<u64>,
 }
 
 impl Writer {
-    /// Take up what a crash or a stop interrupted.
-    pub(super) fn load_jobs(&mut self) -> Result<(), StoreError> {
-        self.shared.rocks.walk(Family::Held, &[], |key, _| {
-            if let Some(epoch) = keys::epoch_of(key) {
-                *self.held.entry(epoch).or_default() += 1;
-            }
-            Ok(())
-        })?;
-        for (key, _) in self.shared.rocks.prefix(Family::Meta, keys::META_REKEY, None, usize::MAX)? {
-            if let Some(epoch) = keys::epoch_of(&key[keys::META_REKEY.len()..]) {
-                self.queue(epoch, Kind::Indexed);
-            }
-        }
-        let held: Vec<EpochHash> = self.held.keys().copied().collect();
-        held.into_iter().for_each(|epoch| self.queue(epoch, Kind::Held));
-        Ok(())
+    /// After an open: whatever waits is judged again.
+    pub(super) fn load_jobs(&mut self) {
+        self.queue(Cause::Waiting);
     }
 
-    fn queue(&mut self, epoch: EpochHash, kind: Kind) {
+    fn queue(&mut self, cause: Cause) {
         // One under way has to begin again: it used the evidence of before.
-        self.jobs.retain(|job| job.epoch != epoch || job.kind != kind);
-        self.jobs.push_back(Job { epoch, kind, after: None });
+        self.jobs.retain(|job| job.cause != cause);
+        let live = self.shared.live();
+        let held = |flow: &StoredFlow| flow.time_state != TimeState::Indexed;
+        let rows = live.select(|id, flow| match cause {
+            Cause::Evidence(epoch) => id.epoch == epoch,
+            Cause::Waiting => held(flow),
+            Cause::Future => !held(flow),
+        });
+        let blocks = live.blocks().iter().filter(|block| match cause {
+            Cause::Evidence(epoch) => block.summary.has_epoch(epoch),
+            Cause::Waiting => block.held,
+            Cause::Future => !block.held,
+        });
+        let blocks: VecDeque<u64> = blocks.map(|block| block.id).collect();
+        drop(live);
+        if !rows.is_empty() || !blocks.is_empty() {
+            self.jobs.push_back(Job { cause, rows: rows.into(), blocks });
+        }
     }
 
-    /// The evidence of `epoch` changed and is durable.
-    pub(super) fn retimed(&mut self, epoch: EpochHash, keyed_by: Timeline, new: &Timeline, moved: bool) {
-        if self.held.contains_key(&epoch) {
-            self.queue(epoch, Kind::Held);
-        }
-        if moved {
-            self.keyed_by.insert(epoch, new.clone());
-            self.queue(epoch, Kind::Indexed);
-        } else if !keyed_by.is_empty() {
-            if self.keyed_by.len() >= KEYED_BY_MAX {
-                // Slow drifts of these epochs are watched anew from here.
-                self.keyed_by.clear();
-            }
-            self.keyed_by.insert(epoch, keyed_by);
+    /// The evidence of `epoch` changed and is durable. `moved`: by so much that records may have to go elsewhere.
+    pub(super) fn retimed(&mut self, epoch: EpochHash, moved: bool) {
+        let live = self.shared.live();
+        let concerns = moved
+            || live.has_held(epoch)
+            || live.blocks().iter().any(|block| block.held && block.summary.has_epoch(epoch));
+        drop(live);
+        if concerns {
+            self.queue(Cause::Evidence(epoch));
         }
     }
 
-    /// The collector's time went back, or is proven now: what is indexed ahead of it has to leave the index. At once from
-    /// the next run on, and again after a crash, since every start is followed by a proof.
+    /// At once from the next run on, and again after a crash, since every start is followed by a proof.
     pub(super) fn recall_future(&mut self) {
-        self.queue(EpochHash::default(), Kind::Future);
+        self.queue(Cause::Future);
     }
 
     /// Epochs were cut off: what lies behind the cut is looked at again.
     pub(super) fn recut(&mut self, epochs: &[EpochHash]) {
-        for epoch in epochs {
-            self.queue(*epoch, Kind::Indexed);
-            self.queue(*epoch, Kind::Held);
-        }
+        epochs.iter().for_each(|epoch| self.queue(Cause::Evidence(*epoch)));
     }
 
     /// Call about once a second: judges held records again where time alone may have settled them.
     pub fn tick(&mut self) {
         let now = self.shared.gate.monotonic();
-        let few = now.since(self.regated_at.0) >= REGATE_NS;
-        let many = now.since(self.regated_at.1) >= REGATE_MANY_NS;
-        if !few {
+        if now.since(self.regated_at.0) < REGATE_NS {
             return;
         }
         self.regated_at.0 = now;
-        if many {
+        let many_due = now.since(self.regated_at.1) >= REGATE_MANY_NS;
+        let live = self.shared.live();
+        let held = live.counts.held();
+        let many = held > HELD_FEW || live.blocks().iter().any(|block| block.held);
+        drop(live);
+        if many_due {
             self.regated_at.1 = now;
         }
-        let due: Vec<EpochHash> = self
-            .held
-            .iter()
-            .filter(|(_, held)| many || **held <= HELD_FEW)
-            .map(|(epoch, _)| *epoch)
-            .collect();
-        for epoch in due {
-            if !self.jobs.iter().any(|job| job.epoch == epoch && job.kind == Kind::Held) {
-                self.queue(epoch, Kind::Held);
-            }
+        if (held > 0 && !many || many && many_due) && !self.jobs.iter().any(|job| job.cause == Cause::Waiting)
+        {
+            self.queue(Cause::Waiting);
         }
     }
 
@@ -130,105 +123,172 @@ impl Writer {
     /// # Errors
     /// What the disk said; the run is tried again by the next call.
     pub fn settle(&mut self) -> Result<bool, StoreError> {
+        if self.seal()? {
+            return Ok(true);
+        }
         let Some(job) = self.jobs.front().cloned() else { return Ok(false) };
-        if job.kind == Kind::Future {
-            return self.settle_future(&job);
-        }
-        let family = match job.kind {
-            Kind::Held => Family::Held,
-            Kind::Indexed | Kind::Future => Family::FlowIndex,
-        };
-        let prefix = keys::epoch(job.epoch);
-        let run = self.shared.rocks.prefix(family, &prefix, job.after.as_deref(), RUN)?;
-        let Some(epoch) = self.shared.epochs.get(&self.shared.rocks, job.epoch)? else {
-            self.jobs.pop_front();
-            return Ok(!self.jobs.is_empty());
-        };
-        let mut stage = Stage::new(&self.shared);
-        for (key, value) in &run {
-            let Some(id) = keys::reference_of(key) else { continue };
-            let judged = match job.kind {
-                Kind::Held => self.judge_held(id, value, &epoch, &mut stage),
-                Kind::Indexed | Kind::Future => self.judge_indexed(id, value, &epoch, &mut stage),
-            };
-            match judged {
-                Err(StoreError::Damaged(error)) => {
-                    tracing::error!(%id, %error, "a record cannot be read: it stays where it is")
-                }
-                other => other?,
+        if job.rows.is_empty() {
+            if let Some(id) = job.blocks.front() {
+                self.judge_block(job.cause, *id)?;
+            }
+            if let Some(job) = self.jobs.front_mut() {
+                job.blocks.pop_front();
+            }
+        } else {
+            let run: Vec<FlowRef> = job.rows.iter().take(RUN).copied().collect();
+            self.judge_rows(job.cause, &run)?;
+            if let Some(job) = self.jobs.front_mut() {
+                job.rows.drain(..run.len());
             }
         }
-        if run.len() < RUN && job.kind == Kind::Indexed {
-            stage.batch.delete(Family::Meta, keys::meta_rekey(job.epoch));
-        }
-        self.end_run(stage, run)
-    }
-
-    fn settle_future(&mut self, job: &Job) -> Result<bool, StoreError> {
-        let mut stage = Stage::new(&self.shared);
-        let back_ns = self.shared.longest().min(FUTURE_BACK_NS).saturating_sub(stage.now.err_ns);
-        let from = keys::time(stage.now.utc.saturating_add_ns(-i64::try_from(back_ns).unwrap_or(i64::MAX)));
-        let rocks = &self.shared.rocks;
-        let run = rocks.run(Family::Flows, &from, Bound::Unbounded, job.after.as_deref(), false, RUN)?;
-        for (key, value) in &run {
-            let Some((_, id)) = keys::timed_of(key) else { continue };
-            let Some(epoch) = self.shared.epochs.get(&self.shared.rocks, id.epoch)? else { continue };
-            let Ok(envelope) = Envelope::decode(value) else { continue };
-            let judged = self.shared.judge(&epoch, &envelope.record, &stage.now)?;
-            if judged.state != TimeState::Indexed {
-                let old = self.shared.index_entry(id)?;
-                stage.put(id, old, envelope.judged(&judged));
-            }
-        }
-        self.end_run(stage, run)
-    }
-
-    /// Makes what a run of the first job found durable; the job goes on behind the run, or ends with one that is not
-    /// full. Whether there is more to do.
-    fn end_run(&mut self, stage: Stage, run: Vec<Pair>) -> Result<bool, StoreError> {
-        let finished = run.len() < RUN;
-        // Not synced: what is lost is done again.
-        self.publish(stage, false)?;
-        if finished {
+        if self.jobs.front().is_some_and(|job| job.rows.is_empty() && job.blocks.is_empty()) {
             self.jobs.pop_front();
-        } else if let (Some(job), Some((key, _))) = (self.jobs.front_mut(), run.into_iter().last()) {
-            job.after = Some(key);
         }
         Ok(!self.jobs.is_empty())
     }
 
-    fn judge_held(
-        &self,
-        id: FlowRef,
-        value: &[u8],
-        epoch: &Epoch,
-        stage: &mut Stage,
-    ) -> Result<(), StoreError> {
-        let envelope = Envelope::decode(value)?;
-        let judged = self.shared.judge(epoch, &envelope.record, &stage.now)?;
-        if judged.state == envelope.state {
-            return Ok(());
+    fn judge_rows(&mut self, cause: Cause, run: &[FlowRef]) -> Result<(), StoreError> {
+        let mut stage = Stage::new(&self.shared);
+        for id in run {
+            let Some(flow) = self.shared.live().get(*id).cloned() else { continue };
+            let Some(epoch) = self.shared.epochs.get(&self.shared.rocks, id.epoch)? else { continue };
+            if let Some(new) = self.judged(cause, &epoch, &flow, &stage)? {
+                stage.put(*id, new);
+            }
         }
-        let old = self.shared.index_entry(id)?;
-        stage.put(id, old, envelope.judged(&judged));
-        Ok(())
+        // Nothing to write: the records are durable as they came, and what they are judged by is too.
+        self.publish(stage, false)
     }
 
-    fn judge_indexed(
+    /// The record as it has to be now; `None` when it may stay as it is.
+    fn judged(
         &self,
-        id: FlowRef,
-        value: &[u8],
+        cause: Cause,
         epoch: &Epoch,
-        stage: &mut Stage,
-    ) -> Result<(), StoreError> {
-        let entry = IndexEntry::decode(value)?;
-        let first = self.shared.estimate(epoch, RawNs(entry.first_raw_ns))?;
-        if entry.state != TimeState::Indexed || !self.shared.gate.must_rekey(entry.first, first.as_ref()) {
+        flow: &StoredFlow,
+        stage: &Stage,
+    ) -> Result<Option<StoredFlow>, StoreError> {
+        let judged = self.shared.judge(epoch, &flow.record, &stage.now)?;
+        let indexed = flow.time_state == TimeState::Indexed;
+        if indexed {
+            let moved =
+                flow.first.is_none_or(|first| self.shared.gate.must_rekey(first.utc, judged.first.as_ref()));
+            if !(cause == Cause::Future && judged.state != TimeState::Indexed || moved) {
+                return Ok(None);
+            }
+        } else if judged.state == flow.time_state {
+            return Ok(None);
+        }
+        Ok(Some(StoredFlow {
+            time_state: judged.state,
+            first: judged.first,
+            last: judged.last,
+            ..flow.clone()
+        }))
+    }
+
+    fn judge_block(&mut self, cause: Cause, id: u64) -> Result<(), StoreError> {
+        let Some(block) = self.shared.live().block(id).cloned() else { return Ok(()) };
+        if block.held { self.judge_held_block(&block) } else { self.judge_indexed_block(cause, &block) }
+    }
+
+    /// A block of records that wait. All are let in at once where all can be; else those that can go on by themselves.
+    fn judge_held_block(&mut self, block: &Arc<Sealed>) -> Result<(), StoreError> {
+        let verdicts = self.verdicts(block)?;
+        let alive = |row: &usize| !block.dead.has(*row);
+        let indexed = |row: &usize| verdicts[*row] == TimeState::Indexed;
+        let rows = || (0..verdicts.len()).filter(alive);
+        if !rows().any(|row| indexed(&row)) {
             return Ok(());
         }
-        let Some(envelope) = self.shared.envelope(id, &entry)? else { return Ok(()) };
-        let judged = self.shared.judge(epoch, &envelope.record, &stage.now)?;
-        stage.put(id, Some(entry), envelope.judged(&judged));
+        if rows().all(|row| indexed(&row)) {
+            let summary = Summary { held: false, ..Summary::clone(&block.summary) };
+            let mut batch = super::rocks::Batch::default();
+            batch.put(Family::Blocks, keys::block(block.id), summary.encode());
+            let mut sealed = Sealed { held: false, summary: Arc::new(summary), ..Sealed::clone(block) };
+            sealed.times = self.shared.times(&sealed)?;
+            self.shared.rocks.write(&batch, true)?;
+            let mut live = self.shared.live.write().unwrap_or_else(PoisonError::into_inner);
+            live.change_blocks(vec![Arc::new(sealed)], &[]);
+            return Ok(());
+        }
+        self.move_out(block, |row| verdicts[row] == TimeState::Indexed)
+    }
+
+    /// An indexed block: its times are worked out anew, and what must not be found by them leaves it.
+    fn judge_indexed_block(&mut self, cause: Cause, block: &Arc<Sealed>) -> Result<(), StoreError> {
+        let mut sealed = Sealed::clone(block);
+        sealed.times = self.shared.times(&sealed)?;
+        let latest = sealed.times.map(|times| times.last_max);
+        let now = self.shared.gate.now();
+        let ahead =
+            latest.is_none_or(|latest| latest > now.utc.saturating_add_ns(-(now.err_ns.cast_signed())));
+        let moved = match (block.times, sealed.times) {
+            (Some(old), Some(new)) => {
+                let far = |a: gnomon_clock::UtcNs, b: gnomon_clock::UtcNs| {
+                    a.minus(b).unsigned_abs() > self.shared.gate.rekey_ns()
+                };
+                far(old.first_min, new.first_min) || far(old.first_max, new.first_max)
+            }
+            (old, new) => old != new,
+        };
+        let unclear = sealed.times.is_none_or(|times| times.last_max == gnomon_clock::UtcNs::MAX);
+        self.shared
+            .live
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .change_blocks(vec![Arc::new(sealed)], &[]);
+        let doubtful = match cause {
+            Cause::Future => ahead,
+            _ => moved || unclear || ahead,
+        };
+        if !doubtful {
+            return Ok(());
+        }
+        let verdicts = self.verdicts(block)?;
+        if verdicts.iter().all(|state| *state == TimeState::Indexed) {
+            return Ok(());
+        }
+        self.move_out(block, |row| verdicts[row] != TimeState::Indexed)
+    }
+
+    /// What the gate makes of each row.
+    fn verdicts(&self, block: &Arc<Sealed>) -> Result<Vec<TimeState>, StoreError> {
+        let reader = self.store().read(block);
+        let (firsts, lengths) = (reader.integers(columns::FIRST)?, reader.integers(columns::LENGTH)?);
+        let sources = reader.integers(columns::SOURCE)?;
+        let epochs = reader.epochs()?;
+        let now = self.shared.gate.now();
+        let estimate = |epoch: &Epoch, raw: u64| -> Result<Option<Estimate>, StoreError> {
+            self.shared.estimate(epoch, RawNs(raw))
+        };
+        let mut verdicts = Vec::with_capacity(reader.rows());
+        for row in 0..reader.rows() {
+            let epoch = &epochs[(sources[row] as usize).min(epochs.len() - 1)];
+            let first = estimate(epoch, firsts[row])?;
+            let last = estimate(epoch, firsts[row].saturating_add(lengths[row]))?;
+            verdicts.push(self.shared.gate.judge(first, last, &now).state);
+        }
+        Ok(verdicts)
+    }
+
+    /// Rows leave their block and are single records again, judged anew.
+    fn move_out(&mut self, block: &Arc<Sealed>, which: impl Fn(usize) -> bool) -> Result<(), StoreError> {
+        let mut stage = Stage::new(&self.shared);
+        let mut waiting = Vec::new();
+        for (row, flow) in self.rows_of(block, which)? {
+            let id = flow.id();
+            let Some(epoch) = self.shared.epochs.get(&self.shared.rocks, id.epoch)? else { continue };
+            let judged = self.shared.judge(&epoch, &flow.record, &stage.now)?;
+            let flow =
+                StoredFlow { time_state: judged.state, first: judged.first, last: judged.last, ..flow };
+            stage.batch.put(Family::Waiting, keys::reference(id), Envelope::of(&flow).encode());
+            waiting.push((id, flow.record.revision));
+            stage.leave(id, block.id, row);
+            stage.put(id, flow);
+        }
+        self.publish(stage, true)?;
+        self.waiting.extend(waiting);
         Ok(())
     }
 }

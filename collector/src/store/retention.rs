@@ -5,23 +5,20 @@
 //! have; it goes on by itself when there is room again.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+
+use gnomon_flow::TimeState;
 
 use super::StoreError;
-use super::envelope::{IndexEntry, numbers_of};
+use super::envelope::numbers_of;
 use super::keys::{self, Family};
 use super::rocks::Batch;
 use super::segments::{SegmentError, path_of};
-use super::stage::Stage;
 use super::writer::Writer;
 
 /// Between looks at the size of the database, and between prunings.
 const LOOK_NS: u64 = 10_000_000_000;
-/// Records given up in one pruning: one in so many, and at least [`PRUNE_MIN`].
-const PRUNE_ONE_IN: u64 = 20;
-const PRUNE_MIN: u64 = 10_000;
-const PRUNE_RUN: usize = 4096;
+/// Blocks of records given up in one pruning: one in so many, and at least one.
+const PRUNE_ONE_IN: usize = 20;
 const SEGMENT_BYTES_MAX: u64 = 256 << 20;
 const SEGMENT_BYTES_MIN: u64 = 1 << 20;
 
@@ -147,60 +144,25 @@ impl Writer {
         Ok(true)
     }
 
-    /// Give up the flow records that came in first.
+    /// Give up the blocks of flow records that were made first; where there is none, one is made.
     fn prune(&mut self) -> Result<(), StoreError> {
-        let totals = self.shared.totals();
-        let records = totals.flows + totals.pending + totals.quarantined;
-        let mut left = (records / PRUNE_ONE_IN).max(PRUNE_MIN);
-        let mut pruned = 0u64;
-        let mut end = None;
-        while left > 0 {
-            let limit = PRUNE_RUN.min(usize::try_from(left).unwrap_or(PRUNE_RUN));
-            let run = self.shared.rocks.prefix(Family::ByIngest, &[], None, limit)?;
-            let ids: Vec<_> = run.iter().filter_map(|(key, _)| keys::timed_of(key)).collect();
-            if run.is_empty() {
-                break;
+        if self.shared.live().blocks().is_empty() {
+            let indexed = self.shared.live().counts.indexed > 0;
+            let rows = self.select(|flow| (flow.time_state == TimeState::Indexed) == indexed);
+            if rows.is_empty() {
+                return Ok(());
             }
-            let references: Vec<_> = ids.iter().map(|(_, id)| keys::reference(*id)).collect();
-            let entries =
-                self.shared.rocks.get_many(Family::FlowIndex, references.iter().map(|key| &key[..]))?;
-            let mut stage = Stage::new(&self.shared);
-            for ((_, id), value) in ids.iter().zip(entries) {
-                if let Some(value) = value {
-                    stage.forget(*id, &IndexEntry::decode(&value)?);
-                    pruned += 1;
-                }
-            }
-            run.iter().for_each(|(key, _)| stage.batch.delete(Family::ByIngest, key.to_vec()));
-            self.publish(stage, false)?;
-            left = left.saturating_sub(run.len() as u64);
-            end = run.into_iter().last().map(|(key, _)| key);
+            self.checkpoint(rows, &[])?;
         }
-        if pruned > 0 {
-            tracing::info!(records = pruned, "gave up the oldest flow records for space");
-        }
-        if let Some(end) = end {
-            self.compact_to(end.into_vec());
-        }
-        Ok(())
-    }
-
-    /// Space comes back when what was deleted is compacted away, which must not hold ingest up.
-    fn compact_to(&self, end: Vec<u8>) {
-        static COMPACTING: AtomicBool = AtomicBool::new(false);
-        if COMPACTING.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let shared = Arc::clone(&self.shared);
-        let work = move || {
-            for family in [Family::ByIngest, Family::Flows] {
-                shared.rocks.compact_to(family, &end);
-            }
-            COMPACTING.store(false, Ordering::Release);
+        let oldest: Vec<_> = {
+            let live = self.shared.live();
+            let many = live.blocks().len().div_ceil(PRUNE_ONE_IN).max(1);
+            live.blocks().iter().take(many).map(|block| (block.id, block.records())).collect()
         };
-        if let Err(error) = std::thread::Builder::new().name("compact".to_owned()).spawn(work) {
-            COMPACTING.store(false, Ordering::Release);
-            tracing::warn!(%error, "cannot start a compaction; space comes back later");
-        }
+        let ids: Vec<u64> = oldest.iter().map(|(id, _)| *id).collect();
+        self.drop_blocks(&ids)?;
+        let records: u64 = oldest.iter().map(|(_, records)| records).sum();
+        tracing::info!(records, "gave up the oldest flow records for space");
+        Ok(())
     }
 }

@@ -48,8 +48,6 @@ impl Writer {
         if let Some(end) = evidence.ended.filter(|end| new.ended.is_none_or(|known| *end < known)) {
             new.ended = Some(end);
             stage.cut.push(hash);
-            // Outlives a crash: `load_jobs` finds it.
-            stage.batch.put(Family::Meta, keys::meta_rekey(hash), Vec::new());
         }
         if let Some(successor) = evidence.successor.filter(|id| new.successor != Some(*id)) {
             new.successor = Some(successor);
@@ -68,7 +66,7 @@ impl Writer {
 
     fn set_predecessor(&self, of: &Epoch, id: EpochId, stage: &mut Stage) -> Result<(), StoreError> {
         let hash = EpochHash::of(&id);
-        let hello = Change { epoch: id, agent_name: of.agent_name.as_str().into(), body: Body::Hello };
+        let hello = Change { epoch: id, agent_name: Arc::clone(&of.agent_name), body: Body::Hello };
         if let Some(epoch) = self.epoch(hash, &hello, stage)?
             && epoch.predecessor != Some(of.id)
         {

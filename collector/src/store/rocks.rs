@@ -25,6 +25,10 @@ const WAL_BYTES_MAX: u64 = 256 << 20;
 const WRITE_BUFFER_BYTES: usize = 32 << 20;
 const WRITE_BUFFER_BYTES_SMALL: usize = 4 << 20;
 
+/// How long a write waits while flushes and compactions catch up, before it is given up to be tried again later.
+const STALL_WAIT: std::time::Duration = std::time::Duration::from_millis(5);
+const STALL_TRIES: u32 = 100;
+
 /// What RocksDB said, and where its files are.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("database {}: {message}", path.display())]
@@ -113,30 +117,30 @@ impl Rocks {
         self.db.get_cf(self.family(family), key).map_err(|e| self.error(e))
     }
 
-    /// Values in the order of `keys`.
-    pub(super) fn get_many<'a>(
-        &self,
-        family: Family,
-        keys: impl Iterator<Item = &'a [u8]>,
-    ) -> Result<Vec<Option<Vec<u8>>>, RocksError> {
-        let handle = self.family(family);
-        let values = self.db.multi_get_cf(keys.map(|key| (handle, key)));
-        values.into_iter().map(|value| value.map_err(|e| self.error(e))).collect()
-    }
-
     /// Apply `batch` whole or not at all. With `durable` it is on disk when this returns; without, it is on disk
     /// before any later batch is.
     pub(super) fn write(&self, batch: &Batch, durable: bool) -> Result<(), RocksError> {
-        let mut write = WriteBatch::default();
-        for (family, key, value) in &batch.operations {
-            match value {
-                Some(value) => write.put_cf(self.family(*family), key, value),
-                None => write.delete_cf(self.family(*family), key),
-            }
-        }
         let mut options = WriteOptions::default();
         options.set_sync(durable);
-        self.db.write_opt(write, &options).map_err(|e| self.error(e))
+        // A write that waits for a flush which waits for room would wait for ever, and nobody could make room.
+        options.set_no_slowdown(true);
+        for _ in 0..STALL_TRIES {
+            let mut write = WriteBatch::default();
+            for (family, key, value) in &batch.operations {
+                match value {
+                    Some(value) => write.put_cf(self.family(*family), key, value),
+                    None => write.delete_cf(self.family(*family), key),
+                }
+            }
+            match self.db.write_opt(write, &options) {
+                Err(error) if error.kind() == rocksdb::ErrorKind::Incomplete => {
+                    std::thread::sleep(STALL_WAIT)
+                }
+                written => return written.map_err(|e| self.error(e)),
+            }
+        }
+        let message = "flushes and compactions do not keep up: the disk is slow or full".to_owned();
+        Err(RocksError { path: self.path.clone(), message })
     }
 
     /// At most `limit` pairs with `from ≤ key < to`, from the lowest up or (`reverse`) from the highest down. `after`
@@ -210,9 +214,11 @@ impl Rocks {
         }
     }
 
-    /// Give back the space of deleted keys up to `to`. Takes long.
-    pub(super) fn compact_to(&self, family: Family, to: &[u8]) {
-        self.db.compact_range_cf(self.family(family), None::<&[u8]>, Some(to));
+    /// Give back at once the space of files that hold only keys below `end`. What is in them must be deleted already.
+    pub(super) fn drop_files_below(&self, family: Family, end: &[u8]) {
+        if let Err(error) = self.db.delete_file_in_range_cf(self.family(family), &[][..], end) {
+            tracing::debug!(%error, "space comes back by compactions instead");
+        }
     }
 
     /// Drop entries of `slices` of segment files below `number` as compactions come by.
@@ -250,15 +256,15 @@ fn family_options(family: Family, cache: &Cache, segments_from: &Arc<AtomicU32>)
     let mut options = Options::default();
     options.set_write_buffer_size(WRITE_BUFFER_BYTES_SMALL);
     match family {
-        // Found by point reads, most of which miss: a record is new more often than not.
-        Family::FlowIndex => {
-            table.set_bloom_filter(10.0, false);
-            options.set_write_buffer_size(WRITE_BUFFER_BYTES);
-        }
-        Family::Flows | Family::Held => {
+        // Compressed already; a column is read whole or not at all.
+        Family::Columns => {
             table.set_block_size(16 << 10);
             options.set_write_buffer_size(WRITE_BUFFER_BYTES);
         }
+        // Written and deleted soon after.
+        Family::Recent => options.set_write_buffer_size(WRITE_BUFFER_BYTES),
+        // Most looks are for what is not there.
+        Family::Loose => table.set_bloom_filter(10.0, false),
         Family::Slices => {
             let from = Arc::clone(segments_from);
             options.set_write_buffer_size(WRITE_BUFFER_BYTES);
@@ -271,8 +277,13 @@ fn family_options(family: Family, cache: &Cache, segments_from: &Arc<AtomicU32>)
         _ => {}
     }
     options.set_block_based_table_factory(&table);
-    options.set_compression_type(DBCompressionType::Lz4);
-    options.set_bottommost_compression_type(DBCompressionType::Zstd);
+    match family {
+        Family::Columns | Family::Recent => options.set_compression_type(DBCompressionType::None),
+        _ => {
+            options.set_compression_type(DBCompressionType::Lz4);
+            options.set_bottommost_compression_type(DBCompressionType::Zstd);
+        }
+    }
     options.set_level_compaction_dynamic_level_bytes(true);
     options
 }

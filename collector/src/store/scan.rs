@@ -1,19 +1,25 @@
-//! Reading records in order.
+//! Finding records: which blocks may have some, and which of their rows do. A walk visits all that match, in no order; a
+//! page (`page.rs`) has the first of them in order.
 
-use std::collections::VecDeque;
-use std::ops::Bound;
+use std::num::NonZero;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use gnomon_clock::UtcNs;
-use gnomon_flow::{FlowRef, StoredFlow};
+use gnomon_flow::{FlowRef, StoredFlow, TimeState};
 
-use super::envelope::Envelope;
-use super::keys::{self, Family};
-use super::rocks::Pair;
+use super::block::{Summary, columns};
+use super::keys;
+use super::live::{RowSet, Sealed, View};
+use super::reader::Reader;
 use super::{Store, StoreError};
 
-/// Records read at once: an early stop wastes at most this many, and a long scan seeks once per so many.
-const RUN_FIRST: usize = 64;
-const RUN_MAX: usize = 2048;
+/// Threads of one question at most: several are asked at once.
+const THREADS_MAX: usize = 4;
+/// Hot records looked at between two looks at whether to stop.
+const HOT_RUN: usize = 1024;
+/// [`Reader::firsts`] and the estimates themselves differ by less than this.
+pub(super) const FIRSTS_NS: i64 = 1_000_000;
 
 /// Which records: those any part of which lies in `since ≤ t < until`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,13 +33,34 @@ pub struct Span {
 impl Span {
     /// Everything there is, by the records' own time.
     pub const ALL: Span = Span { since: UtcNs::MIN, until: UtcNs::MAX, by_ingest: false };
+
+    fn has(&self, first: UtcNs, last: UtcNs) -> bool {
+        last.max(first) >= self.since && (first < self.until || self.until == UtcNs::MAX)
+    }
+
+    /// Whether the record lies in it, by the times it is shown with.
+    pub(crate) fn has_flow(&self, flow: &StoredFlow) -> bool {
+        if self.by_ingest {
+            return flow.ingested.is_some_and(|at| self.has(at, at));
+        }
+        match (flow.time_state, flow.first) {
+            (TimeState::Indexed, Some(first)) => {
+                self.has(first.utc, flow.last.map_or(first.utc, |last| last.utc))
+            }
+            _ => false,
+        }
+    }
 }
 
 /// A place in a scan: opaque bytes, good for a cursor that outlives the process.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ScanKey(Box<[u8]>);
+pub struct ScanKey(pub(super) Box<[u8]>);
 
 impl ScanKey {
+    pub(super) fn new(at: UtcNs, id: FlowRef) -> ScanKey {
+        ScanKey(Box::new(keys::timed(at, id)))
+    }
+
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -44,124 +71,393 @@ impl ScanKey {
     }
 }
 
+/// What is looked for, asked of summaries, of blocks and of records.
+pub(crate) trait Filter: Sync {
+    /// False only when no record of the block can match.
+    fn may_match(&self, summary: &Summary) -> bool;
+
+    /// The rows that may match, and whether they all do.
+    ///
+    /// # Errors
+    /// When a column cannot be read.
+    fn select(&self, block: &Reader) -> Result<(RowSet, bool), StoreError>;
+
+    fn matches(&self, flow: &StoredFlow) -> bool;
+}
+
+/// Matches everything.
+pub(crate) struct Everything;
+
+impl Filter for Everything {
+    fn may_match(&self, _: &Summary) -> bool {
+        true
+    }
+
+    fn select(&self, block: &Reader) -> Result<(RowSet, bool), StoreError> {
+        Ok((block.alive(), true))
+    }
+
+    fn matches(&self, _: &StoredFlow) -> bool {
+        true
+    }
+}
+
+/// Told to a scan from time to time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    GoOn,
+    /// Answer with what was found.
+    Now,
+}
+
+/// Some of what a scan found: rows of a block, or whole records.
+pub(crate) enum Part<'p> {
+    Rows(&'p Reader, &'p RowSet),
+    Flows(&'p [StoredFlow]),
+}
+
+/// How a walk over all matches ended.
+pub(crate) struct Walked<T> {
+    pub(crate) parts: Vec<T>,
+    pub(crate) damaged: u64,
+    pub(crate) stopped: bool,
+}
+
+/// What a scan of blocks and hot records goes by.
+pub(super) struct Order<'o> {
+    pub(super) span: Span,
+    pub(super) newest_first: bool,
+    pub(super) after: Option<(UtcNs, FlowRef)>,
+    pub(super) filter: &'o dyn Filter,
+}
+
+impl Order<'_> {
+    /// What the times of the block's records lie between, in this order; `None` when it has nothing to do with it.
+    pub(super) fn bounds(&self, block: &Sealed) -> Option<(UtcNs, UtcNs, UtcNs)> {
+        if self.span.by_ingest {
+            let (min, max) = block.summary.ingested;
+            return Some((min, max, max));
+        }
+        let times = block.times.filter(|_| !block.held)?;
+        Some((times.first_min, times.first_max, times.last_max))
+    }
+
+    /// Whether some record of the block may be on the page.
+    pub(super) fn concerns(&self, block: &Sealed) -> bool {
+        let Some((min, max, last)) = self.bounds(block) else { return false };
+        let after = self.after.is_none_or(|(at, _)| if self.newest_first { min <= at } else { max >= at });
+        after && self.span.has(min, last) && block.records() > 0 && self.filter.may_match(&block.summary)
+    }
+
+    pub(super) fn behind(&self, at: UtcNs, id: FlowRef) -> bool {
+        match self.after {
+            None => true,
+            Some(after) if self.newest_first => (at, id) < after,
+            Some(after) => (at, id) > after,
+        }
+    }
+
+    /// The matching rows inside the span, and whether they were all tested whole.
+    pub(super) fn rows(&self, reader: &Reader) -> Result<(RowSet, bool), StoreError> {
+        let (mut rows, exact) = self.filter.select(reader)?;
+        rows.remove(&reader.block().dead);
+        if rows.is_empty() {
+            return Ok((rows, exact));
+        }
+        let Some((min, max, _)) = self.bounds(reader.block()) else { return Ok((RowSet::default(), exact)) };
+        if min >= self.span.since && (max < self.span.until || self.span.until == UtcNs::MAX) {
+            return Ok((rows, exact));
+        }
+        let mut inside = RowSet::none(reader.rows());
+        if self.span.by_ingest {
+            let ingested = reader.integers(columns::INGESTED)?;
+            for row in rows.iter() {
+                let at = UtcNs::from_tai_ns(ingested.get(row).copied().unwrap_or(0).cast_signed());
+                if self.span.has(at, at) {
+                    inside.insert(row);
+                }
+            }
+            return Ok((inside, exact));
+        }
+        let (firsts, lengths) = (reader.firsts()?, reader.integers(columns::LENGTH)?);
+        for row in rows.iter() {
+            let first = firsts.get(row).copied().unwrap_or(UtcNs::MIN);
+            let length = i64::try_from(lengths.get(row).copied().unwrap_or(0)).unwrap_or(i64::MAX);
+            // RAW may run a tenth faster or slower than time while a clock is slewed.
+            let last = first.saturating_add_ns(length);
+            let doubt = FIRSTS_NS + length / 8;
+            let close = |bound: UtcNs, at: UtcNs| bound.minus(at).abs() <= doubt;
+            let has = if close(self.span.since, last) || close(self.span.until, first) {
+                let (first, last) = reader.estimates(row)?;
+                first.is_some_and(|first| self.span.has(first.utc, last.map_or(first.utc, |last| last.utc)))
+            } else {
+                self.span.has(first, last)
+            };
+            if has {
+                inside.insert(row);
+            }
+        }
+        Ok((inside, exact))
+    }
+
+    /// Where a row stands in the order.
+    pub(super) fn time(&self, reader: &Reader, row: usize) -> Result<UtcNs, StoreError> {
+        if self.span.by_ingest {
+            let ingested = reader.integers(columns::INGESTED)?;
+            return Ok(UtcNs::from_tai_ns(ingested.get(row).copied().unwrap_or(0).cast_signed()));
+        }
+        Ok(reader.estimates(row)?.0.map_or(UtcNs::MIN, |first| first.utc))
+    }
+
+    pub(super) fn time_of(&self, flow: &StoredFlow) -> UtcNs {
+        let at = if self.span.by_ingest { flow.ingested } else { flow.first.map(|first| first.utc) };
+        at.unwrap_or(UtcNs::MIN)
+    }
+}
+
+impl Store {
+    pub(crate) fn view(&self) -> View {
+        self.shared.live.read().unwrap_or_else(PoisonError::into_inner).view()
+    }
+
+    /// A hot record with its times by the evidence of now.
+    pub(super) fn fresh(&self, flow: &Arc<StoredFlow>) -> Result<StoredFlow, StoreError> {
+        let mut flow = StoredFlow::clone(flow);
+        let id = flow.id();
+        let shared = &self.shared;
+        let epoch = shared.epochs.get(&shared.rocks, id.epoch)?.ok_or(StoreError::NoEpoch { id })?;
+        flow.first = shared.estimate(&epoch, flow.record.first)?.or(flow.first);
+        flow.last = shared.estimate(&epoch, flow.record.last)?;
+        flow.origin.agent_name = Arc::clone(&epoch.agent_name);
+        Ok(flow)
+    }
+
+    /// The hot records that match, each with its times by the evidence of now.
+    pub(super) fn hot(
+        &self,
+        view: &View,
+        order: &Order<'_>,
+        stop: &(dyn Fn() -> Stop + Sync),
+        mut each: impl FnMut(StoredFlow, &Arc<StoredFlow>) -> Result<(), StoreError>,
+    ) -> Result<bool, StoreError> {
+        let slack = self.shared.gate.rekey_ns().cast_signed();
+        for (at, hot) in view.hot.iter().enumerate() {
+            if at % HOT_RUN == 0 && stop() == Stop::Now {
+                return Ok(true);
+            }
+            // Times that were right when it was taken in are near enough to pass most by.
+            if !order.span.by_ingest {
+                let near = |first: UtcNs, last: UtcNs| {
+                    order.span.has(first.saturating_add_ns(-slack), last.saturating_add_ns(slack))
+                };
+                match (hot.time_state, hot.first) {
+                    (TimeState::Indexed, Some(first))
+                        if near(first.utc, hot.last.map_or(first.utc, |last| last.utc)) => {}
+                    _ => continue,
+                }
+            }
+            let flow = self.fresh(hot)?;
+            if order.span.has_flow(&flow) && order.filter.matches(&flow) {
+                each(flow, hot)?;
+            }
+        }
+        Ok(false)
+    }
+
+    /// Gives all matches to `each`, in no order, on several threads; each thread adds to a part of its own.
+    ///
+    /// # Errors
+    /// When the database cannot be read. A damaged block is counted and passed.
+    pub(crate) fn walk<T: Default + Send>(
+        &self,
+        span: Span,
+        filter: &dyn Filter,
+        stop: &(dyn Fn() -> Stop + Sync),
+        each: &(dyn Fn(&mut T, Part<'_>) -> Result<(), StoreError> + Sync),
+    ) -> Result<Walked<T>, StoreError> {
+        let order = Order { span, newest_first: true, after: None, filter };
+        let view = self.view();
+        let mut parts: Vec<T> = Vec::new();
+        let mut first = T::default();
+        let mut run = Vec::new();
+        let mut stopped = self.hot(&view, &order, stop, |flow, _| {
+            run.push(flow);
+            if run.len() >= HOT_RUN {
+                each(&mut first, Part::Flows(&run))?;
+                run.clear();
+            }
+            Ok(())
+        })?;
+        each(&mut first, Part::Flows(&run))?;
+        parts.push(first);
+        let mut blocks: Vec<&Arc<Sealed>> =
+            view.blocks.iter().filter(|block| order.concerns(block)).collect();
+        blocks.reverse();
+        let damaged = AtomicU64::new(0);
+        let told = AtomicBool::new(false);
+        let of_threads: Vec<Mutex<T>> = (0..threads()).map(|_| Mutex::new(T::default())).collect();
+        parallel(blocks.len(), &|thread, at| {
+            if stopped || stop() == Stop::Now {
+                told.store(true, Ordering::Relaxed);
+                return Ok(false);
+            }
+            let reader = self.read(blocks[at]);
+            let mut part = lock(&of_threads[thread]);
+            let walked = order.rows(&reader).and_then(|(rows, exact)| {
+                if rows.is_empty() {
+                    return Ok(());
+                }
+                if exact {
+                    return each(&mut part, Part::Rows(&reader, &rows));
+                }
+                let mut flows = Vec::new();
+                for row in rows.iter() {
+                    let flow = reader.flow(row)?;
+                    if filter.matches(&flow) {
+                        flows.push(flow);
+                    }
+                    if flows.len() >= HOT_RUN {
+                        each(&mut part, Part::Flows(&flows))?;
+                        flows.clear();
+                    }
+                }
+                each(&mut part, Part::Flows(&flows))
+            });
+            match walked {
+                Err(error) if error.is_damage() => {
+                    self.note_damage(&error);
+                    damaged.fetch_add(1, Ordering::Relaxed);
+                    Ok(true)
+                }
+                Err(StoreError::BlockGone { .. }) => Ok(true),
+                other => other.map(|()| true),
+            }
+        })?;
+        stopped |= told.into_inner();
+        parts.extend(
+            of_threads.into_iter().map(|part| part.into_inner().unwrap_or_else(PoisonError::into_inner)),
+        );
+        Ok(Walked { parts, damaged: damaged.into_inner(), stopped })
+    }
+
+    pub(super) fn note_damage(&self, error: &StoreError) {
+        tracing::error!(%error, "a block of records is damaged: the others are served");
+        self.shared.damaged_blocks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One record by its id.
+    ///
+    /// # Errors
+    /// When the database cannot be read or the record is damaged.
+    pub fn get(&self, id: FlowRef) -> Result<Option<StoredFlow>, StoreError> {
+        let (hot, blocks) = {
+            let live = self.shared.live.read().unwrap_or_else(PoisonError::into_inner);
+            (live.get(id).cloned(), Arc::clone(live.blocks()))
+        };
+        if let Some(hot) = hot {
+            return self.fresh(&hot).map(Some);
+        }
+        // The newest first: that is what people look at.
+        for block in blocks.iter().rev().filter(|block| block.summary.may_have(id)) {
+            let reader = self.read(block);
+            match reader.find(id).and_then(|row| row.map(|row| reader.flow(row)).transpose()) {
+                Ok(None) | Err(StoreError::BlockGone { .. }) => {}
+                found => return found,
+            }
+        }
+        Ok(None)
+    }
+
+    /// The records of `span` in the order of their first time (of their ingest, with `by_ingest`), from behind `after`
+    /// on, page by page. Blocking.
+    pub fn scan(&self, span: Span, newest_first: bool, after: Option<&ScanKey>) -> Scan {
+        Scan {
+            store: self.clone(),
+            span,
+            newest_first,
+            after: after.cloned(),
+            page: Vec::new().into_iter(),
+            finished: false,
+        }
+    }
+}
+
+/// Does `work` for 0, 1, 2 … below `count`, on as many threads as it is worth; each is told its own number. Ends
+/// early where `work` says false: everything behind is then not begun any more.
+pub(super) fn parallel(
+    count: usize,
+    work: &(dyn Fn(usize, usize) -> Result<bool, StoreError> + Sync),
+) -> Result<(), StoreError> {
+    let next = AtomicUsize::new(0);
+    let run = |thread: usize| -> Result<(), StoreError> {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            if at >= count || !work(thread, at)? {
+                // Nobody takes another one.
+                next.fetch_max(count, Ordering::Relaxed);
+                return Ok(());
+            }
+        }
+    };
+    let threads = threads().min(count);
+    if threads <= 1 {
+        return run(0);
+    }
+    let run = &run;
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|thread| scope.spawn(move || run(thread))).collect();
+        let mut result = run(0);
+        for other in others {
+            let of_other = other.join().unwrap_or(Err(StoreError::Fault));
+            result = result.and(of_other);
+        }
+        result
+    })
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX)
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A scan under way: see [`Store::scan`].
 pub struct Scan {
     store: Store,
     span: Span,
     newest_first: bool,
-    from: Vec<u8>,
-    to: Vec<u8>,
-    after: Option<Box<[u8]>>,
-    run: VecDeque<Pair>,
-    run_len: usize,
+    after: Option<ScanKey>,
+    page: std::vec::IntoIter<(ScanKey, StoredFlow)>,
     finished: bool,
-}
-
-impl Store {
-    /// The records of `span` in the order of their first time (of their ingest, with `by_ingest`), from behind `after`
-    /// on. Not a snapshot: records that arrive while it runs may or may not be seen, none is seen twice unless its time
-    /// was corrected by more than a second meanwhile. Blocking; reads ahead by a few records.
-    pub fn scan(&self, span: Span, newest_first: bool, after: Option<&ScanKey>) -> Scan {
-        let (since, until) = if span.by_ingest {
-            (span.since, span.until)
-        } else {
-            // A record may begin before the span, and its estimate may have moved since it was indexed.
-            let allowed = self.shared.gate.rekey_ns().cast_signed();
-            let longest = i64::try_from(self.shared.longest()).unwrap_or(i64::MAX);
-            let back = longest.saturating_add(allowed);
-            (span.since.saturating_add_ns(-back), span.until.saturating_add_ns(allowed))
-        };
-        Scan {
-            store: self.clone(),
-            span,
-            newest_first,
-            from: keys::time(since).to_vec(),
-            to: keys::time(until).to_vec(),
-            after: after.map(|key| key.0.clone()),
-            run: VecDeque::new(),
-            run_len: RUN_FIRST,
-            finished: span.since >= span.until,
-        }
-    }
-}
-
-impl Scan {
-    fn refill(&mut self) -> Result<(), StoreError> {
-        let family = if self.span.by_ingest { Family::ByIngest } else { Family::Flows };
-        let to = if self.span.until == UtcNs::MAX { Bound::Unbounded } else { Bound::Excluded(&self.to[..]) };
-        let after = self.after.as_deref();
-        let rocks = &self.store.shared.rocks;
-        let run = rocks.run(family, &self.from, to, after, self.newest_first, self.run_len)?;
-        self.finished = run.len() < self.run_len;
-        self.run_len = (self.run_len * 2).min(RUN_MAX);
-        self.run = run.into();
-        Ok(())
-    }
-
-    fn flow_at(&self, key: &[u8], value: &[u8]) -> Result<Option<StoredFlow>, StoreError> {
-        let store = &self.store;
-        let Some((at, id)) = keys::timed_of(key) else {
-            return Err(StoreError::Key { bytes: key.to_vec() });
-        };
-        if self.span.by_ingest {
-            // `None`: given up for space since, with its entry here to follow.
-            return store.get(id);
-        }
-        if let Some((_, last)) = Envelope::peek_times(value) {
-            let allowed = store.shared.gate.rekey_ns().cast_signed();
-            if last.saturating_add_ns(allowed) < self.span.since {
-                return Ok(None);
-            }
-        }
-        let flow = store.shared.stored_flow(id.epoch, Envelope::decode(value)?)?;
-        let first = flow.first.map_or(at, |e| e.utc);
-        let last = flow.last.map_or(first, |e| e.utc).max(first);
-        let inside = (first < self.span.until || self.span.until == UtcNs::MAX) && last >= self.span.since;
-        Ok(inside.then_some(flow))
-    }
 }
 
 impl Iterator for Scan {
     type Item = Result<(ScanKey, StoredFlow), StoreError>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        const PAGE: usize = 1024;
         loop {
-            let Some((key, value)) = self.run.pop_front() else {
-                if self.finished {
-                    return None;
+            if let Some(found) = self.page.next() {
+                return Some(Ok(found));
+            }
+            if self.finished {
+                return None;
+            }
+            let go_on = || Stop::GoOn;
+            let after = self.after.as_ref();
+            match self.store.page(self.span, self.newest_first, after, &Everything, PAGE, &go_on) {
+                Ok(page) => {
+                    self.finished = page.behind.is_none();
+                    self.after = page.behind;
+                    self.page = page.flows.into_iter();
                 }
-                if let Err(error) = self.refill() {
+                Err(error) => {
                     self.finished = true;
                     return Some(Err(error));
                 }
-                continue;
-            };
-            let taken = self.flow_at(&key, &value);
-            self.after = Some(key.clone());
-            match taken {
-                Ok(Some(flow)) => return Some(Ok((ScanKey(key), flow))),
-                Ok(None) => {}
-                // Damage is told and passed: the next call goes on behind it.
-                Err(error) => return Some(Err(error)),
             }
         }
-    }
-}
-
-/// The record's key in `flows` or `held` decides where it is read from.
-impl Store {
-    /// One record by its id.
-    ///
-    /// # Errors
-    /// When the database cannot be read or the record is damaged.
-    pub fn get(&self, id: FlowRef) -> Result<Option<StoredFlow>, StoreError> {
-        // Twice, because a record may move between families while we look.
-        for _ in 0..2 {
-            let Some(entry) = self.shared.index_entry(id)? else { return Ok(None) };
-            if let Some(envelope) = self.shared.envelope(id, &entry)? {
-                return self.shared.stored_flow(id.epoch, envelope).map(Some);
-            }
-        }
-        Ok(None)
     }
 }

@@ -106,7 +106,8 @@ pub(crate) fn fixes(epoch: EpochId, fixes: Vec<Fix>) -> Change {
 }
 
 pub(crate) fn flows(epoch: EpochId, seq: u64, records: Vec<FlowRecord>) -> Change {
-    let content = Content::Flows { interface: "eth0".to_owned(), records };
+    let payload = super::RecordBatch::payload("eth0", &records);
+    let content = Content::Flows { interface: "eth0".into(), records, payload };
     change(epoch, Body::Entry { seq, content })
 }
 
@@ -158,4 +159,10 @@ pub(crate) fn open(dir: &std::path::Path, clock: &Arc<FakeClock>) -> (Store, Wri
 /// Do all that is left to do.
 pub(crate) fn settle(writer: &mut Writer) {
     while writer.settle().unwrap() {}
+}
+
+/// Put all that is indexed into blocks.
+pub(crate) fn seal(writer: &mut Writer) {
+    let rows = writer.select(|flow| flow.time_state == gnomon_flow::TimeState::Indexed);
+    writer.checkpoint(rows, &[]).unwrap();
 }

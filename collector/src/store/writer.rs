@@ -1,26 +1,30 @@
 //! The one writer: groups of changes become one atomic, durable batch.
 //!
 //! Order of a commit: make room → append slices to the segment file → sync it → one database batch, synced, with the
-//! records, every index entry, the ledger and the totals → only then tell anybody. A crash before the batch leaves a tail
-//! in the segment file that the next open cuts; a crash after it leaves everything. A group that failed left nothing and
-//! can be committed again as it is.
+//! records as they came, the ledger and the totals → only then tell anybody. A crash before the batch leaves a tail in the
+//! segment file that the next open cuts; a crash after it leaves everything. A group that failed left nothing and can be
+//! committed again as it is.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use gnomon_clock::{MonoNs, Timeline};
-use gnomon_flow::{AgentId, EpochHash, FlowRecord, FlowRef, StoredFlow};
+use gnomon_clock::{MonoNs, Timeline, UtcNs};
+use gnomon_flow::{AgentId, EpochHash, FlowRecord, FlowRef, Origin, StoredFlow};
 
+use super::batch::encode_recent;
 use super::change::{Body, Change, Committed, Content, Slices};
-use super::envelope::{Envelope, IndexEntry, encode_epoch, numbers, numbers_of};
+use super::envelope::{encode_epoch, numbers, numbers_of};
 use super::epochs::Epoch;
 use super::keys::{self, Family};
+use super::live::{RowSet, Sealed};
 use super::regate::Job;
 use super::retention::Limits;
 use super::segments::{Frame, SegmentWriter};
 use super::stage::Stage;
 use super::{Shared, Store, StoreError};
+
+/// Epochs whose drift is watched; a timeline is up to 20 KiB.
+const KEYED_BY_MAX: usize = 4096;
 
 /// Makes all changes to a store; there is one at a time.
 pub struct Writer {
@@ -28,8 +32,12 @@ pub struct Writer {
     pub(super) segments: SegmentWriter,
     /// Packets and bytes of each segment file, and when it was written last (TAI; 0 when the time was unproven).
     pub(super) table: BTreeMap<u32, [u64; 3]>,
-    /// Records held, by epoch.
-    pub(super) held: HashMap<EpochHash, u64>,
+    /// The id of the next block.
+    pub(super) next_block: u64,
+    /// The first and the next number of the batches in `recent`.
+    pub(super) recent: (u64, u64),
+    /// Records in no block that are written down by themselves, and in which revision.
+    pub(super) waiting: HashMap<FlowRef, u32>,
     /// The timeline that the records of an epoch are indexed by, where it has changed since the start.
     pub(super) keyed_by: HashMap<EpochHash, Timeline>,
     pub(super) jobs: VecDeque<Job>,
@@ -39,8 +47,6 @@ pub struct Writer {
     /// Epochs with exchanges relative to a collector without proof of its time.
     pub(super) relative: HashSet<EpochHash>,
     pub(super) expired_at: Option<MonoNs>,
-    /// How far the look for old records has come.
-    pub(super) expiring: Option<Box<[u8]>>,
     pub(super) age_held_up: bool,
     pub(super) time_saved_at: Option<MonoNs>,
 }
@@ -64,7 +70,6 @@ impl Writer {
     fn try_commit(&mut self, changes: &[Change]) -> Result<Vec<Committed>, StoreError> {
         self.segments.rotate_if_full()?;
         let mut stage = Stage::new(&self.shared);
-        self.prefetch(changes, &mut stage)?;
         let mut answers = Vec::with_capacity(changes.len());
         for change in changes {
             answers.push(self.apply(change, &mut stage)?);
@@ -87,23 +92,6 @@ impl Writer {
         Ok(answers)
     }
 
-    /// Look up all records of the group at once.
-    fn prefetch(&self, changes: &[Change], stage: &mut Stage) -> Result<(), StoreError> {
-        let mut ids = Vec::new();
-        for change in changes {
-            let Body::Entry { content: Content::Flows { records, .. }, .. } = &change.body else { continue };
-            let epoch = EpochHash::of(&change.epoch);
-            ids.extend(records.iter().map(|r| FlowRef { epoch, flow: r.id, segment: r.segment }));
-        }
-        let keys: Vec<_> = ids.iter().map(|id| keys::reference(*id)).collect();
-        let values = self.shared.rocks.get_many(Family::FlowIndex, keys.iter().map(|key| &key[..]))?;
-        for (id, value) in ids.into_iter().zip(values) {
-            let entry = value.map(|value| IndexEntry::decode(&value)).transpose()?;
-            stage.index.insert(id, entry);
-        }
-        Ok(())
-    }
-
     fn apply(&mut self, change: &Change, stage: &mut Stage) -> Result<Committed, StoreError> {
         let hash = EpochHash::of(&change.epoch);
         let Some(epoch) = self.epoch(hash, change, stage)? else {
@@ -120,8 +108,8 @@ impl Writer {
                     return Ok(Committed { duplicate: true, ..Committed::default() });
                 }
                 let answer = match content {
-                    Content::Flows { interface, records } => {
-                        self.place_all(hash, &epoch, interface, records, stage)?
+                    Content::Flows { interface, records, payload } => {
+                        self.place_all(hash, &epoch, interface, records, payload, stage)?
                     }
                     Content::Slices(slices) => self.append(hash, slices, stage)?,
                     Content::Unreadable => Committed::default(),
@@ -153,7 +141,7 @@ impl Writer {
                 stage.epochs.insert(hash, Arc::clone(&known));
                 return Ok(Some(known));
             }
-            Some(known) => Epoch { agent_name: change.agent_name.to_string(), ..Epoch::clone(&known) },
+            Some(known) => Epoch { agent_name: Arc::clone(&change.agent_name), ..Epoch::clone(&known) },
             None => Epoch::new(change.epoch, &change.agent_name),
         };
         let epoch = Arc::new(epoch);
@@ -181,31 +169,89 @@ impl Writer {
         &self,
         hash: EpochHash,
         epoch: &Epoch,
-        interface: &str,
+        interface: &Arc<str>,
         records: &[FlowRecord],
+        payload: &[u8],
         stage: &mut Stage,
     ) -> Result<Committed, StoreError> {
         let mut answer = Committed::default();
         for record in records {
             let id = FlowRef { epoch: hash, flow: record.id, segment: record.segment };
-            let old = stage.index.get(&id).copied().flatten();
-            if old.is_some_and(|old| record.revision <= old.revision) {
+            if self.place(id, epoch, interface, record, stage.now.utc, stage)? {
+                answer.records += 1;
+            } else {
                 answer.stale += 1;
-                continue;
             }
-            let judged = self.shared.judge(epoch, record, &stage.now)?;
-            let envelope = Envelope {
-                state: judged.state,
-                first: judged.first,
-                last: judged.last.map(|e| e.utc),
-                ingested: old.map_or(stage.now.utc, |old| old.ingested),
-                interface: interface.to_owned(),
-                record: record.clone(),
-            };
-            stage.put(id, old, envelope);
-            answer.records += 1;
+        }
+        if answer.records > 0 {
+            let seq = self.recent.1 + stage.recent;
+            stage.batch.put(Family::Recent, keys::recent(seq), encode_recent(hash, stage.now.utc, payload));
+            stage.recent += 1;
         }
         Ok(answer)
+    }
+
+    /// Puts one record where searches find it; false when what is there is no older.
+    pub(super) fn place(
+        &self,
+        id: FlowRef,
+        epoch: &Epoch,
+        interface: &Arc<str>,
+        record: &FlowRecord,
+        now: UtcNs,
+        stage: &mut Stage,
+    ) -> Result<bool, StoreError> {
+        let known = match stage.rows.get(&id) {
+            Some(flow) => Some((flow.record.revision, flow.ingested)),
+            None => self.shared.live().get(id).map(|flow| (flow.record.revision, flow.ingested)),
+        };
+        // Only a record that was open when it went into a block can have a later revision.
+        let known = match known {
+            None if record.revision > 0 => self.leave_block(id, record.revision, stage)?,
+            known => known,
+        };
+        if known.is_some_and(|(revision, _)| record.revision <= revision) {
+            return Ok(false);
+        }
+        let judged = self.shared.judge(epoch, record, &stage.now)?;
+        let flow = StoredFlow {
+            origin: Origin {
+                agent: epoch.agent(),
+                agent_name: Arc::clone(&epoch.agent_name),
+                interface: Arc::clone(interface),
+                epoch: epoch.id,
+            },
+            first: judged.first,
+            last: judged.last,
+            ingested: Some(known.and_then(|(_, ingested)| ingested).unwrap_or(now)),
+            time_state: judged.state,
+            record: record.clone(),
+        };
+        stage.put(id, flow);
+        Ok(true)
+    }
+
+    /// Takes an open record out of its block, when `revision` is a later one. What it was and when it came in.
+    fn leave_block(
+        &self,
+        id: FlowRef,
+        revision: u32,
+        stage: &mut Stage,
+    ) -> Result<Option<(u32, Option<UtcNs>)>, StoreError> {
+        let Some(value) = self.shared.rocks.get(Family::Loose, &keys::reference(id))? else {
+            return Ok(None);
+        };
+        let [block, row, known] = numbers_of("a loose record", &value)?;
+        let known = u32::try_from(known).unwrap_or(u32::MAX);
+        let ingested = match self.shared.live().block(block).cloned() {
+            Some(block) => self.store().read(&block).ingested(row as usize)?,
+            // Given up for space since.
+            None => None,
+        };
+        if revision > known {
+            stage.leave(id, block, row as usize);
+        }
+        Ok(Some((known, ingested)))
     }
 
     fn append(
@@ -254,23 +300,17 @@ impl Writer {
                 (None, None) => Timeline::new(stage.epochs[&hash].id),
             };
             let moved = self.shared.gate.moved(&keyed_by, &stage.epochs[&hash].timeline);
-            if moved {
-                // Outlives a crash: `load_jobs` finds it.
-                stage.batch.put(Family::Meta, keys::meta_rekey(hash), Vec::new());
-            }
             retimed.push((hash, keyed_by, moved));
         }
-        if stage.batch.is_empty() {
+        let dead = self.bury(&mut stage);
+        if stage.batch.is_empty() && stage.rows.is_empty() {
             return Ok(());
         }
-        stage.batch.put(Family::Meta, keys::META_TOTALS, stage.totals.encode());
-        if stage.longest_ns > self.shared.longest() {
-            stage.batch.put(Family::Meta, keys::META_LONGEST, numbers([stage.longest_ns]));
-            // Before the records are there: looking back too far is harmless.
-            self.shared.longest_ns.store(stage.longest_ns, Ordering::Relaxed);
+        if !stage.batch.is_empty() {
+            stage.batch.put(Family::Meta, keys::META_TOTALS, stage.totals.encode());
+            self.shared.rocks.write(&stage.batch, durable)?;
         }
-        self.shared.rocks.write(&stage.batch, durable)?;
-
+        self.recent.1 += stage.recent;
         if stage.frames != [0; 2] {
             let row = self.table.entry(self.segments.position().number).or_default();
             row[0] += stage.frames[0];
@@ -282,24 +322,53 @@ impl Writer {
             self.remember_relative(*hash, &stage.epochs[hash]);
             self.shared.epochs.put(*hash, Arc::clone(&stage.epochs[hash]));
         }
-        for (hash, by) in stage.held {
-            let held = self.held.entry(hash).or_default();
-            *held = held.saturating_add_signed(by);
-        }
-        self.held.retain(|_, held| *held > 0);
         *self.shared.totals.lock().unwrap_or_else(PoisonError::into_inner) = stage.totals;
+        {
+            let mut live = self.shared.live.write().unwrap_or_else(PoisonError::into_inner);
+            for (id, flow) in &stage.rows {
+                live.insert(*id, Arc::clone(flow));
+            }
+            live.change_blocks(dead, &[]);
+        }
         for (hash, keyed_by, moved) in retimed {
-            self.retimed(hash, keyed_by, &stage.epochs[&hash].timeline, moved);
+            self.keep_timeline(hash, keyed_by, &stage.epochs[&hash].timeline, moved);
+            self.retimed(hash, moved);
         }
         self.recut(&stage.cut);
         if self.shared.changes.receiver_count() > 0 {
-            for (hash, envelope) in stage.fresh {
-                let flow: StoredFlow = self.shared.stored_flow(hash, envelope)?;
+            for flow in stage.fresh.iter().filter_map(|id| stage.rows.get(id)) {
                 // Nobody listening any more is no failure.
-                let _ = self.shared.changes.send(Arc::new(flow));
+                let _ = self.shared.changes.send(Arc::clone(flow));
             }
         }
         Ok(())
+    }
+
+    /// Writes down which rows of blocks are dead now; the blocks as they are then.
+    fn bury(&self, stage: &mut Stage) -> Vec<Arc<Sealed>> {
+        let live = self.shared.live();
+        let mut changed = Vec::new();
+        for (id, rows) in std::mem::take(&mut stage.dead) {
+            let Some(block) = live.block(id) else { continue };
+            let mut dead = RowSet::clone(&block.dead);
+            rows.into_iter().for_each(|row| dead.insert(row));
+            stage.batch.put(Family::Dead, keys::block(id), dead.to_bytes());
+            changed.push(Arc::new(Sealed { dead: Arc::new(dead), ..Sealed::clone(block) }));
+        }
+        changed
+    }
+
+    /// Remembers by which timeline the records of an epoch lie where they do, so that slow drifts add up.
+    fn keep_timeline(&mut self, epoch: EpochHash, keyed_by: Timeline, new: &Timeline, moved: bool) {
+        if moved {
+            self.keyed_by.insert(epoch, new.clone());
+        } else if !keyed_by.is_empty() {
+            if self.keyed_by.len() >= KEYED_BY_MAX {
+                // Slow drifts of these epochs are watched anew from here.
+                self.keyed_by.clear();
+            }
+            self.keyed_by.insert(epoch, keyed_by);
+        }
     }
 
     /// The reading side.

@@ -1,5 +1,7 @@
 //! A record with what only the collector knows: whose it is, and when it was.
 
+use std::sync::Arc;
+
 use gnomon_clock::{EpochId, Estimate, UtcNs};
 
 use crate::id::{AgentId, EpochHash, FlowRef};
@@ -10,8 +12,8 @@ use crate::record::FlowRecord;
 pub struct Origin {
     pub agent: AgentId,
     /// The agent's name: its host's, unless configured.
-    pub agent_name: String,
-    pub interface: String,
+    pub agent_name: Arc<str>,
+    pub interface: Arc<str>,
     pub epoch: EpochId,
 }
 

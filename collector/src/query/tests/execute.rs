@@ -44,7 +44,7 @@ async fn a_question_nobody_waits_for_is_given_up() {
     let asked = tokio::spawn(async move {
         queries
             .run(move |control| {
-                let mut matches = selection.matches(true, None, control);
+                let mut matches = selection.matches(true, control)?;
                 let ended = loop {
                     match matches.next() {
                         Ok(Some(_)) => std::thread::sleep(std::time::Duration::from_millis(20)),

@@ -1,6 +1,7 @@
 //! Questions to a real store in a temporary directory, and plans asked of single records.
 
 mod aggregate;
+mod blocks;
 mod execute;
 mod pcap_export;
 mod plan;

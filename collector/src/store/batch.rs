@@ -1,0 +1,113 @@
+//! A batch of records as it came, and as it waits in the database until its records are in a block.
+
+use std::io::Read;
+
+use bytes::Bytes;
+use gnomon_clock::UtcNs;
+use gnomon_flow::{EpochHash, FlowRecord};
+use gnomon_proto::{Message, WireError, v1};
+
+use super::RECORD_NS_MAX;
+use super::envelope::{DamagedValue, damaged};
+
+/// A batch of records decompresses to at most this.
+const BATCH_BYTES_MAX: usize = 32 << 20;
+
+/// What is wrong with a batch as a whole.
+#[derive(Debug, thiserror::Error)]
+pub enum BatchError {
+    #[error("its batch does not decompress within {BATCH_BYTES_MAX} bytes: {0}")]
+    Decompress(std::io::Error),
+    #[error("it is no protobuf: {0}")]
+    Protobuf(String),
+}
+
+/// What is wrong with one record of it.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error("record {index}: {error}")]
+    Wire { index: usize, error: WireError },
+    #[error("record {index} ends before it begins or spans more than a day")]
+    Time { index: usize },
+}
+
+/// The records of a batch that mean something, and what was wrong with the first of the others.
+#[derive(Debug, Default)]
+pub struct RecordBatch {
+    pub interface: String,
+    pub records: Vec<FlowRecord>,
+    pub bad: Option<RecordError>,
+    pub records_bad: u64,
+}
+
+impl RecordBatch {
+    /// From the payload of an entry: a zstd frame of a `FlowBatch`.
+    ///
+    /// # Errors
+    /// [`BatchError`] when nothing of it can be read.
+    pub fn read(payload: &[u8]) -> Result<RecordBatch, BatchError> {
+        let batch = decompress(payload).map_err(BatchError::Decompress)?;
+        let wire = v1::FlowBatch::decode(&batch[..]).map_err(|e| BatchError::Protobuf(e.to_string()))?;
+        let mut batch = RecordBatch {
+            interface: wire.interface,
+            records: Vec::with_capacity(wire.records.len()),
+            ..RecordBatch::default()
+        };
+        for (index, wire) in wire.records.iter().enumerate() {
+            let error = match FlowRecord::try_from(wire) {
+                Ok(record)
+                    if record.last >= record.first && record.last.since(record.first) <= RECORD_NS_MAX =>
+                {
+                    batch.records.push(record);
+                    continue;
+                }
+                Ok(_) => RecordError::Time { index },
+                Err(error) => RecordError::Wire { index, error },
+            };
+            batch.records_bad += 1;
+            batch.bad = batch.bad.or(Some(error));
+        }
+        Ok(batch)
+    }
+
+    /// The payload that [`RecordBatch::read`] reads.
+    pub fn payload(interface: &str, records: &[FlowRecord]) -> Bytes {
+        let batch = v1::FlowBatch {
+            interface: interface.to_owned(),
+            records: records.iter().map(v1::FlowRecord::from).collect(),
+        };
+        zstd::bulk::compress(&batch.encode_to_vec(), 1).unwrap_or_default().into()
+    }
+}
+
+fn decompress(payload: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut batch = Vec::new();
+    let limit = BATCH_BYTES_MAX as u64 + 1;
+    zstd::stream::read::Decoder::with_buffer(payload)?.take(limit).read_to_end(&mut batch)?;
+    if batch.len() > BATCH_BYTES_MAX {
+        return Err(std::io::Error::other("it is larger"));
+    }
+    Ok(batch)
+}
+
+/// A value of `recent`: `[version 1][epoch 8][ingest time 8]` and the payload.
+pub(super) fn encode_recent(epoch: EpochHash, ingested: UtcNs, payload: &[u8]) -> Vec<u8> {
+    let mut value = Vec::with_capacity(17 + payload.len());
+    value.push(1);
+    value.extend(epoch.0.to_le_bytes());
+    value.extend(ingested.tai_ns().to_le_bytes());
+    value.extend_from_slice(payload);
+    value
+}
+
+pub(super) fn decode_recent(value: &[u8]) -> Result<(EpochHash, UtcNs, &[u8]), DamagedValue> {
+    const WHAT: &str = "a recent batch";
+    let Some((header, payload)) = value.split_first_chunk::<17>() else {
+        return Err(damaged(WHAT, "is cut"));
+    };
+    if header[0] != 1 {
+        return Err(damaged(WHAT, format!("has the unknown layout {}", header[0])));
+    }
+    let u64_at = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| header[at + i]));
+    Ok((EpochHash(u64_at(1)), UtcNs::from_tai_ns(u64_at(9).cast_signed()), payload))
+}

@@ -1,0 +1,132 @@
+//! What an open reads: every block's summary, and the records that are in no block yet.
+
+use std::sync::{Arc, PoisonError};
+
+use gnomon_flow::{FlowRef, TimeState};
+
+use super::StoreError;
+use super::batch::{RecordBatch, decode_recent};
+use super::block::Summary;
+use super::envelope::Envelope;
+use super::keys::{self, Family};
+use super::live::{RowSet, Sealed};
+use super::stage::Stage;
+use super::writer::Writer;
+
+/// Records placed in one go.
+const RUN: usize = 16_384;
+
+impl Writer {
+    pub(super) fn load_records(&mut self) -> Result<(), StoreError> {
+        self.load_blocks()?;
+        self.load_waiting()?;
+        self.load_recent()
+    }
+
+    fn load_blocks(&mut self) -> Result<(), StoreError> {
+        let mut sealed = Vec::new();
+        self.shared.rocks.walk(Family::Blocks, &[], |key, value| {
+            let Some(id) = keys::block_of(key) else { return Err(StoreError::Key { bytes: key.to_vec() }) };
+            match Summary::decode(value) {
+                Ok(summary) => sealed.push(Sealed {
+                    id,
+                    held: summary.held,
+                    dead: Arc::new(RowSet::none(summary.rows)),
+                    summary: Arc::new(summary),
+                    times: None,
+                }),
+                Err(error) => {
+                    tracing::error!(block = id, %error, "a block of records is damaged: the others are served");
+                    self.shared.damaged_blocks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                }
+            }
+            Ok(())
+        })?;
+        self.shared.rocks.walk(Family::Dead, &[], |key, value| {
+            let id = keys::block_of(key).unwrap_or(u64::MAX);
+            if let Ok(at) = sealed.binary_search_by_key(&id, |block| block.id) {
+                sealed[at].dead = Arc::new(RowSet::from_bytes(value));
+            }
+            Ok(())
+        })?;
+        for block in &mut sealed {
+            block.times = self.shared.times(block)?;
+        }
+        // Numbers are never used again, not even those of blocks that were given up.
+        let kept = self.shared.rocks.get(Family::Meta, keys::META_NEXT_BLOCK)?;
+        let kept = kept.map(|v| super::envelope::numbers_of("the next block", &v)).transpose()?;
+        let next = kept.map_or(1, |[next]| next);
+        self.next_block = sealed.last().map_or(1, |block| block.id + 1).max(next);
+        let sealed = sealed.into_iter().map(Arc::new).collect();
+        self.shared.live.write().unwrap_or_else(PoisonError::into_inner).change_blocks(sealed, &[]);
+        Ok(())
+    }
+
+    fn load_waiting(&mut self) -> Result<(), StoreError> {
+        let mut read = Vec::new();
+        let shared = Arc::clone(&self.shared);
+        shared.rocks.walk(Family::Waiting, &[], |key, value| {
+            let Some(id) = keys::reference_of(key) else {
+                return Err(StoreError::Key { bytes: key.to_vec() });
+            };
+            match Envelope::decode(value) {
+                Ok(envelope) => read.push((id, envelope)),
+                Err(error) => tracing::error!(%id, %error, "a record is damaged: the others are served"),
+            }
+            if read.len() >= RUN { self.place_waiting(std::mem::take(&mut read)) } else { Ok(()) }
+        })?;
+        self.place_waiting(read)
+    }
+
+    fn place_waiting(&mut self, read: Vec<(FlowRef, Envelope)>) -> Result<(), StoreError> {
+        let mut stage = Stage::new(&self.shared);
+        for (id, envelope) in read {
+            let Some(epoch) = self.shared.epochs.get(&self.shared.rocks, id.epoch)? else { continue };
+            self.waiting.insert(id, envelope.record.revision);
+            let interface = envelope.interface.into();
+            self.place(id, &epoch, &interface, &envelope.record, envelope.ingested, &mut stage)?;
+        }
+        self.publish(stage, false)
+    }
+
+    fn load_recent(&mut self) -> Result<(), StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let mut first = None;
+        let mut next = 0;
+        let mut stage = Stage::new(&shared);
+        shared.rocks.walk(Family::Recent, &[], |key, value| {
+            let Some(number) = keys::recent_of(key) else {
+                return Err(StoreError::Key { bytes: key.to_vec() });
+            };
+            first.get_or_insert(number);
+            next = number + 1;
+            let (hash, ingested, payload) = decode_recent(value)?;
+            let batch = match RecordBatch::read(payload) {
+                Ok(batch) => batch,
+                Err(error) => {
+                    tracing::error!(number, %error, "a batch of records is damaged: the others are served");
+                    return Ok(());
+                }
+            };
+            let Some(epoch) = shared.epochs.get(&shared.rocks, hash)? else { return Ok(()) };
+            let interface = batch.interface.into();
+            for record in &batch.records {
+                let id = FlowRef { epoch: hash, flow: record.id, segment: record.segment };
+                self.place(id, &epoch, &interface, record, ingested, &mut stage)?;
+            }
+            if stage.rows.len() >= RUN {
+                self.publish(std::mem::replace(&mut stage, Stage::new(&shared)), false)?;
+            }
+            Ok(())
+        })?;
+        self.publish(stage, false)?;
+        let kept = shared.rocks.get(Family::Meta, keys::META_NEXT_RECENT)?;
+        let kept = kept.map(|v| super::envelope::numbers_of("the next batch", &v)).transpose()?;
+        next = next.max(kept.map_or(0, |[next]| next));
+        self.recent = (first.unwrap_or(next), next);
+        let live = shared.live();
+        let held = live.hot().filter(|(_, flow)| flow.time_state != TimeState::Indexed).count();
+        tracing::debug!(records = live.hot_len(), held, blocks = live.blocks().len(), "the store is open");
+        Ok(())
+    }
+}
