@@ -174,6 +174,9 @@ pub struct FlowsConfig {
     pub idle_other: HumanDuration,
     /// A flow that goes on is reported in segments no longer than this. Allowed: 1s to 1d.
     pub active_timeout: HumanDuration,
+    /// Nor with more packets than this.
+    #[schemars(range(min = 100, max = 65535))]
+    pub active_packets: u16,
     /// How long a closed TCP connection waits for stray packets. Allowed: 0s to 10m.
     pub linger: HumanDuration,
     /// Report open flows too, so that a long or quiet one is seen at once.
@@ -285,6 +288,7 @@ impl Default for FlowsConfig {
             flows_max,
             idle,
             active_timeout_ns,
+            active_packets_max,
             linger_ns,
             interim,
             inspect,
@@ -299,6 +303,7 @@ impl Default for FlowsConfig {
             idle_esp: human(idle.esp_ns),
             idle_other: human(idle.other_ns),
             active_timeout: human(active_timeout_ns),
+            active_packets: active_packets_max,
             linger: human(linger_ns),
             interim: interim.is_some(),
             inspect,

@@ -7,19 +7,31 @@
 
 mod arp;
 mod ethernet;
+mod fragment;
+mod gre;
+mod gtp;
 mod icmp;
+mod inside_ip;
 mod ipv4;
 mod ipv6;
+mod l2tp;
+mod layers;
 mod llc;
 mod loopback;
+mod mpls;
 mod network;
+mod nflog;
+mod nsh;
 mod ports;
+mod ppp;
 mod rest;
 mod sll;
 mod tcp;
 mod transport;
 mod udp;
+mod udp_tunnel;
 mod vlan;
+mod wifi;
 
 #[cfg(test)]
 pub(crate) mod example;
@@ -27,21 +39,13 @@ pub(crate) mod example;
 use gnomon_capture::{Frame, LinkType, VlanTag};
 use gnomon_flow::{Addresses, DecodeProblem, FlowKey};
 
+pub use fragment::{Fragment, Piece};
+pub(crate) use icmp::{Quoted, quoted};
+use layers::Layers;
+pub(crate) use layers::{LayerKind, Outer};
 use rest::Rest;
 pub use tcp::TcpHeader;
-pub(crate) use transport::{ESP, ICMP, ICMPV6, SCTP, TCP, UDP};
-
-/// Where a packet stands in a fragmented datagram.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Fragment {
-    /// Not a fragment (an IPv6 "atomic fragment", RFC 6946, is none either).
-    #[default]
-    Whole,
-    /// Has the transport header, and with it the ports.
-    First,
-    /// Has neither: its key is the address pair and the protocol, with ports 0.
-    Later,
-}
+pub(crate) use transport::{ESP, ICMP, ICMPV6, SCTP, TCP, UDP, may_hide_its_flow};
 
 /// A decoded frame. Small and `Copy`; the payload is borrowed from the source's ring.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +66,8 @@ pub struct Packet<'a> {
     /// ICMP or ICMPv6 type and code.
     pub icmp: Option<(u8, u8)>,
     pub fragment: Fragment,
+    /// Where it belongs; of what is whole it says nothing.
+    pub piece: Piece,
     /// TTL or hop limit.
     pub ttl: Option<u8>,
     pub source_mac: Option<[u8; 6]>,
@@ -69,6 +75,15 @@ pub struct Packet<'a> {
     /// The key is all it can be, so the packet belongs to its flow in spite of a `problem`. Otherwise it belongs to a
     /// flow of the packets that have the same problem.
     pub key_complete: bool,
+    /// The network that an overlay's header names (VXLAN, GENEVE): the same addresses in another are another flow.
+    pub network_id: u32,
+    /// All that was captured.
+    pub(crate) frame: &'a [u8],
+    /// Where the last IP header begins in it.
+    pub(crate) ip_at: u32,
+    pub(crate) on_ethernet: bool,
+    /// What the packet is wrapped in, if it is.
+    pub(crate) layers: Option<Layers>,
 }
 
 /// Decode a frame of any link type and any length.
@@ -97,6 +112,12 @@ pub fn decode<'a>(frame: &Frame<'a>) -> Packet<'a> {
         source_mac: None,
         problem: None,
         key_complete: true,
+        piece: Piece::default(),
+        network_id: 0,
+        frame: frame.data,
+        ip_at: 0,
+        on_ethernet: frame.link == LinkType::Ethernet,
+        layers: None,
     };
     let rest = Rest::new(frame.data, wire_len);
     match frame.link {
@@ -105,6 +126,14 @@ pub fn decode<'a>(frame: &Frame<'a>) -> Packet<'a> {
         LinkType::Null | LinkType::Loop => loopback::decode(&mut packet, rest, frame.link),
         LinkType::LinuxSll => sll::decode_v1(&mut packet, rest, frame.vlan),
         LinkType::LinuxSll2 => sll::decode_v2(&mut packet, rest, frame.vlan),
+        LinkType::Ppp => ppp::decode(&mut packet, rest),
+        LinkType::PppHdlc => ppp::decode_hdlc(&mut packet, rest),
+        LinkType::PppEther => ppp::decode_pppoe(&mut packet, rest),
+        LinkType::CiscoHdlc => ppp::decode_cisco(&mut packet, rest),
+        LinkType::FrameRelay => ppp::decode_frame_relay(&mut packet, rest),
+        LinkType::Wifi => wifi::decode(&mut packet, rest),
+        LinkType::WifiRadiotap => wifi::decode_radiotap(&mut packet, rest),
+        LinkType::Nflog => nflog::decode(&mut packet, rest),
         LinkType::Other(_) => packet.stop(rest, DecodeProblem::UnknownLink),
     }
     packet
@@ -141,7 +170,15 @@ mod tests {
     use gnomon_capture::Stamp;
     use proptest::prelude::*;
 
-    const LINKS: [LinkType; 7] = [
+    const LINKS: [LinkType; 15] = [
+        LinkType::Ppp,
+        LinkType::PppHdlc,
+        LinkType::PppEther,
+        LinkType::CiscoHdlc,
+        LinkType::FrameRelay,
+        LinkType::Wifi,
+        LinkType::WifiRadiotap,
+        LinkType::Nflog,
         LinkType::Ethernet,
         LinkType::RawIp,
         LinkType::Null,
@@ -158,7 +195,15 @@ mod tests {
         assert!(packet.payload.len() <= packet.payload_len as usize);
         assert!(packet.header_len as usize + packet.payload.len() <= frame.data.len());
         assert!(packet.key_complete || packet.problem.is_some());
-        if packet.key.addresses == Addresses::None && frame.link != LinkType::RawIp {
+        let has_talkers = matches!(
+            frame.link,
+            LinkType::Ethernet
+                | LinkType::LinuxSll
+                | LinkType::LinuxSll2
+                | LinkType::Wifi
+                | LinkType::WifiRadiotap
+        );
+        if packet.key.addresses == Addresses::None && has_talkers {
             assert!(packet.problem.is_some(), "a frame without a talker must say why");
         }
     }

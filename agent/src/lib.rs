@@ -10,6 +10,7 @@ pub mod decode;
 pub mod engine;
 pub mod export;
 pub mod feed;
+pub mod fragments;
 pub mod inspect;
 pub mod offline;
 mod output;

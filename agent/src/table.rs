@@ -12,20 +12,23 @@ mod entry;
 mod index;
 mod key;
 mod layer7;
+mod reassembly;
 mod sequence;
 mod tcp;
 mod wheel;
+mod wrapping;
 
 use gnomon_capture::{Stamp, memory};
 use gnomon_clock::RawNs;
 use gnomon_flow::{FlowEndReason, FlowId, FlowKey, FlowRecord};
 
 use crate::decode::{ESP, ICMP, ICMPV6, Packet, SCTP, TCP, UDP};
-use crate::inspect::BufferBudget;
 use entry::Entry;
 pub use entry::{FlowSlice, InterimPolicy};
 use index::Index;
 use key::{KeyHasher, TableKey};
+use layer7::Budget;
+use sequence::InOrder;
 use wheel::Wheel;
 
 /// How far the evicting hand goes before it takes what it is at.
@@ -69,6 +72,8 @@ pub struct TableConfig {
     pub idle: IdleTimeouts,
     /// A flow that goes on is reported in segments no longer than this.
     pub active_timeout_ns: u64,
+    /// Nor with more packets than this.
+    pub active_packets_max: u16,
     /// The idle timeout of a TCP connection that was closed or reset.
     pub linger_ns: u64,
     /// `None`: no interim records.
@@ -85,6 +90,7 @@ impl Default for TableConfig {
             flows_max: 1 << 19,
             idle: IdleTimeouts::default(),
             active_timeout_ns: 480 * SECOND_NS,
+            active_packets_max: 10_000,
             linger_ns: 5 * SECOND_NS,
             interim: Some(InterimPolicy::default()),
             inspect_bytes_max: 64 << 20,
@@ -140,7 +146,7 @@ pub struct Table {
     /// The wheel's tick that `interims` counts in.
     interim_tick: u64,
     interims: u32,
-    budget: BufferBudget,
+    budget: Budget,
     stats: TableStats,
 }
 
@@ -162,7 +168,7 @@ impl Table {
             flows_numbered: 0,
             interim_tick: 0,
             interims: 0,
-            budget: BufferBudget::new(config.inspect_bytes_max),
+            budget: Budget::new(config.inspect_bytes_max),
             stats: TableStats::default(),
         }
     }
@@ -203,7 +209,7 @@ impl Table {
         let side = entry.side(from_high);
         let in_order = entry.add(packet, stamp, side, self.config.interim.as_ref());
         if self.config.inspect {
-            entry.inspected.feed(packet, side, in_order, &mut self.budget);
+            entry.inspected.feed(packet, side, in_order, stamp.raw, &mut self.budget);
         }
         entry.used |= !is_new;
         let deadline = deadline(&self.config, entry);
@@ -212,6 +218,15 @@ impl Table {
             self.wheel.schedule(at, deadline);
         }
         Seen { entry: at, flow: entry.id, from_responder: side == 1, is_new }
+    }
+
+    /// Inspect the payload of a datagram whose last fragment was just observed.
+    pub(crate) fn inspect_datagram(&mut self, packet: &Packet<'_>, seen: Seen) {
+        if self.config.inspect {
+            let entry = &mut self.entries[seen.entry as usize];
+            let side = usize::from(seen.from_responder);
+            entry.inspected.feed(packet, side, InOrder::Nothing, entry.last, &mut self.budget);
+        }
     }
 
     /// What the slicer keeps with the flow of a packet just observed.
@@ -245,7 +260,9 @@ impl Table {
             ended_by_silence(entry)
         } else if entry.is_reopened_by(packet.tcp.as_ref(), entry.side(from_high)) {
             FlowEndReason::EndOfFlow
-        } else if stamp.raw.since(entry.first) >= self.config.active_timeout_ns {
+        } else if stamp.raw.since(entry.first) >= self.config.active_timeout_ns
+            || entry.packets() >= u64::from(self.config.active_packets_max)
+        {
             out.push(entry.record(Some(FlowEndReason::Active), stamp.raw, self.config.interim.as_ref()));
             entry.next_segment(stamp.raw);
             self.stats.records_final += 1;
@@ -253,6 +270,7 @@ impl Table {
         } else {
             return false;
         };
+        entry.inspected.conclude(&mut self.budget);
         out.push(entry.record(Some(reason), stamp.raw, None));
         entry.inspected.end(&mut self.budget);
         let timer = entry.timer;
@@ -317,6 +335,7 @@ impl Table {
     /// The flow's last record.
     fn end(&mut self, at: u32, reason: FlowEndReason, now: RawNs, out: &mut Vec<FlowRecord>) {
         let entry = &mut self.entries[at as usize];
+        entry.inspected.conclude(&mut self.budget);
         out.push(entry.record(Some(reason), now, None));
         entry.live = false;
         entry.tcp = Default::default();
@@ -383,7 +402,7 @@ impl Table {
     }
 
     pub fn stats(&self) -> TableStats {
-        TableStats { inspections_denied: self.budget.denied(), ..self.stats }
+        TableStats { inspections_denied: self.budget.inspect.denied(), ..self.stats }
     }
 }
 

@@ -73,7 +73,7 @@ pub struct WorkerCounters {
 
 impl WorkerCounters {
     fn publish(&self, stats: &EngineStats) {
-        let EngineStats { packets, bytes, problems, table, slicer } = stats;
+        let EngineStats { packets, bytes, problems, table, slicer, fragments: _ } = stats;
         for (counter, value) in [
             (&self.packets, packets),
             (&self.bytes, bytes),

@@ -25,6 +25,22 @@ pub enum LinkType {
     /// LINKTYPE_ETHERNET (1).
     #[default]
     Ethernet,
+    /// LINKTYPE_PPP (9): PPP, with or without HDLC-like framing.
+    Ppp,
+    /// LINKTYPE_PPP_HDLC (50): PPP in HDLC-like framing, or Cisco's HDLC.
+    PppHdlc,
+    /// LINKTYPE_PPP_ETHER (51): a PPPoE session header.
+    PppEther,
+    /// LINKTYPE_C_HDLC (104): Cisco's HDLC.
+    CiscoHdlc,
+    /// LINKTYPE_IEEE802_11 (105).
+    Wifi,
+    /// LINKTYPE_FRELAY (107).
+    FrameRelay,
+    /// LINKTYPE_IEEE802_11_RADIOTAP (127).
+    WifiRadiotap,
+    /// LINKTYPE_NFLOG (239).
+    Nflog,
     /// LINKTYPE_RAW (101, also 12 and 14), LINKTYPE_IPV4 (228), LINKTYPE_IPV6 (229): an IP header.
     RawIp,
     /// LINKTYPE_LOOP (108): 4-byte address family in network order.
@@ -42,6 +58,14 @@ impl LinkType {
         match value {
             0 => LinkType::Null,
             1 => LinkType::Ethernet,
+            9 => LinkType::Ppp,
+            50 => LinkType::PppHdlc,
+            51 => LinkType::PppEther,
+            104 => LinkType::CiscoHdlc,
+            105 => LinkType::Wifi,
+            107 => LinkType::FrameRelay,
+            127 => LinkType::WifiRadiotap,
+            239 => LinkType::Nflog,
             12 | 14 | 101 | 228 | 229 => LinkType::RawIp,
             108 => LinkType::Loop,
             113 => LinkType::LinuxSll,
@@ -54,6 +78,14 @@ impl LinkType {
         match self {
             LinkType::Null => 0,
             LinkType::Ethernet => 1,
+            LinkType::Ppp => 9,
+            LinkType::PppHdlc => 50,
+            LinkType::PppEther => 51,
+            LinkType::CiscoHdlc => 104,
+            LinkType::Wifi => 105,
+            LinkType::FrameRelay => 107,
+            LinkType::WifiRadiotap => 127,
+            LinkType::Nflog => 239,
             LinkType::RawIp => 101,
             LinkType::Loop => 108,
             LinkType::LinuxSll => 113,

@@ -46,6 +46,7 @@ impl Config {
                 other_ns: ns(flows.idle_other),
             },
             active_timeout_ns: ns(flows.active_timeout),
+            active_packets_max: flows.active_packets,
             linger_ns: ns(flows.linger),
             interim: flows.interim.then(InterimPolicy::default),
             inspect: flows.inspect,

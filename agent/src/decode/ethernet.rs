@@ -19,6 +19,20 @@ pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>, stripped: Opti
     vlan::decode(packet, rest.skip(HEADER_BYTES), stripped, u16_at(header, 12));
 }
 
+/// A frame inside another packet: its addresses and tags take the place of those around it.
+pub(super) fn decode_inner<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+    packet.enter_ethernet();
+    decode(packet, rest, None);
+}
+
+/// Whether an Ethernet frame of a usual kind begins here.
+pub(super) fn is_likely(rest: &Rest<'_>) -> bool {
+    rest.peek::<{ HEADER_BYTES as usize }>().is_some_and(|header| match u16_at(header, 12) {
+        0x0800 | 0x0806 | 0x8100 | 0x86dd | 0x8808..=0x8902 | 0x9100 => true,
+        length => u32::from(length) <= rest.wire() - HEADER_BYTES && (3..0x0600).contains(&length),
+    })
+}
+
 fn truncated<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
     if let Some(addresses) = rest.peek::<12>() {
         let (resp, orig) = (mac_at(addresses, 0), mac_at(addresses, 6));

@@ -4,7 +4,7 @@ use gnomon_flow::{Addresses, DecodeProblem};
 
 use super::network::ETHERTYPE_IPV4;
 use super::rest::{Rest, u16_at};
-use super::{Fragment, Packet, transport};
+use super::{Fragment, Packet, Piece, transport};
 
 const HEADER_BYTES_MIN: u32 = 20;
 const MORE_FRAGMENTS: u16 = 0x2000;
@@ -13,6 +13,7 @@ const FRAGMENT_OFFSET: u16 = 0x1fff;
 #[inline]
 pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
     packet.key.ethertype = ETHERTYPE_IPV4;
+    packet.ip_at = rest.at();
     let Some(header) = rest.peek::<{ HEADER_BYTES_MIN as usize }>() else {
         return packet.stop(rest, DecodeProblem::TruncatedNetwork);
     };
@@ -37,19 +38,27 @@ pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
     if header_bytes < HEADER_BYTES_MIN || header_bytes > packet.ip_len {
         return packet.stop(rest, DecodeProblem::Malformed);
     }
-    if total > rest.wire() {
+    // A tunnelled packet goes on in the other fragments of the one around it.
+    if total > rest.wire() && packet.fragment == Fragment::Whole {
         packet.note(DecodeProblem::Malformed);
     }
     if header_bytes as usize > rest.captured().len() {
         return packet.stop(rest, DecodeProblem::TruncatedNetwork);
     }
+    let inner = rest.limit(packet.ip_len).skip(header_bytes);
     let fragment = u16_at(header, 6);
-    packet.fragment = match (fragment & FRAGMENT_OFFSET, fragment & MORE_FRAGMENTS) {
-        (0, 0) => Fragment::Whole,
-        (0, _) => Fragment::First,
-        _ => Fragment::Later,
-    };
-    transport::decode(packet, rest.limit(packet.ip_len).skip(header_bytes));
+    if fragment & (FRAGMENT_OFFSET | MORE_FRAGMENTS) != 0 {
+        let piece = Piece {
+            id: u32::from(u16_at(header, 4)),
+            offset: (fragment & FRAGMENT_OFFSET) * 8,
+            more: fragment & MORE_FRAGMENTS != 0,
+            ..Piece::default()
+        };
+        if packet.is_later_fragment(piece, &inner) {
+            return packet.end(inner);
+        }
+    }
+    transport::decode(packet, inner);
 }
 
 #[cfg(test)]

@@ -2,9 +2,10 @@
 
 use gnomon_flow::{Addresses, DecodeProblem};
 
+use super::layers::LayerKind;
 use super::network::ETHERTYPE_IPV6;
-use super::rest::{Rest, u16_at};
-use super::{Fragment, Packet, transport};
+use super::rest::{Rest, u16_at, u32_at};
+use super::{Fragment, Packet, Piece, transport};
 
 const HEADER_BYTES: u32 = 40;
 /// RFC 8200 section 4.1 names seven in order; more is an attack or a test.
@@ -20,6 +21,7 @@ const DESTINATION_OPTIONS: u8 = 60;
 #[inline]
 pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
     packet.key.ethertype = ETHERTYPE_IPV6;
+    packet.ip_at = rest.at();
     let Some(header) = rest.peek::<{ HEADER_BYTES as usize }>() else {
         return packet.stop(rest, DecodeProblem::TruncatedNetwork);
     };
@@ -38,7 +40,7 @@ pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
         payload => HEADER_BYTES + payload,
     };
     packet.ip_len = total.min(rest.wire());
-    if total > rest.wire() {
+    if total > rest.wire() && packet.fragment == Fragment::Whole {
         packet.note(DecodeProblem::Malformed);
     }
     extension_headers(packet, rest.limit(packet.ip_len).skip(HEADER_BYTES));
@@ -54,6 +56,7 @@ fn extension_headers<'a>(packet: &mut Packet<'a>, mut rest: Rest<'a>) {
         let Some(start) = rest.peek::<4>() else {
             return packet.stop(rest, DecodeProblem::TruncatedNetwork);
         };
+        let before = rest;
         let bytes = match kind {
             FRAGMENT => 8,
             AUTHENTICATION => (u32::from(start[1]) + 2) * 4,
@@ -64,16 +67,29 @@ fn extension_headers<'a>(packet: &mut Packet<'a>, mut rest: Rest<'a>) {
         }
         packet.key.protocol = start[0];
         rest = rest.skip(bytes);
-        if kind == FRAGMENT {
-            let offset_and_more = u16_at(start, 2);
-            match (offset_and_more & 0xfff8, offset_and_more & 1) {
-                (0, 0) => {}
-                (0, _) => packet.fragment = Fragment::First,
-                _ => {
-                    packet.fragment = Fragment::Later;
-                    return transport::decode(packet, rest);
+        match kind {
+            FRAGMENT => {
+                let offset_and_more = u16_at(start, 2);
+                if offset_and_more & 0xfff9 == 0 {
+                    continue;
+                }
+                let Some(header) = before.peek::<8>() else {
+                    return packet.stop(before, DecodeProblem::TruncatedNetwork);
+                };
+                let piece = Piece {
+                    id: u32_at(header, 4),
+                    offset: offset_and_more & 0xfff8,
+                    more: offset_and_more & 1 != 0,
+                    ..Piece::default()
+                };
+                if packet.is_later_fragment(piece, &rest) {
+                    return packet.end(rest);
                 }
             }
+            AUTHENTICATION if !packet.wrap(LayerKind::Ah, before.at()) => {
+                return packet.stop(before, DecodeProblem::TooDeep);
+            }
+            _ => {}
         }
     }
     packet.stop(rest, DecodeProblem::TooDeep);

@@ -3,7 +3,7 @@
 use gnomon_flow::DecodeProblem;
 
 use super::rest::{Rest, u16_at};
-use super::{Fragment, Packet, ports};
+use super::{Fragment, Packet, ports, udp_tunnel};
 
 const HEADER_BYTES: u32 = 8;
 
@@ -25,7 +25,11 @@ pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
     if length < HEADER_BYTES || (length > rest.wire() && packet.fragment == Fragment::Whole) {
         packet.note(DecodeProblem::Malformed);
     }
-    packet.end(rest.limit(length.max(HEADER_BYTES)).skip(HEADER_BYTES));
+    let payload = rest.limit(length.max(HEADER_BYTES)).skip(HEADER_BYTES);
+    if udp_tunnel::may_be(packet.key.orig_port, packet.key.resp_port) {
+        return udp_tunnel::decode(packet, payload);
+    }
+    packet.end(payload);
 }
 
 #[cfg(test)]

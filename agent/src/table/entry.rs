@@ -8,6 +8,7 @@ use super::key::TableKey;
 use super::layer7::Inspected;
 use super::sequence::InOrder;
 use super::tcp::Tcp;
+use super::wrapping::Wrapping;
 use crate::decode::{Fragment, Packet, TCP, TcpHeader};
 use crate::rules::Keep;
 
@@ -107,6 +108,7 @@ pub(super) struct Entry {
     pub(super) tcp: Tcp,
     pub(super) slice: FlowSlice,
     pub(super) inspected: Inspected,
+    wrapping: Wrapping,
     directions: [Direction; 2],
     segment: u32,
     revision: u32,
@@ -157,6 +159,7 @@ impl Entry {
                 segment_bytes: 0,
             },
             inspected: Inspected::default(),
+            wrapping: Wrapping::default(),
             directions: Default::default(),
             segment: 0,
             revision: 0,
@@ -200,6 +203,12 @@ impl Entry {
             None if packet.key.protocol == TCP && packet.fragment != Fragment::Later => 0,
             None => packet.payload_len,
         };
+        if packet.layers.is_some() && self.directions[side].packets == 0 {
+            self.wrapping.add_outer(packet, side == 1);
+        }
+        if packet.icmp.is_some() {
+            self.wrapping.add_quoted(packet);
+        }
         self.directions[side].add(packet, data_bytes);
         self.first = self.first.min(stamp.raw);
         self.last = self.last.max(stamp.raw);
@@ -217,6 +226,12 @@ impl Entry {
             self.changed = true;
         }
         in_order
+    }
+
+    /// Of the segment.
+    #[inline]
+    pub(super) fn packets(&self) -> u64 {
+        self.directions[0].packets.saturating_add(self.directions[1].packets)
     }
 
     /// When its next interim record is due; `None` while there is nothing to report.
@@ -284,7 +299,7 @@ impl Entry {
             sliced_packets: self.slice.segment_packets,
             sliced_bytes: self.slice.segment_bytes,
             end,
-            attributes: self.inspected.attributes(),
+            attributes: self.wrapping.attributes_with(self.inspected.attributes()),
         }
     }
 }

@@ -15,7 +15,8 @@ const MAC: u64 = 3;
 /// ```text
 /// word 0…3  IPv4: low and high end in word 0 · IPv6: low end in 0 and 1, high end in 2 and 3 · MAC: low in 0, high in 1
 /// word 4    port of the low end, port of the high end, outer and inner VLAN id (16 bits each)
-/// word 5    EtherType << 32 | protocol << 16 | kind of address << 8 | problem
+/// word 5    upper 16 bits of the overlay network << 48 | EtherType << 32 | its lower 8 bits << 24 | protocol << 16
+///           | kind of address << 8 | problem
 /// ```
 ///
 /// `problem` is 0 for a packet whose key is complete, so that undecodable packets are flows of their own, one a problem.
@@ -66,7 +67,13 @@ impl TableKey {
             Some(problem) if !packet.key_complete => problem as u64 + 1,
             _ => 0,
         };
-        words[5] = u64::from(key.ethertype) << 32 | u64::from(key.protocol) << 16 | kind << 8 | problem;
+        let network = u64::from(packet.network_id);
+        words[5] = (network >> 8 & 0xffff) << 48
+            | (network & 0xff) << 24
+            | u64::from(key.ethertype) << 32
+            | u64::from(key.protocol) << 16
+            | kind << 8
+            | problem;
         (TableKey(words), from_high)
     }
 

@@ -1,21 +1,39 @@
 //! Where the flow table meets the inspectors: the first bytes of each direction of a flow, in order.
 //!
-//! Nothing is reassembled. A TCP direction that loses a segment, or whose payload was not captured whole, is inspected
-//! no further. Flows without payload carry none of this.
+//! TCP segments out of order wait for those before them, within bounds ([`super::reassembly`]); what was lost or not
+//! captured is a gap, after which inspection begins anew. Flows without payload carry none of this.
 
+use gnomon_clock::RawNs;
 use gnomon_flow::Attributes;
 
+use super::reassembly::{Next, Stream, WaitingBudget};
 use super::sequence::InOrder;
-use crate::decode::{Fragment, Packet, UDP};
+use crate::decode::{Fragment, Packet, TcpHeader, UDP};
 use crate::inspect::{BufferBudget, Inspection};
 
 /// Payload of one direction that is looked at.
 pub(super) const INSPECTED_BYTES_MAX: u32 = 16 << 10;
 
+/// What all flows of a table may hold together.
+#[derive(Debug)]
+pub(super) struct Budget {
+    /// Messages that are not whole.
+    pub(super) inspect: BufferBudget,
+    /// Segments that wait for earlier ones.
+    pub(super) waiting: WaitingBudget,
+}
+
+impl Budget {
+    pub(super) fn new(bytes: usize) -> Budget {
+        Budget { inspect: BufferBudget::new(bytes), waiting: WaitingBudget::new(bytes) }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Layer7 {
     inspection: Inspection,
     attributes: Attributes,
+    streams: [Stream; 2],
     /// Payload bytes seen of each direction, `INSPECTED_BYTES_MAX` when it is over.
     inspected: [u32; 2],
 }
@@ -39,16 +57,17 @@ impl Inspected {
         packet: &Packet<'_>,
         side: usize,
         in_order: InOrder,
-        budget: &mut BufferBudget,
+        now: RawNs,
+        budget: &mut Budget,
     ) {
         if packet.payload.is_empty() || matches!(self, Inspected::Over(_)) {
             return;
         }
-        if packet.tcp.is_some() {
+        if let Some(header) = packet.tcp {
             if in_order == InOrder::Nothing {
                 return;
             }
-            self.feed_tcp(packet, side, in_order, budget);
+            self.feed_tcp(packet, &header, side, in_order, now, budget);
         } else if packet.key.protocol == UDP && packet.fragment == Fragment::Whole {
             self.feed_udp(packet, side, budget);
         }
@@ -64,35 +83,37 @@ impl Inspected {
         }
     }
 
-    fn feed_tcp(&mut self, packet: &Packet<'_>, side: usize, in_order: InOrder, budget: &mut BufferBudget) {
+    fn feed_tcp(
+        &mut self,
+        packet: &Packet<'_>,
+        header: &TcpHeader,
+        side: usize,
+        in_order: InOrder,
+        now: RawNs,
+        budget: &mut Budget,
+    ) {
         let Some(layer7) = self.begun() else { return };
-        let inspected = &mut layer7.inspected[side];
-        if *inspected >= INSPECTED_BYTES_MAX {
+        if layer7.inspected[side] >= INSPECTED_BYTES_MAX {
             return;
         }
+        let start = header.seq.wrapping_add(u32::from(header.has(TcpHeader::SYN)));
         match in_order {
             InOrder::Nothing => return,
-            InOrder::Gap => *inspected = INSPECTED_BYTES_MAX,
-            InOrder::From(offset) => {
-                let fresh = packet.payload.get(offset as usize..).unwrap_or_default();
-                let left = (INSPECTED_BYTES_MAX - *inspected) as usize;
-                let fresh = &fresh[..fresh.len().min(left)];
-                *inspected += fresh.len() as u32;
-                if packet.payload.len() < packet.payload_len as usize {
-                    *inspected = INSPECTED_BYTES_MAX;
-                }
-                if !fresh.is_empty() {
-                    layer7.inspection.tcp_payload(side == 0, fresh, &mut layer7.attributes, budget);
-                }
-            }
+            InOrder::Leap => layer7.finish(side, budget),
+            InOrder::From(offset) => layer7.streams[side].begin(start.wrapping_add(offset)),
+            InOrder::Gap(missing) => layer7.streams[side].begin(start.wrapping_sub(missing)),
+            // Before anything that was looked at.
+            InOrder::Below if !layer7.streams[side].has_begun() => return,
+            InOrder::Below => {}
         }
+        layer7.take(side, start, packet.payload, packet.payload_len, now, budget);
         self.end_if_over(budget);
     }
 
-    fn feed_udp(&mut self, packet: &Packet<'_>, side: usize, budget: &mut BufferBudget) {
+    fn feed_udp(&mut self, packet: &Packet<'_>, side: usize, budget: &mut Budget) {
         let Some(layer7) = self.begun() else { return };
         let inspected = &mut layer7.inspected[side];
-        if packet.payload.is_empty() || *inspected >= INSPECTED_BYTES_MAX {
+        if *inspected >= INSPECTED_BYTES_MAX {
             return;
         }
         *inspected = inspected
@@ -100,18 +121,30 @@ impl Inspected {
             .min(INSPECTED_BYTES_MAX);
         let ports = (packet.key.orig_port, packet.key.resp_port);
         let out = &mut layer7.attributes;
-        layer7.inspection.udp_payload(side == 0, ports.0, ports.1, packet.payload, out, budget);
+        layer7.inspection.udp_payload(side == 0, ports.0, ports.1, packet.payload, out, &mut budget.inspect);
         self.end_if_over(budget);
     }
 
-    fn end_if_over(&mut self, budget: &mut BufferBudget) {
+    fn end_if_over(&mut self, budget: &mut Budget) {
         if let Inspected::Going(layer7) = self
             && (layer7.inspection.is_done() || layer7.inspected == [INSPECTED_BYTES_MAX; 2])
         {
-            layer7.inspection.release(budget);
+            layer7.release(budget);
             let attributes = std::mem::take(&mut layer7.attributes);
             let has_any = !attributes.is_empty() || attributes.dropped() > 0;
             *self = Inspected::Over(has_any.then(|| Box::new(attributes)));
+        }
+    }
+
+    /// No more packets will come: what waits for segments that were lost is inspected without them.
+    pub(super) fn conclude(&mut self, budget: &mut Budget) {
+        if let Inspected::Going(layer7) = self {
+            for side in [0, 1] {
+                while layer7.streams[side].is_waiting() {
+                    layer7.streams[side].give_up();
+                    layer7.drain(side, budget);
+                }
+            }
         }
     }
 
@@ -125,10 +158,57 @@ impl Inspected {
     }
 
     /// The flow ends: what is held goes back to the budget.
-    pub(super) fn end(&mut self, budget: &mut BufferBudget) {
+    pub(super) fn end(&mut self, budget: &mut Budget) {
         if let Inspected::Going(layer7) = self {
-            layer7.inspection.release(budget);
+            layer7.release(budget);
         }
         *self = Inspected::NotBegun;
+    }
+}
+
+impl Layer7 {
+    fn take(&mut self, side: usize, start: u32, payload: &[u8], wire: u32, now: RawNs, budget: &mut Budget) {
+        match self.streams[side].take(start, payload, wire, now, &mut budget.waiting) {
+            Next::Nothing => {}
+            Next::Bytes { skipped, missing } => {
+                self.inspect(side, payload.get(skipped as usize..).unwrap_or_default(), missing, budget);
+            }
+        }
+        self.drain(side, budget);
+    }
+
+    /// What waited and now comes next.
+    fn drain(&mut self, side: usize, budget: &mut Budget) {
+        while let Some((gap, bytes)) = self.streams[side].pop(&mut budget.waiting) {
+            if gap > 0 {
+                self.inspection.tcp_gap(side == 0, u64::from(gap), &mut budget.inspect);
+            }
+            self.inspect(side, &bytes.captured, bytes.missing, budget);
+        }
+    }
+
+    fn inspect(&mut self, side: usize, bytes: &[u8], missing: u32, budget: &mut Budget) {
+        let left = INSPECTED_BYTES_MAX.saturating_sub(self.inspected[side]);
+        let bytes = &bytes[..bytes.len().min(left as usize)];
+        self.inspected[side] += bytes.len() as u32;
+        if !bytes.is_empty() {
+            self.inspection.tcp_payload(side == 0, bytes, &mut self.attributes, &mut budget.inspect);
+        }
+        if missing > 0 {
+            self.inspection.tcp_gap(side == 0, u64::from(missing), &mut budget.inspect);
+        }
+        if self.inspected[side] >= INSPECTED_BYTES_MAX {
+            self.streams[side].release(&mut budget.waiting);
+        }
+    }
+
+    fn finish(&mut self, side: usize, budget: &mut Budget) {
+        self.inspected[side] = INSPECTED_BYTES_MAX;
+        self.streams[side].release(&mut budget.waiting);
+    }
+
+    fn release(&mut self, budget: &mut Budget) {
+        self.inspection.release(&mut budget.inspect);
+        self.streams.iter_mut().for_each(|stream| stream.release(&mut budget.waiting));
     }
 }

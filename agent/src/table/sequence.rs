@@ -45,8 +45,12 @@ pub(super) enum InOrder {
     Nothing,
     /// From this byte of the payload on.
     From(u32),
-    /// Something is missing before it.
-    Gap,
+    /// So many bytes are missing before it.
+    Gap(u32),
+    /// It is out of every window: what it belongs to is not known.
+    Leap,
+    /// All of it lies below the highest byte seen: repeated, or late.
+    Below,
 }
 
 impl Sequence {
@@ -133,7 +137,8 @@ impl Sequence {
             taken.new_bytes = len;
             taken.in_order = match len {
                 0 => InOrder::Nothing,
-                _ if ahead > 0 || leaps => InOrder::Gap,
+                _ if leaps => InOrder::Leap,
+                _ if ahead > 0 => InOrder::Gap(ahead as u32),
                 _ => InOrder::From(0),
             };
             self.next = end;
@@ -142,9 +147,11 @@ impl Sequence {
             let old_end = if beyond > 0 { self.next } else { end };
             let filled = self.holes.as_mut().map_or(0, |holes| holes.fill(start, old_end));
             let beyond = beyond.max(0) as u32;
-            if beyond > 0 {
-                taken.in_order = InOrder::From(len - beyond);
-            }
+            taken.in_order = match beyond {
+                0 if len > 0 => InOrder::Below,
+                0 => InOrder::Nothing,
+                _ => InOrder::From(len - beyond),
+            };
             taken.new_bytes = filled + beyond;
             self.next = self.next.wrapping_add(beyond);
             // One byte below the mark asks whether the peer is alive (RFC 9293 section 3.8.4).
@@ -276,10 +283,10 @@ mod tests {
         let mut next = |seq, len| side.take(&segment(seq, 0), len).in_order;
         assert_eq!(next(100, 10), InOrder::From(0));
         assert_eq!(next(110, 0), InOrder::Nothing);
-        assert_eq!(next(100, 10), InOrder::Nothing);
+        assert_eq!(next(100, 10), InOrder::Below);
         assert_eq!(next(105, 10), InOrder::From(5));
-        assert_eq!(next(116, 10), InOrder::Gap);
-        assert_eq!(next(0x9000_0000, 10), InOrder::Gap);
+        assert_eq!(next(116, 10), InOrder::Gap(1));
+        assert_eq!(next(0x9000_0000, 10), InOrder::Leap);
     }
 
     #[test]

@@ -10,7 +10,8 @@ use crate::decode::TcpHeader;
 pub(super) struct Tcp {
     state: TcpState,
     flags: [u32; 8],
-    syn_ack: u32,
+    /// A segment of a flow has no more packets.
+    syn_ack: u16,
     retransmissions: u32,
     handshake: Handshake,
     /// Of the originator and the responder.
@@ -150,7 +151,7 @@ impl Tcp {
         self.seen.then_some(TcpSummary {
             state: self.state,
             flags: self.flags,
-            syn_ack: self.syn_ack,
+            syn_ack: self.syn_ack.into(),
             rtt_ns: self.handshake.rtt_ns(),
             retransmissions: self.retransmissions,
         })

@@ -470,18 +470,18 @@ fn payload_in_order_is_inspected_however_it_is_cut_and_repeated() {
         bench.tcp(0, false, 100 + cut as u32, 500, ACK, tail);
         let record = &bench.ends()[0];
         assert_eq!(hosts(record).len(), 1, "cut at {cut}: {:?}", record.attributes);
-        assert_eq!(bench.table.budget.left(), bench.table.config.inspect_bytes_max);
+        assert_eq!(bench.table.budget.inspect.left(), bench.table.config.inspect_bytes_max);
     }
 }
 
 #[test]
-fn a_direction_with_a_gap_or_a_sliced_payload_is_not_inspected_beyond_it() {
+fn inspection_begins_anew_after_a_gap_and_after_what_was_not_captured() {
     let mut bench = Bench::finals();
     bench.tcp(0, false, 99, 0, SYN, b"");
     // The request's first byte is missing, and what comes later is in order again.
     bench.tcp(0, false, 101, 500, ACK, &REQUEST[1..]);
     bench.tcp(0, false, 100 + REQUEST.len() as u32, 500, ACK, REQUEST);
-    assert_eq!(hosts(&bench.ends()[0]), [] as [String; 0]);
+    assert_eq!(hosts(&bench.ends()[0]).len(), 1);
 
     let whole = example::ipv4(
         6,
@@ -495,9 +495,87 @@ fn a_direction_with_a_gap_or_a_sliced_payload_is_not_inspected_beyond_it() {
         let packet = decode(&frame);
         let sought = bench.table.seek(&packet);
         bench.table.observe(&packet, &sought, stamp, &mut bench.out);
-        bench.tcp(0, false, 100 + REQUEST.len() as u32, 500, ACK, REQUEST);
         assert_eq!(hosts(&bench.ends()[0]), [] as [String; 0]);
+        bench.table.observe(&packet, &bench.table.seek(&packet), stamp, &mut bench.out);
+        bench.tcp(0, false, 100 + REQUEST.len() as u32, 500, ACK, REQUEST);
+        assert_eq!(hosts(&bench.ends()[0]).len(), 1);
     }
+}
+
+#[test]
+fn segments_in_any_order_are_inspected_in_theirs() {
+    let mut bench = Bench::finals();
+    bench.tcp(0, false, 99, 0, SYN, b"");
+    for (from, to) in [(20, REQUEST.len()), (8, 20), (0, 8)] {
+        bench.tcp(0, false, 100 + from as u32, 500, ACK, &REQUEST[from..to]);
+    }
+    let record = &bench.ends()[0];
+    assert_eq!((hosts(record).len(), record.orig.data_bytes), (1, REQUEST.len() as u64));
+    assert_eq!(bench.table.budget.waiting.left(), bench.table.config.inspect_bytes_max);
+}
+
+#[test]
+fn a_flow_of_many_packets_has_segments_with_no_more_than_allowed() {
+    let mut bench =
+        Bench::new(TableConfig { interim: None, active_packets_max: 100, ..TableConfig::default() });
+    for n in 0..250 {
+        bench.feed(n * MS, &example::udp_v6());
+    }
+    let records = bench.ends();
+    let shape: Vec<_> = records.iter().map(|r| (r.segment, r.packets(), r.first.0 - START)).collect();
+    assert_eq!(shape, [(0, 100, 0), (1, 100, 100 * MS), (2, 50, 200 * MS)]);
+}
+
+fn texts(record: &FlowRecord, field: gnomon_flow::FieldId) -> Vec<String> {
+    record.attributes.of(field).map(|value| format!("{value:?}")).collect()
+}
+
+#[test]
+fn a_tunnelled_flow_says_what_it_is_wrapped_in_and_overlay_networks_are_apart() {
+    use gnomon_flow::field;
+    let (a, b) = ([172, 16, 0, 1], [172, 16, 0, 2]);
+    let tunnel = |from, to, vni: u8, inner: &[u8]| {
+        let header = [8, 0, 0, 0, 0, 0, vni, 0];
+        example::ipv4(17, from, to, &example::udp((1, 4789), &[&header, inner].concat()))
+    };
+    let there = example::udp_v4(b"x");
+    let back = example::ipv4(17, example::RESP_V4, example::ORIG_V4, &example::udp((53, 5353), b"y"));
+    let mut bench = Bench::finals();
+    bench.feed(0, &tunnel(a, b, 7, &there));
+    bench.feed(0, &tunnel(b, a, 7, &back));
+    bench.feed(0, &tunnel(a, b, 8, &there));
+    bench.feed(0, &there);
+    let mut records = bench.ends();
+    records.sort_by_key(|record| record.id);
+    let vnis: Vec<_> = records.iter().map(|record| (record.packets(), texts(record, field::VNI))).collect();
+    let integer = |n: u64| vec![format!("Integer({n})")];
+    assert_eq!(vnis, [(2, integer(7)), (1, integer(8)), (1, vec![])]);
+    assert_eq!(texts(&records[0], field::OUTER_IP_SRC), ["Ip(172.16.0.1)"]);
+    assert_eq!(texts(&records[0], field::OUTER_IP_DST), ["Ip(172.16.0.2)"]);
+    assert_eq!(texts(&records[0], field::OUTER_MAC_SRC).len(), 2, "each packet came from the same MAC here");
+    assert_eq!(texts(&records[0], field::PROTOCOLS), ["Text(\"vxlan\")"]);
+    assert!(records[2].attributes.is_empty());
+}
+
+#[test]
+fn icmp_both_ways_is_one_flow_and_errors_name_the_flows_they_are_about() {
+    let (orig, resp) = (example::ORIG_V4, example::RESP_V4);
+    let mut bench = Bench::finals();
+    bench.feed(0, &example::icmp_v4());
+    bench.feed(0, &example::ipv4(1, resp, orig, &[0, 0, 0, 0, 0, 1, 0, 1]));
+    let about = example::udp_v4(b"x");
+    let error = example::ipv4(1, [9; 4], orig, &[&[3, 3, 0, 0, 0, 0, 0, 0], &about[14..42]].concat());
+    bench.feed(0, &error);
+    bench.feed(0, &error);
+    bench.feed(0, &about);
+    let mut records = bench.ends();
+    records.sort_by_key(|record| record.id);
+    assert_eq!(
+        records.iter().map(|r| (r.packets(), r.icmp)).collect::<Vec<_>>(),
+        [(2, Some((8, 0))), (2, Some((3, 3))), (1, None)]
+    );
+    let id = gnomon_flow::community::community_id(&records[2].key, None).unwrap();
+    assert_eq!(texts(&records[1], gnomon_flow::field::ICMP_INNER), [format!("Text({id:?})")]);
 }
 
 #[test]

@@ -256,6 +256,22 @@ pub const TLS_JA4: FieldId = FieldId(1046);
 pub const SSH_VERSION: FieldId = FieldId(1060);
 pub const NTP_MODE: FieldId = FieldId(1070);
 pub const NTP_MONLIST: FieldId = FieldId(1071);
+pub const OUTER_MAC_SRC: FieldId = FieldId(1900);
+pub const OUTER_MAC_DST: FieldId = FieldId(1901);
+pub const OUTER_IP_SRC: FieldId = FieldId(1902);
+pub const OUTER_IP_DST: FieldId = FieldId(1903);
+pub const OUTER_VLAN: FieldId = FieldId(1904);
+pub const VNI: FieldId = FieldId(1905);
+pub const GRE_KEY: FieldId = FieldId(1906);
+pub const ERSPAN_ID: FieldId = FieldId(1907);
+pub const GTP_TEID: FieldId = FieldId(1908);
+pub const MPLS_LABEL: FieldId = FieldId(1909);
+pub const PPPOE_SESSION: FieldId = FieldId(1910);
+pub const L2TP_TUNNEL: FieldId = FieldId(1911);
+pub const L2TP_SESSION: FieldId = FieldId(1912);
+pub const AH_SPI: FieldId = FieldId(1913);
+pub const NSH_PATH: FieldId = FieldId(1914);
+pub const ICMP_INNER: FieldId = FieldId(1920);
 
 use FieldKind::{Bool, Integer, Ip, Text, Time};
 
@@ -570,6 +586,23 @@ pub static FIELDS: &[Field] = &[
     one(86, "stored.bytes", &[], Integer, "Bytes of packets kept as slices.", |f, _, s| {
         integer(s, f.record.sliced_bytes)
     }),
+    Field {
+        aliases: &["gre.ip"],
+        ..any(90, "outerip", Ip, "Address of either side of a tunnel that the flow is in.", |f, _, s| {
+            attribute_values(f, OUTER_IP_SRC, s);
+            attribute_values(f, OUTER_IP_DST, s);
+        })
+    },
+    any(
+        91,
+        "outermac",
+        Text,
+        "MAC address of either side, around an Ethernet frame in a tunnel.",
+        |f, _, s| {
+            attribute_values(f, OUTER_MAC_SRC, s);
+            attribute_values(f, OUTER_MAC_DST, s);
+        },
+    ),
     attribute(PROTOCOLS, "protocols", &[], Text, "Protocols recognised in the flow."),
     attribute(TAGS, "tags", &[], Text, "Tags given by rules and alerts."),
     attribute(DNS_HOST, "dns.host", &["host.dns"], Text, "Names asked for or answered."),
@@ -595,6 +628,58 @@ pub static FIELDS: &[Field] = &[
     attribute(SSH_VERSION, "ssh.version", &["ssh.ver"], Text, "Version strings of both sides."),
     attribute(NTP_MODE, "ntp.mode", &[], Text, "NTP modes seen."),
     attribute(NTP_MONLIST, "ntp.monlist", &[], Integer, "1 where a monlist request or answer was seen."),
+    attribute(
+        OUTER_MAC_SRC,
+        "outermac.src",
+        &[],
+        Text,
+        "MAC address around a tunnelled frame, originator's side.",
+    ),
+    attribute(
+        OUTER_MAC_DST,
+        "outermac.dst",
+        &[],
+        Text,
+        "MAC address around a tunnelled frame, responder's side.",
+    ),
+    attribute(
+        OUTER_IP_SRC,
+        "outerip.src",
+        &[],
+        Ip,
+        "Addresses of the tunnels around the flow, originator's side.",
+    ),
+    attribute(
+        OUTER_IP_DST,
+        "outerip.dst",
+        &[],
+        Ip,
+        "Addresses of the tunnels around the flow, responder's side.",
+    ),
+    attribute(OUTER_VLAN, "outervlan", &[], Integer, "VLAN ids around a tunnelled frame."),
+    attribute(VNI, "vni", &[], Integer, "Networks that overlay headers name (VXLAN, GENEVE)."),
+    attribute(GRE_KEY, "gre.key", &[], Integer, "GRE keys."),
+    attribute(ERSPAN_ID, "erspan.id", &[], Integer, "ERSPAN sessions."),
+    attribute(GTP_TEID, "gtp.teid", &[], Integer, "GTP tunnel endpoints, one each way."),
+    attribute(
+        MPLS_LABEL,
+        "mpls.label",
+        &[],
+        Integer,
+        "MPLS labels at the bottom of the stack, one each way.",
+    ),
+    attribute(PPPOE_SESSION, "pppoe.session", &[], Integer, "PPPoE sessions."),
+    attribute(L2TP_TUNNEL, "l2tp.tunnel", &[], Integer, "L2TP tunnels, one each way."),
+    attribute(L2TP_SESSION, "l2tp.session", &[], Integer, "L2TP sessions, one each way."),
+    attribute(AH_SPI, "ah.spi", &[], Integer, "Security parameter indices of authentication headers."),
+    attribute(NSH_PATH, "nsh.path", &[], Integer, "Service paths of network service headers."),
+    attribute(
+        ICMP_INNER,
+        "icmp.inner.communityId",
+        &[],
+        Text,
+        "Community IDs of the flows that ICMP errors are about.",
+    ),
 ];
 
 #[cfg(test)]
