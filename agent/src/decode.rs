@@ -36,13 +36,16 @@ mod wifi;
 #[cfg(test)]
 pub(crate) mod example;
 
+use std::ops::{Deref, DerefMut};
+
 use gnomon_capture::{Frame, LinkType, VlanTag};
 use gnomon_flow::{Addresses, DecodeProblem, FlowKey};
 
-pub use fragment::{Fragment, Piece};
+pub use fragment::Fragment;
+pub(crate) use fragment::{Piece, piece};
 pub(crate) use icmp::{Quoted, quoted};
 use layers::Layers;
-pub(crate) use layers::{LayerKind, Outer};
+pub(crate) use layers::{LayerKind, Outer, each_outer};
 use rest::Rest;
 pub use tcp::TcpHeader;
 pub(crate) use transport::{ESP, ICMP, ICMPV6, SCTP, TCP, UDP, may_hide_its_flow};
@@ -66,8 +69,6 @@ pub struct Packet<'a> {
     /// ICMP or ICMPv6 type and code.
     pub icmp: Option<(u8, u8)>,
     pub fragment: Fragment,
-    /// Where it belongs; of what is whole it says nothing.
-    pub piece: Piece,
     /// TTL or hop limit.
     pub ttl: Option<u8>,
     pub source_mac: Option<[u8; 6]>,
@@ -77,21 +78,53 @@ pub struct Packet<'a> {
     pub key_complete: bool,
     /// The network that an overlay's header names (VXLAN, GENEVE): the same addresses in another are another flow.
     pub network_id: u32,
+    /// It came inside of another packet: [`each_outer`] says of which.
+    pub is_wrapped: bool,
+}
+
+/// A packet while its headers are read one after the other, and what is known of the way. The way is needed of few
+/// packets: those decode again what they need of it.
+#[derive(Clone, Copy, Debug)]
+struct Decoding<'a> {
+    packet: Packet<'a>,
     /// All that was captured.
-    pub(crate) frame: &'a [u8],
+    frame: &'a [u8],
     /// Where the last IP header begins in it.
-    pub(crate) ip_at: u32,
-    pub(crate) on_ethernet: bool,
+    ip_at: u32,
+    on_ethernet: bool,
     /// What the packet is wrapped in, if it is.
-    pub(crate) layers: Option<Layers>,
+    layers: Option<Layers>,
+    /// Of a fragment.
+    piece: Option<Piece>,
+}
+
+impl<'a> Deref for Decoding<'a> {
+    type Target = Packet<'a>;
+
+    #[inline]
+    fn deref(&self) -> &Packet<'a> {
+        &self.packet
+    }
+}
+
+impl<'a> DerefMut for Decoding<'a> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Packet<'a> {
+        &mut self.packet
+    }
 }
 
 /// Decode a frame of any link type and any length.
 #[inline]
 pub fn decode<'a>(frame: &Frame<'a>) -> Packet<'a> {
+    walk(frame).packet
+}
+
+#[inline(always)]
+fn walk<'a>(frame: &Frame<'a>) -> Decoding<'a> {
     let tag_len = if frame.vlan.is_some() { VlanTag::BYTES } else { 0 };
     let wire_len = frame.original_len.max(u32::try_from(frame.data.len()).unwrap_or(u32::MAX));
-    let mut packet = Packet {
+    let packet = Packet {
         key: FlowKey {
             vlan: [0; 2],
             ethertype: 0,
@@ -112,12 +145,16 @@ pub fn decode<'a>(frame: &Frame<'a>) -> Packet<'a> {
         source_mac: None,
         problem: None,
         key_complete: true,
-        piece: Piece::default(),
         network_id: 0,
+        is_wrapped: false,
+    };
+    let mut packet = Decoding {
+        packet,
         frame: frame.data,
         ip_at: 0,
         on_ethernet: frame.link == LinkType::Ethernet,
         layers: None,
+        piece: None,
     };
     let rest = Rest::new(frame.data, wire_len);
     match frame.link {
@@ -142,7 +179,7 @@ pub fn decode<'a>(frame: &Frame<'a>) -> Packet<'a> {
 /// What is kept as "headers" where they could not be told from the rest.
 const UNDECODED_HEADER_BYTES: usize = 64;
 
-impl<'a> Packet<'a> {
+impl<'a> Decoding<'a> {
     /// Decoding went as far as it should: `rest` is the payload.
     fn end(&mut self, rest: Rest<'a>) {
         self.payload = rest.captured();

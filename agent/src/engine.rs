@@ -98,7 +98,7 @@ impl Engine {
 
     #[inline]
     fn on_packet(&mut self, frame: &Frame<'_>, packet: &Packet<'_>, sought: &Sought) -> Seen {
-        let seen = self.table.observe(packet, sought, frame.stamp, &mut self.records);
+        let seen = self.table.observe(packet, sought, frame, &mut self.records);
         if seen.is_new {
             self.table.slice_mut(seen).keep = self.policy.decide(&self.table.key(seen));
         }
@@ -126,7 +126,7 @@ impl Engine {
         for held in released {
             let frame = held.frame();
             let mut packet = decode(&frame);
-            self.fragments.join(&mut packet);
+            self.fragments.join(&frame, &mut packet);
             self.count_fragment(&frame, &packet);
         }
     }
@@ -134,7 +134,7 @@ impl Engine {
     fn count_fragment(&mut self, frame: &Frame<'_>, packet: &Packet<'_>) {
         let sought = self.table.seek(packet);
         let seen = self.on_packet(frame, packet, &sought);
-        if let Some(whole) = self.fragments.whole(packet) {
+        if let Some(whole) = self.fragments.whole(frame) {
             let datagram = Packet {
                 payload: &whole,
                 payload_len: u32::try_from(whole.len()).unwrap_or(u32::MAX),

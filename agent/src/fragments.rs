@@ -165,7 +165,7 @@ impl Fragments {
         packet: &mut Packet<'_>,
         released: &mut Vec<HeldFrame>,
     ) -> Verdict {
-        let Some(key) = datagram_key(packet) else { return Verdict::Count };
+        let Some((key, piece)) = datagram_key(frame) else { return Verdict::Count };
         let now = frame.stamp.raw;
         if !self.datagrams.contains_key(&key) {
             if self.order.len() >= DATAGRAMS_MAX {
@@ -181,26 +181,26 @@ impl Fragments {
             }
         }
         if packet.fragment == Fragment::First {
-            self.lead(&key, packet, released);
+            self.lead(&key, &piece, packet, released);
             return Verdict::Count;
         }
         if self.hold(&key, frame, false) {
             return Verdict::Hold;
         }
-        self.join_known(&key, packet);
+        self.join_known(&key, &piece, packet);
         Verdict::Count
     }
 
     /// Gives a fragment that waited the key of its datagram's flow, if that is known by now.
-    pub(crate) fn join(&mut self, packet: &mut Packet<'_>) {
-        if let Some(key) = datagram_key(packet) {
-            self.join_known(&key, packet);
+    pub(crate) fn join(&mut self, frame: &Frame<'_>, packet: &mut Packet<'_>) {
+        if let Some((key, piece)) = datagram_key(frame) {
+            self.join_known(&key, &piece, packet);
         }
     }
 
-    /// The whole payload of the datagram that `packet` is the last missing fragment of.
-    pub(crate) fn whole(&mut self, packet: &Packet<'_>) -> Option<Vec<u8>> {
-        let datagram = self.datagrams.get_mut(&datagram_key(packet)?)?;
+    /// The whole payload of the datagram that the frame has the last missing fragment of.
+    pub(crate) fn whole(&mut self, frame: &Frame<'_>) -> Option<Vec<u8>> {
+        let datagram = self.datagrams.get_mut(&datagram_key(frame)?.0)?;
         let First::Seen(leader) = &datagram.first else { return None };
         let total = datagram.total?;
         if datagram.given_up || datagram.have < total {
@@ -293,7 +293,7 @@ impl Fragments {
     }
 
     /// A first fragment: of this datagram, or of the next one with the same identification.
-    fn lead(&mut self, key: &DatagramKey, packet: &Packet<'_>, released: &mut Vec<HeldFrame>) {
+    fn lead(&mut self, key: &DatagramKey, piece: &Piece, packet: &Packet<'_>, released: &mut Vec<HeldFrame>) {
         let Some(datagram) = self.datagrams.get_mut(key) else { return };
         if let First::Awaited(frames) = &mut datagram.first {
             self.held_bytes -= frames.iter().map(|frame| frame.data.len() + COPY_OVERHEAD).sum::<usize>();
@@ -308,28 +308,26 @@ impl Fragments {
             datagram.first = First::Missing;
             return;
         }
-        let payload_at = packet.header_len.saturating_sub(packet.piece.data_at);
+        let payload_at = packet.header_len.saturating_sub(piece.data_at);
         let leader = Leader {
             key: packet.key,
             network_id: packet.network_id,
-            is_wrapped: packet.layers.is_some(),
+            is_wrapped: packet.is_wrapped,
             tcp_seq: packet.tcp.map(|tcp| tcp.seq.wrapping_add(u32::from(tcp.has(TcpHeader::SYN)))),
             payload_at,
         };
         datagram.first = First::Seen(leader);
         datagram.given_up = packet.key.protocol != decode::UDP;
-        let piece = packet.piece;
-        self.keep(key, &piece, payload_at, packet);
+        self.keep(key, piece, payload_at, packet);
     }
 
-    fn join_known(&mut self, key: &DatagramKey, packet: &mut Packet<'_>) {
+    fn join_known(&mut self, key: &DatagramKey, piece: &Piece, packet: &mut Packet<'_>) {
         let Some(datagram) = self.datagrams.get(key) else { return };
         let First::Seen(leader) = datagram.first else { return };
-        let piece = packet.piece;
         packet.key = leader.key;
         packet.network_id = leader.network_id;
         // Those of the packet around the flow's own.
-        packet.layers = None;
+        packet.is_wrapped = false;
         packet.ttl = packet.ttl.filter(|_| !leader.is_wrapped);
         let at = u32::from(piece.offset);
         packet.tcp = leader.tcp_seq.filter(|_| at >= leader.payload_at).map(|seq| TcpHeader {
@@ -337,7 +335,7 @@ impl Fragments {
             ack: 0,
             flags: 0,
         });
-        self.keep(key, &piece, at, packet);
+        self.keep(key, piece, at, packet);
     }
 
     /// Keep a copy of the payload, which begins at `at` in the datagram, until all is there.
@@ -398,19 +396,20 @@ fn cost(copies: &[Copy]) -> usize {
 }
 
 /// `None` where the address pair is all of the key anyway.
-fn datagram_key(packet: &Packet<'_>) -> Option<DatagramKey> {
-    let Piece { id, scope, ip_at, .. } = packet.piece;
-    let header = packet.frame.get(ip_at as usize..)?;
+fn datagram_key(frame: &Frame<'_>) -> Option<(DatagramKey, Piece)> {
+    let piece = decode::piece(frame)?;
+    let Piece { id, scope, ip_at, .. } = piece;
+    let header = frame.data.get(ip_at as usize..)?;
     let mut key = DatagramKey { source: [0; 16], destination: [0; 16], id, scope, protocol: 0 };
     if header.first()? >> 4 == 6 {
         let (source, rest) = header.get(8..)?.split_first_chunk::<16>()?;
         key.source = *source;
         key.destination = *rest.first_chunk::<16>()?;
-        return Some(key);
+        return Some((key, piece));
     }
     let header = header.first_chunk::<20>()?;
     key.protocol = header[9];
     key.source[..4].copy_from_slice(&header[12..16]);
     key.destination[..4].copy_from_slice(&header[16..20]);
-    decode::may_hide_its_flow(key.protocol).then_some(key)
+    decode::may_hide_its_flow(key.protocol).then_some((key, piece))
 }

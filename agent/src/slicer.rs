@@ -223,7 +223,7 @@ mod tests {
         fn feed(&mut self, frame: &Frame<'_>) {
             let packet = decode(frame);
             let sought = self.table.seek(&packet);
-            let seen = self.table.observe(&packet, &sought, frame.stamp, &mut Vec::new());
+            let seen = self.table.observe(&packet, &sought, frame, &mut Vec::new());
             let slice = self.table.slice_mut(seen);
             slice.keep = self.keep;
             self.slicer.append(frame, &packet, seen, slice);

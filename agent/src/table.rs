@@ -18,7 +18,7 @@ mod tcp;
 mod wheel;
 mod wrapping;
 
-use gnomon_capture::{Stamp, memory};
+use gnomon_capture::{Frame, Stamp, memory};
 use gnomon_clock::RawNs;
 use gnomon_flow::{FlowEndReason, FlowId, FlowKey, FlowRecord};
 
@@ -190,15 +190,16 @@ impl Table {
         }
     }
 
-    /// Count a packet whose flow was sought. Records that it closed (at most two) are pushed to `out`.
+    /// Count the packet of a frame whose flow was sought. Records that it closed (at most two) are pushed to `out`.
     #[inline]
     pub fn observe(
         &mut self,
         packet: &Packet<'_>,
         sought: &Sought,
-        stamp: Stamp,
+        frame: &Frame<'_>,
         out: &mut Vec<FlowRecord>,
     ) -> Seen {
+        let stamp = frame.stamp;
         let Sought { key, from_high, hash } = *sought;
         let found = self.index.find(hash, |at| self.entries[at as usize].key == key);
         let (at, is_new) = match found {
@@ -207,7 +208,7 @@ impl Table {
         };
         let entry = &mut self.entries[at as usize];
         let side = entry.side(from_high);
-        let in_order = entry.add(packet, stamp, side, self.config.interim.as_ref());
+        let in_order = entry.add(frame, packet, side, self.config.interim.as_ref());
         if self.config.inspect {
             entry.inspected.feed(packet, side, in_order, stamp.raw, &mut self.budget);
         }

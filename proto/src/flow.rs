@@ -83,7 +83,8 @@ impl TryFrom<&v1::FlowKey> for FlowKey {
             return Err(WireError::new("key.vlan", format!("{} tags, at most 2", wire.vlan.len())));
         }
         let mut vlan = [0u16; 2];
-        for (slot, value) in vlan.iter_mut().zip(&wire.vlan) {
+        // 0 is no VLAN, as in the tags themselves.
+        for (slot, value) in vlan.iter_mut().zip(wire.vlan.iter().filter(|id| **id != 0)) {
             *slot = narrow("key.vlan", *value)?;
         }
         Ok(FlowKey {

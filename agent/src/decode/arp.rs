@@ -2,13 +2,13 @@
 
 use gnomon_flow::DecodeProblem;
 
-use super::Packet;
+use super::Decoding;
 use super::rest::Rest;
 
 /// Fixed fields, then twice a hardware and a protocol address.
 const FIXED_BYTES: u32 = 8;
 
-pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+pub(super) fn decode<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
     let Some(fixed) = rest.peek::<{ FIXED_BYTES as usize }>() else {
         packet.note(DecodeProblem::TruncatedNetwork);
         packet.header_len = rest.at() + rest.captured().len() as u32;

@@ -4,12 +4,12 @@ use gnomon_capture::VlanTag;
 use gnomon_flow::{Addresses, DecodeProblem};
 
 use super::rest::{Rest, u16_at};
-use super::{Packet, vlan};
+use super::{Decoding, vlan};
 
 const HEADER_BYTES: u32 = 14;
 
 #[inline]
-pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>, stripped: Option<VlanTag>) {
+pub(super) fn decode<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>, stripped: Option<VlanTag>) {
     let Some(header) = rest.peek::<{ HEADER_BYTES as usize }>() else {
         return truncated(packet, rest);
     };
@@ -20,7 +20,7 @@ pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>, stripped: Opti
 }
 
 /// A frame inside another packet: its addresses and tags take the place of those around it.
-pub(super) fn decode_inner<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+pub(super) fn decode_inner<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
     packet.enter_ethernet();
     decode(packet, rest, None);
 }
@@ -33,7 +33,7 @@ pub(super) fn is_likely(rest: &Rest<'_>) -> bool {
     })
 }
 
-fn truncated<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+fn truncated<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
     if let Some(addresses) = rest.peek::<12>() {
         let (resp, orig) = (mac_at(addresses, 0), mac_at(addresses, 6));
         packet.key.addresses = Addresses::Mac { orig, resp };

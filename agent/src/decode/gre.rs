@@ -4,7 +4,7 @@ use gnomon_flow::DecodeProblem;
 
 use super::layers::LayerKind;
 use super::rest::{Rest, u16_at};
-use super::{Packet, ethernet, mpls, network, ppp};
+use super::{Decoding, ethernet, mpls, network, ppp};
 
 const CHECKSUM: u16 = 0x8000;
 const ROUTING: u16 = 0x4000;
@@ -24,7 +24,7 @@ const WCCP: u16 = 0x883e;
 /// `packet` ends here with the key of the GRE packet where what is inside is not known.
 #[cold]
 #[inline(never)]
-pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+pub(super) fn decode<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
     let Some(header) = rest.peek::<4>() else {
         packet.note(DecodeProblem::TruncatedTransport);
         return packet.end(rest);
@@ -69,7 +69,7 @@ pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
     });
 }
 
-fn erspan<'a>(packet: &mut Packet<'a>, rest: Rest<'a>, bytes: u32) {
+fn erspan<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>, bytes: u32) {
     if !packet.wrap(LayerKind::Erspan, rest.at()) {
         return packet.stop(rest, DecodeProblem::TooDeep);
     }
@@ -110,7 +110,7 @@ mod tests {
             assert_eq!((packet.problem, packet.key), (None, expected.key), "{header:x?}");
             assert_eq!((packet.payload, packet.tcp), (expected.payload, expected.tcp));
             let mut outer = Vec::new();
-            packet.each_outer(|fact| outer.push(fact));
+            super::super::each_outer(&example::frame(&data), |fact| outer.push(fact));
             assert!(outer.contains(&Outer::Ip { source: A.into(), destination: B.into() }));
             assert!(outer.contains(&Outer::Header(LayerKind::Gre, id)), "{outer:?}");
         }
@@ -127,7 +127,7 @@ mod tests {
         ] {
             let data = example::ipv4(47, A, B, body);
             let packet = decode(&example::frame(&data));
-            assert!(packet.key_complete && packet.layers.is_none());
+            assert!(packet.key_complete && !packet.is_wrapped);
             assert_eq!((packet.key.protocol, packet.key.orig_ip()), (47, Some(A.into())));
         }
     }

@@ -4,14 +4,14 @@ use gnomon_flow::DecodeProblem;
 
 use super::layers::LayerKind;
 use super::rest::{Rest, u16_at};
-use super::{Packet, network};
+use super::{Decoding, network};
 
 const HEADER_BYTES: u32 = 8;
 const USER_PACKET: u8 = 255;
 const EXTENSION_HEADERS_MAX: usize = 8;
 
-/// In [`Packet::try_inside`]: whatever is no user's packet stops.
-pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+/// In [`Decoding::try_inside`]: whatever is no user's packet stops.
+pub(super) fn decode<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
     let Some(header) = rest.peek::<{ HEADER_BYTES as usize }>() else {
         return packet.stop(rest, DecodeProblem::Malformed);
     };
@@ -64,7 +64,7 @@ mod tests {
         for body in [endless, echo, other_version, stuck] {
             let data = example::ipv4(17, [1; 4], [2; 4], &example::udp((2152, 2152), &body));
             let packet = decode(&example::frame(&data));
-            assert!(packet.key_complete && packet.layers.is_none());
+            assert!(packet.key_complete && !packet.is_wrapped);
             assert_eq!((packet.key.resp_port, packet.payload), (2152, &body[..]));
         }
     }

@@ -6,12 +6,12 @@ use gnomon_flow::{DecodeProblem, FlowKey};
 
 use super::rest::Rest;
 use super::transport::{ICMP, ICMPV6};
-use super::{Fragment, Packet};
+use super::{Decoding, Fragment, Packet};
 
 const HEADER_BYTES: u32 = 8;
 
 #[inline]
-pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+pub(super) fn decode<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
     match rest.peek::<2>() {
         Some(&[kind, code]) => packet.icmp = Some((kind, code)),
         None => packet.note(DecodeProblem::TruncatedTransport),

@@ -4,14 +4,14 @@ use gnomon_flow::{Addresses, DecodeProblem};
 
 use super::network::ETHERTYPE_IPV4;
 use super::rest::{Rest, u16_at};
-use super::{Fragment, Packet, Piece, transport};
+use super::{Decoding, Fragment, Piece, transport};
 
 const HEADER_BYTES_MIN: u32 = 20;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 
 #[inline]
-pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+pub(super) fn decode<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
     packet.key.ethertype = ETHERTYPE_IPV4;
     packet.ip_at = rest.at();
     let Some(header) = rest.peek::<{ HEADER_BYTES_MIN as usize }>() else {

@@ -5,7 +5,7 @@ use gnomon_flow::{Addresses, DecodeProblem};
 use super::layers::LayerKind;
 use super::network::ETHERTYPE_IPV6;
 use super::rest::{Rest, u16_at, u32_at};
-use super::{Fragment, Packet, Piece, transport};
+use super::{Decoding, Fragment, Piece, transport};
 
 const HEADER_BYTES: u32 = 40;
 /// RFC 8200 section 4.1 names seven in order; more is an attack or a test.
@@ -19,7 +19,7 @@ pub(super) const NO_NEXT_HEADER: u8 = 59;
 const DESTINATION_OPTIONS: u8 = 60;
 
 #[inline]
-pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+pub(super) fn decode<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
     packet.key.ethertype = ETHERTYPE_IPV6;
     packet.ip_at = rest.at();
     let Some(header) = rest.peek::<{ HEADER_BYTES as usize }>() else {
@@ -47,7 +47,7 @@ pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
 }
 
 #[inline]
-fn extension_headers<'a>(packet: &mut Packet<'a>, mut rest: Rest<'a>) {
+fn extension_headers<'a>(packet: &mut Decoding<'a>, mut rest: Rest<'a>) {
     for _ in 0..=EXTENSION_HEADERS_MAX {
         let kind = packet.key.protocol;
         if !matches!(kind, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS) {

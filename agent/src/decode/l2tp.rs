@@ -4,7 +4,7 @@ use gnomon_flow::DecodeProblem;
 
 use super::layers::LayerKind;
 use super::rest::{Rest, u16_at};
-use super::{Packet, ppp};
+use super::{Decoding, ppp};
 
 const CONTROL: u16 = 0x8000;
 const LENGTH: u16 = 0x4000;
@@ -13,8 +13,8 @@ const OFFSET: u16 = 0x0200;
 /// The kind, reserved bits and the version, which must be 2.
 const FIXED: u16 = CONTROL | 0x34ff;
 
-/// In [`Packet::try_inside`]: whatever is no data message stops.
-pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+/// In [`Decoding::try_inside`]: whatever is no data message stops.
+pub(super) fn decode<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
     let flags = rest.peek::<2>().map_or(0, |flags| u16_at(flags, 0));
     if flags & FIXED != 2 {
         return packet.stop(rest, DecodeProblem::Malformed);

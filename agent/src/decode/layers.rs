@@ -5,9 +5,10 @@
 
 use std::net::IpAddr;
 
+use gnomon_capture::Frame;
 use gnomon_flow::{Addresses, DecodeProblem};
 
-use super::Packet;
+use super::Decoding;
 use super::network::ETHERTYPE_IPV4;
 use super::rest::Rest;
 
@@ -89,7 +90,7 @@ pub(crate) enum Outer {
     Header(LayerKind, Option<u32>),
 }
 
-impl<'a> Packet<'a> {
+impl<'a> Decoding<'a> {
     /// The header at this offset carries another packet. False when there are too many.
     pub(super) fn wrap(&mut self, kind: LayerKind, at: u32) -> bool {
         let layers = self.layers.get_or_insert(NO_LAYERS);
@@ -98,6 +99,7 @@ impl<'a> Packet<'a> {
         };
         *place = (kind, at);
         layers.len += 1;
+        self.is_wrapped = true;
         true
     }
 
@@ -109,7 +111,7 @@ impl<'a> Packet<'a> {
 
     /// Decode a packet in a tunnel by `inside`. Where that gives no whole key of another packet, this one is the tunnel's
     /// own, with `payload`.
-    pub(super) fn try_inside(&mut self, payload: Rest<'a>, inside: impl FnOnce(&mut Packet<'a>)) {
+    pub(super) fn try_inside(&mut self, payload: Rest<'a>, inside: impl FnOnce(&mut Decoding<'a>)) {
         let before = *self;
         inside(self);
         let is_another = self.ip_at != before.ip_at || matches!(self.key.addresses, Addresses::Mac { .. });
@@ -125,16 +127,16 @@ impl<'a> Packet<'a> {
 
     /// An Ethernet header follows: addresses and tags are the inner frame's from here on.
     pub(super) fn enter_ethernet(&mut self) {
+        let outer_vlan = self.key.vlan;
         let layers = self.layers.get_or_insert(NO_LAYERS);
         if !layers.inner_ethernet {
             layers.inner_ethernet = true;
-            layers.outer_vlan = self.key.vlan;
+            layers.outer_vlan = outer_vlan;
         }
         self.key.vlan = [0; 2];
     }
 
-    /// Calls `found` with what the packet is wrapped in, outermost first.
-    pub(crate) fn each_outer(&self, mut found: impl FnMut(Outer)) {
+    fn each_outer(&self, mut found: impl FnMut(Outer)) {
         let Some(layers) = &self.layers else { return };
         if layers.inner_ethernet {
             if self.on_ethernet
@@ -165,6 +167,11 @@ impl<'a> Packet<'a> {
             }
         }
     }
+}
+
+/// Calls `found` with what the packet in a frame is wrapped in, outermost first.
+pub(crate) fn each_outer(frame: &Frame<'_>, found: impl FnMut(Outer)) {
+    super::walk(frame).each_outer(found);
 }
 
 fn addresses<const N: usize>(header: &[u8], at: usize) -> Option<([u8; N], [u8; N])> {

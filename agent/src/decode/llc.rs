@@ -3,7 +3,7 @@
 use gnomon_flow::DecodeProblem;
 
 use super::rest::{Rest, u16_at};
-use super::{Packet, network};
+use super::{Decoding, network};
 
 /// What the key has in the place of an EtherType for LLC frames other than SNAP (Linux's ETH_P_802_2). The frame's
 /// length would stand there by the letter, and split one conversation into a flow a length.
@@ -11,7 +11,7 @@ pub(super) const LLC_ETHERTYPE: u16 = 4;
 
 const SNAP_BYTES: u32 = 8;
 
-pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+pub(super) fn decode<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
     packet.key.ethertype = LLC_ETHERTYPE;
     match rest.peek::<{ SNAP_BYTES as usize }>() {
         // Organisation code 0: an EtherType follows.

@@ -4,11 +4,11 @@ use gnomon_capture::LinkType;
 use gnomon_flow::DecodeProblem;
 
 use super::rest::{Rest, u32_at};
-use super::{Packet, ipv4, ipv6};
+use super::{Decoding, ipv4, ipv6};
 
 const HEADER_BYTES: u32 = 4;
 
-pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>, link: LinkType) {
+pub(super) fn decode<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>, link: LinkType) {
     let Some(header) = rest.peek::<{ HEADER_BYTES as usize }>() else {
         return packet.stop(rest, DecodeProblem::TruncatedLink);
     };

@@ -4,14 +4,14 @@ use gnomon_flow::DecodeProblem;
 
 use super::layers::{LAYERS_MAX, LayerKind};
 use super::rest::{Rest, u32_at};
-use super::{Packet, ethernet, network};
+use super::{Decoding, ethernet, network};
 
 const LABEL_BYTES: u32 = 4;
 const BOTTOM_OF_STACK: u32 = 0x100;
 
 #[cold]
 #[inline(never)]
-pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+pub(super) fn decode<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
     if !packet.wrap(LayerKind::Mpls, rest.at()) {
         return packet.stop(rest, DecodeProblem::TooDeep);
     }
@@ -30,7 +30,7 @@ pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
 
 /// Nothing in the label says what follows. The first four bits do for IP (RFC 4928); a pseudowire has four zero bits and a
 /// control word, or begins at once with an address, which may look like either.
-fn payload<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+fn payload<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
     let first = rest.captured().first().map(|byte| byte >> 4);
     let before = *packet;
     if matches!(first, Some(4 | 6)) {
@@ -70,7 +70,7 @@ mod tests {
             let packet = decode(&example::frame(&data));
             assert_eq!((packet.problem, packet.key, packet.payload), (None, expected.key, expected.payload));
             let mut outer = Vec::new();
-            packet.each_outer(|fact| outer.push(fact));
+            super::super::each_outer(&example::frame(&data), |fact| outer.push(fact));
             assert!(outer.contains(&super::super::Outer::Header(LayerKind::Mpls, Some(32))), "{outer:?}");
         }
     }

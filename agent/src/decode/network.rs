@@ -3,7 +3,7 @@
 use gnomon_flow::DecodeProblem;
 
 use super::rest::Rest;
-use super::{Packet, arp, ipv4, ipv6, llc, mpls, nsh, ppp};
+use super::{Decoding, arp, ipv4, ipv6, llc, mpls, nsh, ppp};
 
 pub(super) const ETHERTYPE_IPV4: u16 = 0x0800;
 pub(super) const ETHERTYPE_IPV6: u16 = 0x86dd;
@@ -16,7 +16,7 @@ const ETHERTYPE_PPPOE_SESSION: u16 = 0x8864;
 const ETHERTYPE_MIN: u16 = 0x0600;
 
 #[inline]
-pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>, ethertype: u16) {
+pub(super) fn decode<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>, ethertype: u16) {
     packet.key.ethertype = ethertype;
     match ethertype {
         ETHERTYPE_IPV4 => ipv4::decode(packet, rest),
@@ -32,7 +32,7 @@ pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>, ethertype: u16
 }
 
 /// An IP header without a link layer: its first four bits say which.
-pub(super) fn decode_ip<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+pub(super) fn decode_ip<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
     match rest.captured().first().map(|byte| byte >> 4) {
         Some(4) => ipv4::decode(packet, rest),
         Some(6) => ipv6::decode(packet, rest),

@@ -3,13 +3,13 @@
 use gnomon_flow::DecodeProblem;
 
 use super::rest::Rest;
-use super::{Packet, network};
+use super::{Decoding, network};
 
 const HEADER_BYTES: u32 = 4;
 const ATTRIBUTES_MAX: usize = 64;
 const PAYLOAD: u16 = 9;
 
-pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+pub(super) fn decode<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
     let Some(&[_, version, _, _]) = rest.peek::<{ HEADER_BYTES as usize }>() else {
         return packet.stop(rest, DecodeProblem::TruncatedLink);
     };

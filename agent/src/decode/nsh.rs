@@ -4,11 +4,11 @@ use gnomon_flow::DecodeProblem;
 
 use super::layers::LayerKind;
 use super::rest::Rest;
-use super::{Packet, ethernet, mpls, network};
+use super::{Decoding, ethernet, mpls, network};
 
 #[cold]
 #[inline(never)]
-pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+pub(super) fn decode<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
     let Some(header) = rest.peek::<8>() else {
         return packet.stop(rest, DecodeProblem::TruncatedLink);
     };
@@ -46,7 +46,7 @@ mod tests {
             let packet = decode(&example::frame(&data));
             assert_eq!((packet.problem, packet.key), (None, expected));
             let mut outer = Vec::new();
-            packet.each_outer(|fact| outer.push(fact));
+            super::super::each_outer(&example::frame(&data), |fact| outer.push(fact));
             assert!(outer.contains(&Outer::Header(LayerKind::Nsh, Some(42))));
         }
     }

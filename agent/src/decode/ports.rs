@@ -2,12 +2,12 @@
 
 use gnomon_flow::DecodeProblem;
 
-use super::Packet;
+use super::Decoding;
 use super::rest::{Rest, u16_at};
 
 /// Whether the ports were there.
 #[inline]
-pub(super) fn read<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) -> bool {
+pub(super) fn read<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) -> bool {
     let Some(ports) = rest.peek::<4>() else {
         packet.stop(rest, DecodeProblem::TruncatedTransport);
         return false;
@@ -18,7 +18,7 @@ pub(super) fn read<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) -> bool {
 }
 
 /// A transport of which only the ports and the length of its header matter.
-pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>, header_bytes: u32) {
+pub(super) fn decode<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>, header_bytes: u32) {
     if !read(packet, rest) {
         return;
     }

@@ -5,7 +5,7 @@ use gnomon_flow::DecodeProblem;
 
 use super::layers::LayerKind;
 use super::rest::{Rest, u16_at};
-use super::{Packet, llc, mpls, network};
+use super::{Decoding, llc, mpls, network};
 
 /// What the key has in the place of an EtherType for PPP's own protocols (IANA's number for PPP).
 pub(super) const PPP_ETHERTYPE: u16 = 0x880b;
@@ -17,7 +17,7 @@ const ADDRESS_AND_CONTROL: [u8; 2] = [0xff, 0x03];
 /// A session header, and PPP without framing.
 #[cold]
 #[inline(never)]
-pub(super) fn decode_pppoe<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+pub(super) fn decode_pppoe<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
     let Some(header) = rest.peek::<{ PPPOE_BYTES as usize }>() else {
         return packet.stop(rest, DecodeProblem::TruncatedLink);
     };
@@ -34,7 +34,7 @@ pub(super) fn decode_pppoe<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
 /// With or without HDLC-like framing, as a link or in a tunnel.
 #[cold]
 #[inline(never)]
-pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+pub(super) fn decode<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
     if !packet.wrap(LayerKind::Ppp, rest.at()) {
         return packet.stop(rest, DecodeProblem::TooDeep);
     }
@@ -43,7 +43,7 @@ pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
 }
 
 /// LINKTYPE_PPP_HDLC: the first byte tells PPP from Cisco's HDLC (RFC 1547 section 4.3.1).
-pub(super) fn decode_hdlc<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+pub(super) fn decode_hdlc<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
     match rest.captured().first() {
         Some(0x0f | 0x8f) => decode_cisco(packet, rest),
         _ => decode(packet, rest),
@@ -51,7 +51,7 @@ pub(super) fn decode_hdlc<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
 }
 
 /// Address, control, EtherType.
-pub(super) fn decode_cisco<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+pub(super) fn decode_cisco<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
     match rest.peek::<4>() {
         Some(header) => network::decode(packet, rest.skip(4), u16_at(header, 2)),
         None => packet.stop(rest, DecodeProblem::TruncatedLink),
@@ -59,7 +59,7 @@ pub(super) fn decode_cisco<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
 }
 
 /// Q.922 address of two bytes, control, padding, and a network layer id.
-pub(super) fn decode_frame_relay<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+pub(super) fn decode_frame_relay<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
     let Some(&[_, address, control, nlpid]) = rest.peek::<4>() else {
         return packet.stop(rest, DecodeProblem::TruncatedLink);
     };
@@ -82,7 +82,7 @@ pub(super) fn decode_frame_relay<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
 }
 
 /// The protocol field: two bytes, or one odd one where the peers agreed to compress it (RFC 1661 section 6.5).
-fn protocol<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+fn protocol<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
     let (protocol, bytes) = match rest.captured() {
         [short, ..] if short & 1 == 1 => (u16::from(*short), 1),
         [high, low, ..] => (u16::from_be_bytes([*high, *low]), 2),
@@ -122,7 +122,7 @@ mod tests {
         let packet = decode(&example::frame(&data));
         assert_eq!((packet.problem, packet.key, packet.payload), (None, expected.key, expected.payload));
         let mut outer = Vec::new();
-        packet.each_outer(|fact| outer.push(fact));
+        super::super::each_outer(&example::frame(&data), |fact| outer.push(fact));
         assert_eq!(outer, [Outer::Header(LayerKind::Pppoe, Some(7))]);
         // Link control stays with its talkers.
         data[20..22].copy_from_slice(&[0xc0, 0x21]);

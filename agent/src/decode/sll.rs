@@ -5,7 +5,7 @@ use gnomon_flow::{Addresses, DecodeProblem};
 
 use super::ethernet::mac_at;
 use super::rest::{Rest, u16_at};
-use super::{Packet, llc, vlan};
+use super::{Decoding, llc, vlan};
 
 const V1_BYTES: u32 = 16;
 const V2_BYTES: u32 = 20;
@@ -14,7 +14,7 @@ const V2_BYTES: u32 = 20;
 const PROTOCOL_802_3: u16 = 1;
 const PROTOCOL_802_2: u16 = 4;
 
-pub(super) fn decode_v1<'a>(packet: &mut Packet<'a>, rest: Rest<'a>, stripped: Option<VlanTag>) {
+pub(super) fn decode_v1<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>, stripped: Option<VlanTag>) {
     match rest.peek::<{ V1_BYTES as usize }>() {
         Some(header) => {
             talker(packet, u16_at(header, 4), mac_at(header, 6));
@@ -24,7 +24,7 @@ pub(super) fn decode_v1<'a>(packet: &mut Packet<'a>, rest: Rest<'a>, stripped: O
     }
 }
 
-pub(super) fn decode_v2<'a>(packet: &mut Packet<'a>, rest: Rest<'a>, stripped: Option<VlanTag>) {
+pub(super) fn decode_v2<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>, stripped: Option<VlanTag>) {
     match rest.peek::<{ V2_BYTES as usize }>() {
         Some(header) => {
             talker(packet, u16::from(header[11]), mac_at(header, 12));
@@ -35,13 +35,13 @@ pub(super) fn decode_v2<'a>(packet: &mut Packet<'a>, rest: Rest<'a>, stripped: O
 }
 
 /// The receiver's address is not in the header; zero stands for it.
-fn talker(packet: &mut Packet<'_>, address_len: u16, address: [u8; 6]) {
+fn talker(packet: &mut Decoding<'_>, address_len: u16, address: [u8; 6]) {
     let orig = if address_len == 6 { address } else { [0; 6] };
     packet.key.addresses = Addresses::Mac { orig, resp: [0; 6] };
     packet.source_mac = (address_len == 6).then_some(address);
 }
 
-fn decode_rest<'a>(packet: &mut Packet<'a>, rest: Rest<'a>, stripped: Option<VlanTag>, protocol: u16) {
+fn decode_rest<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>, stripped: Option<VlanTag>, protocol: u16) {
     match protocol {
         PROTOCOL_802_3 | PROTOCOL_802_2 => llc::decode(packet, rest),
         _ => vlan::decode(packet, rest, stripped, protocol),

@@ -2,7 +2,7 @@
 
 use gnomon_flow::DecodeProblem;
 
-use super::Packet;
+use super::Decoding;
 use super::ports;
 use super::rest::{Rest, u32_at};
 
@@ -38,7 +38,7 @@ impl TcpHeader {
 }
 
 #[inline]
-pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+pub(super) fn decode<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
     if !ports::read(packet, rest) {
         return;
     }

@@ -1,7 +1,7 @@
 //! Which transport an IP protocol number leads to.
 
 use super::rest::Rest;
-use super::{Packet, gre, icmp, inside_ip, ports, tcp, udp};
+use super::{Decoding, gre, icmp, inside_ip, ports, tcp, udp};
 
 pub(crate) const ICMP: u8 = 1;
 pub(crate) const IPV4: u8 = 4;
@@ -25,7 +25,7 @@ pub(crate) fn may_hide_its_flow(protocol: u8) -> bool {
 
 /// `rest` is the payload of the IP packet, without padding.
 #[inline]
-pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+pub(super) fn decode<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
     match packet.key.protocol {
         TCP => tcp::decode(packet, rest),
         UDP => udp::decode(packet, rest),

@@ -3,12 +3,12 @@
 use gnomon_flow::DecodeProblem;
 
 use super::rest::{Rest, u16_at};
-use super::{Fragment, Packet, ports, udp_tunnel};
+use super::{Decoding, Fragment, ports, udp_tunnel};
 
 const HEADER_BYTES: u32 = 8;
 
 #[inline]
-pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+pub(super) fn decode<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
     if !ports::read(packet, rest) {
         return;
     }

@@ -4,7 +4,7 @@ use gnomon_flow::DecodeProblem;
 
 use super::layers::LayerKind;
 use super::rest::{Rest, u16_at, u32_at};
-use super::{Packet, ethernet, gtp, l2tp, mpls, network, nsh};
+use super::{Decoding, ethernet, gtp, l2tp, mpls, network, nsh};
 
 const L2TP: u16 = 1701;
 const GTP_U: u16 = 2152;
@@ -26,7 +26,7 @@ pub(super) fn may_be(source: u16, destination: u16) -> bool {
 
 #[cold]
 #[inline(never)]
-pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+pub(super) fn decode<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
     let ports = (packet.key.orig_port, packet.key.resp_port);
     packet.try_inside(rest, |packet| {
         if !packet.wrap_ip() {
@@ -45,7 +45,7 @@ pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
 }
 
 /// With little to tell the tunnel from other datagrams, its packet must be sound.
-fn surely<'a>(packet: &mut Packet<'a>, rest: Rest<'a>, decode: fn(&mut Packet<'a>, Rest<'a>)) {
+fn surely<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>, decode: fn(&mut Decoding<'a>, Rest<'a>)) {
     decode(packet, rest);
     if packet.problem == Some(DecodeProblem::Malformed) {
         packet.stop(rest, DecodeProblem::Malformed);
@@ -53,7 +53,7 @@ fn surely<'a>(packet: &mut Packet<'a>, rest: Rest<'a>, decode: fn(&mut Packet<'a
 }
 
 /// Whether the header's fixed bits and its end are right, and the network it names.
-fn begin<'a>(packet: &mut Packet<'a>, kind: LayerKind, rest: Rest<'a>, flags: u32, reserved: u32) -> bool {
+fn begin<'a>(packet: &mut Decoding<'a>, kind: LayerKind, rest: Rest<'a>, flags: u32, reserved: u32) -> bool {
     match rest.peek::<{ HEADER_BYTES as usize }>() {
         Some(header) if u32_at(header, 0) & reserved == flags && header[7] == 0 => {
             packet.network_id = u32_at(header, 4) >> 8;
@@ -70,14 +70,14 @@ fn begin<'a>(packet: &mut Packet<'a>, kind: LayerKind, rest: Rest<'a>, flags: u3
 }
 
 /// RFC 7348 section 5, with the group policy of draft-smith-vxlan-group-policy.
-fn vxlan<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+fn vxlan<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
     if begin(packet, LayerKind::Vxlan, rest, 0x0800_0000, 0x7fb7_0000) {
         ethernet::decode_inner(packet, rest.skip(HEADER_BYTES));
     }
 }
 
 /// draft-ietf-nvo3-vxlan-gpe.
-fn vxlan_gpe<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+fn vxlan_gpe<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
     if !begin(packet, LayerKind::VxlanGpe, rest, 0x0800_0000, 0xf8ff_ff00) {
         return;
     }
@@ -95,7 +95,7 @@ fn vxlan_gpe<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
 }
 
 /// RFC 8926 section 3.4: version 0, options of so many words.
-fn geneve<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+fn geneve<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
     if !begin(packet, LayerKind::Geneve, rest, 0, 0xc03f_0000) {
         return;
     }
@@ -115,7 +115,7 @@ fn geneve<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
 }
 
 /// RFC 4380 section 5.1.1: an IPv6 packet, after authentication and origin where they are.
-fn teredo<'a>(packet: &mut Packet<'a>, mut rest: Rest<'a>) {
+fn teredo<'a>(packet: &mut Decoding<'a>, mut rest: Rest<'a>) {
     if !packet.wrap(LayerKind::Teredo, rest.at()) {
         return packet.stop(rest, DecodeProblem::TooDeep);
     }
@@ -175,7 +175,7 @@ mod tests {
             assert_eq!((packet.problem, packet.key), (None, expected.key), "port {port} {header:x?}");
             assert_eq!((packet.payload, packet.tcp), (expected.payload, expected.tcp));
             let mut outer = Vec::new();
-            packet.each_outer(|fact| outer.push(fact));
+            super::super::each_outer(&example::frame(&data), |fact| outer.push(fact));
             assert!(outer.contains(&Outer::Ip { source: A.into(), destination: B.into() }), "{outer:?}");
             assert!(outer.contains(&fact), "{outer:?}");
             assert_eq!(
@@ -193,7 +193,7 @@ mod tests {
                 let packet = decode(&example::frame(&data));
                 assert_eq!((packet.key.resp_port, packet.problem), (port, None), "{body:x?}");
                 assert_eq!((packet.payload, packet.key.vlan), (body, [0; 2]));
-                assert!(packet.layers.is_none() && packet.network_id == 0);
+                assert!(!packet.is_wrapped && packet.network_id == 0);
             }
         }
     }
@@ -205,7 +205,7 @@ mod tests {
         let packet = decode(&example::frame(&data));
         assert_eq!((packet.key.vlan, packet.network_id), ([30, 0], 9));
         let mut outer = Vec::new();
-        packet.each_outer(|fact| outer.push(fact));
+        super::super::each_outer(&example::frame(&data), |fact| outer.push(fact));
         assert!(outer.contains(&Outer::Vlan(5)));
     }
 }

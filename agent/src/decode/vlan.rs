@@ -4,7 +4,7 @@ use gnomon_capture::VlanTag;
 use gnomon_flow::DecodeProblem;
 
 use super::rest::{Rest, u16_at};
-use super::{Packet, network};
+use super::{Decoding, network};
 
 /// Tags looked through, priority tags (id 0) among them. The key has room for two ids.
 const TAGS_MAX: usize = 4;
@@ -16,7 +16,7 @@ fn is_tag(ethertype: u16) -> bool {
 
 #[inline]
 pub(super) fn decode<'a>(
-    packet: &mut Packet<'a>,
+    packet: &mut Decoding<'a>,
     mut rest: Rest<'a>,
     stripped: Option<VlanTag>,
     mut ethertype: u16,
@@ -46,7 +46,7 @@ pub(super) fn decode<'a>(
 }
 
 /// Whether the key had room. Id 0 is no VLAN but a priority (section 9.6): it takes none.
-fn push(packet: &mut Packet<'_>, ids: &mut usize, tci: u16) -> bool {
+fn push(packet: &mut Decoding<'_>, ids: &mut usize, tci: u16) -> bool {
     let id = tci & 0x0fff;
     if id == 0 {
         return true;

@@ -4,7 +4,7 @@ use gnomon_flow::{Addresses, DecodeProblem};
 
 use super::ethernet::mac_at;
 use super::rest::Rest;
-use super::{Packet, llc};
+use super::{Decoding, llc};
 
 const DATA: u8 = 2;
 const TO_DS: u8 = 0x01;
@@ -16,7 +16,7 @@ const NULL: u8 = 0x4;
 const AGGREGATE: u8 = 0x80;
 
 /// radiotap.org: version, padding, length in little-endian order, then which fields there are.
-pub(super) fn decode_radiotap<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+pub(super) fn decode_radiotap<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
     let Some(&[version, _, low, high, present @ ..]) = rest.peek::<8>() else {
         return packet.stop(rest, DecodeProblem::TruncatedLink);
     };
@@ -46,11 +46,11 @@ fn flags(captured: &[u8], present: u32, length: u32) -> Option<u8> {
     if at >= length as usize { None } else { captured.get(at).copied() }
 }
 
-pub(super) fn decode<'a>(packet: &mut Packet<'a>, rest: Rest<'a>) {
+pub(super) fn decode<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
     frame(packet, rest, false);
 }
 
-fn frame<'a>(packet: &mut Packet<'a>, rest: Rest<'a>, padded: bool) {
+fn frame<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>, padded: bool) {
     let Some(&[control, flags, ..]) = rest.peek::<10>() else {
         return packet.stop(rest, DecodeProblem::TruncatedLink);
     };

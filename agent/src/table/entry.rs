@@ -1,6 +1,6 @@
 //! What the table keeps of a flow, and the record made of it.
 
-use gnomon_capture::Stamp;
+use gnomon_capture::{Frame, Stamp};
 use gnomon_clock::RawNs;
 use gnomon_flow::{DecodeProblem, DirectionCounters, FlowEndReason, FlowId, FlowRecord};
 
@@ -187,11 +187,12 @@ impl Entry {
     #[inline]
     pub(super) fn add(
         &mut self,
+        frame: &Frame<'_>,
         packet: &Packet<'_>,
-        stamp: Stamp,
         side: usize,
         policy: Option<&InterimPolicy>,
     ) -> InOrder {
+        let stamp = frame.stamp;
         let mut in_order = InOrder::Nothing;
         let data_bytes = match &packet.tcp {
             Some(header) => {
@@ -203,8 +204,8 @@ impl Entry {
             None if packet.key.protocol == TCP && packet.fragment != Fragment::Later => 0,
             None => packet.payload_len,
         };
-        if packet.layers.is_some() && self.directions[side].packets == 0 {
-            self.wrapping.add_outer(packet, side == 1);
+        if packet.is_wrapped && self.directions[side].packets == 0 {
+            self.wrapping.add_outer(frame, side == 1);
         }
         if packet.icmp.is_some() {
             self.wrapping.add_quoted(packet);

@@ -103,8 +103,8 @@ impl Inspected {
             InOrder::From(offset) => layer7.streams[side].begin(start.wrapping_add(offset)),
             InOrder::Gap(missing) => layer7.streams[side].begin(start.wrapping_sub(missing)),
             // Before anything that was looked at.
-            InOrder::Below if !layer7.streams[side].has_begun() => return,
-            InOrder::Below => {}
+            InOrder::Late if !layer7.streams[side].has_begun() => return,
+            InOrder::Late => {}
         }
         layer7.take(side, start, packet.payload, packet.payload_len, now, budget);
         self.end_if_over(budget);

@@ -49,8 +49,8 @@ pub(super) enum InOrder {
     Gap(u32),
     /// It is out of every window: what it belongs to is not known.
     Leap,
-    /// All of it lies below the highest byte seen: repeated, or late.
-    Below,
+    /// It fills a hole: others came before it that belong after it.
+    Late,
 }
 
 impl Sequence {
@@ -148,7 +148,7 @@ impl Sequence {
             let filled = self.holes.as_mut().map_or(0, |holes| holes.fill(start, old_end));
             let beyond = beyond.max(0) as u32;
             taken.in_order = match beyond {
-                0 if len > 0 => InOrder::Below,
+                0 if filled > 0 => InOrder::Late,
                 0 => InOrder::Nothing,
                 _ => InOrder::From(len - beyond),
             };
@@ -283,9 +283,11 @@ mod tests {
         let mut next = |seq, len| side.take(&segment(seq, 0), len).in_order;
         assert_eq!(next(100, 10), InOrder::From(0));
         assert_eq!(next(110, 0), InOrder::Nothing);
-        assert_eq!(next(100, 10), InOrder::Below);
+        assert_eq!(next(100, 10), InOrder::Nothing);
         assert_eq!(next(105, 10), InOrder::From(5));
         assert_eq!(next(116, 10), InOrder::Gap(1));
+        assert_eq!(next(114, 2), InOrder::Late);
+        assert_eq!(next(114, 2), InOrder::Nothing);
         assert_eq!(next(0x9000_0000, 10), InOrder::Leap);
     }
 

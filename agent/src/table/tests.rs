@@ -35,7 +35,7 @@ impl Bench {
         let frame = Frame { stamp, ..example::frame(data) };
         let packet = decode(&frame);
         let sought = self.table.seek(&packet);
-        self.table.observe(&packet, &sought, stamp, &mut self.out)
+        self.table.observe(&packet, &sought, &frame, &mut self.out)
     }
 
     fn tcp(&mut self, at: u64, back: bool, seq: u32, ack: u32, flags: u8, payload: &[u8]) -> Seen {
@@ -417,7 +417,7 @@ proptest! {
             let frame = Frame { stamp, original_len: data.len() as u32 + extra, ..example::frame(&data) };
             let packet = decode(&frame);
             let sought = bench.table.seek(&packet);
-            bench.table.observe(&packet, &sought, stamp, &mut bench.out);
+            bench.table.observe(&packet, &sought, &frame, &mut bench.out);
             packets += 1;
             bytes += u64::from(frame.original_len);
             prop_assert!(bench.table.stats().flows_active <= u64::from(flows_max));
@@ -491,12 +491,12 @@ fn inspection_begins_anew_after_a_gap_and_after_what_was_not_captured() {
     );
     let stamp = Stamp { raw: RawNs(START), err_ns: 0 };
     for captured in [whole.len() - 6, 54 + 10] {
-        let frame = Frame { original_len: whole.len() as u32, ..example::frame(&whole[..captured]) };
+        let frame = Frame { stamp, original_len: whole.len() as u32, ..example::frame(&whole[..captured]) };
         let packet = decode(&frame);
         let sought = bench.table.seek(&packet);
-        bench.table.observe(&packet, &sought, stamp, &mut bench.out);
+        bench.table.observe(&packet, &sought, &frame, &mut bench.out);
         assert_eq!(hosts(&bench.ends()[0]), [] as [String; 0]);
-        bench.table.observe(&packet, &bench.table.seek(&packet), stamp, &mut bench.out);
+        bench.table.observe(&packet, &bench.table.seek(&packet), &frame, &mut bench.out);
         bench.tcp(0, false, 100 + REQUEST.len() as u32, 500, ACK, REQUEST);
         assert_eq!(hosts(&bench.ends()[0]).len(), 1);
     }

@@ -1,9 +1,10 @@
 //! What a flow's packets are wrapped in, and the flows that its ICMP errors are about. Most flows have neither.
 
+use gnomon_capture::Frame;
 use gnomon_flow::community::community_id;
 use gnomon_flow::{AttributeValue, Attributes, field};
 
-use crate::decode::{LayerKind, Outer, Packet, Quoted, quoted};
+use crate::decode::{LayerKind, Outer, Packet, Quoted, each_outer, quoted};
 
 /// Facts kept of one flow: the headers of both directions, or quotations. More are not kept.
 const FACTS_MAX: usize = 16;
@@ -26,8 +27,8 @@ struct Facts {
 impl Wrapping {
     /// From the first packet of a direction; `from_responder` turns addresses, so that source is the originator's side.
     #[cold]
-    pub(super) fn add_outer(&mut self, packet: &Packet<'_>, from_responder: bool) {
-        packet.each_outer(|outer| {
+    pub(super) fn add_outer(&mut self, frame: &Frame<'_>, from_responder: bool) {
+        each_outer(frame, |outer| {
             self.add(Fact::Outer(match outer {
                 Outer::Mac { source, destination } if from_responder => {
                     Outer::Mac { source: destination, destination: source }

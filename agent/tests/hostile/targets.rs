@@ -1,0 +1,184 @@
+//! What must hold for any bytes. Shared with `fuzz/`, where libFuzzer chooses them.
+
+use std::io::Cursor;
+
+use gnomon_agent::decode;
+use gnomon_agent::engine::{Engine, EngineConfig};
+use gnomon_agent::inspect::{BufferBudget, Inspection};
+use gnomon_agent::offline::{engine_config, flows};
+use gnomon_agent::rules::{Keep, SlicePolicy};
+use gnomon_agent::table::{InterimPolicy, TableConfig};
+use gnomon_capture::{Frame, LinkType, PcapFile, Stamp, VlanTag};
+use gnomon_clock::RawNs;
+use gnomon_flow::{Addresses, Attributes, FlowRecord, Origin};
+use gnomon_proto::Message;
+
+pub(crate) const LINKS: [u16; 18] =
+    [1, 0, 108, 101, 113, 276, 9, 50, 51, 104, 105, 107, 127, 239, 228, 229, 147, 12];
+
+/// `link, flags, wire length beyond, bytes…`: one frame.
+pub(crate) fn decode(input: &[u8]) {
+    let [link, flags, extra, data @ ..] = input else { return };
+    let frame = Frame {
+        stamp: Stamp::default(),
+        link: LinkType::from_linktype(LINKS[usize::from(*link) % LINKS.len()]),
+        original_len: data.len() as u32 + u32::from(*extra) * if flags & 2 != 0 { 1 << 23 } else { 1 },
+        data,
+        vlan: (flags & 1 != 0).then_some(VlanTag { tpid: 0x8100, tci: u16::from(*flags) << 4 }),
+        outgoing: false,
+    };
+    let packet = decode::decode(&frame);
+    assert!(packet.ip_len <= packet.wire_len);
+    assert!(packet.payload_len <= packet.wire_len);
+    assert!(packet.payload.len() <= packet.payload_len as usize);
+    assert!(packet.header_len as usize + packet.payload.len() <= frame.data.len());
+    assert!(packet.key_complete || packet.problem.is_some());
+    assert!(packet.network_id < 1 << 24);
+    if frame.link == LinkType::Ethernet && packet.key.addresses == Addresses::None {
+        assert!(packet.problem.is_some());
+    }
+}
+
+/// Many `link, time, length, bytes…`: frames one after the other, through the engine.
+pub(crate) fn sequence(input: &[u8]) {
+    let table = TableConfig {
+        flows_max: 8,
+        interim: input.first().is_some_and(|byte| byte & 1 != 0).then(InterimPolicy::default),
+        active_packets_max: 20,
+        inspect_bytes_max: 1 << 16,
+        ..TableConfig::default()
+    };
+    let mut engine = Engine::new(
+        0,
+        EngineConfig {
+            table,
+            policy: SlicePolicy { rules: Vec::new(), otherwise: Keep::OfFlow(1000) },
+            ..engine_config(table)
+        },
+    );
+    let (mut sent, mut bytes) = (0, 0);
+    let mut records = Vec::new();
+    let mut now = 1_000_000_000_000u64;
+    let mut rest = input;
+    while let [link, time, high, low, following @ ..] = rest {
+        let length = usize::from(u16::from_be_bytes([high & 0x07, *low])).min(following.len());
+        let (data, next) = following.split_at(length);
+        rest = next;
+        // Mostly a little later, sometimes much, sometimes earlier.
+        now = match time {
+            0..200 => now.saturating_add(u64::from(*time) << 20),
+            200..230 => now.saturating_add(u64::from(*time) << 32),
+            _ => now.saturating_sub(u64::from(*time) << 24),
+        };
+        let frame = Frame {
+            stamp: Stamp { raw: RawNs(now), err_ns: 1 },
+            link: LinkType::from_linktype(LINKS[usize::from(*link) % LINKS.len()]),
+            original_len: data.len() as u32,
+            data,
+            vlan: None,
+            outgoing: false,
+        };
+        engine.on_frame(&frame);
+        sent += 1;
+        bytes += data.len() as u64;
+        if time % 4 == 0 {
+            while engine.end_batch(RawNs(now)) {}
+        }
+        records.extend(engine.take_records().into_iter().flatten());
+        while let Some(block) = engine.take_block() {
+            engine.recycle(block);
+        }
+        assert!(engine.stats().table.flows_active <= 8);
+    }
+    while engine.finish_some(RawNs(now)) {}
+    records.extend(engine.take_records().into_iter().flatten());
+    let finals = || records.iter().filter(|record: &&FlowRecord| record.end.is_some());
+    assert_eq!(finals().map(FlowRecord::packets).sum::<u64>(), sent);
+    assert_eq!(finals().map(FlowRecord::bytes).sum::<u64>(), bytes);
+    for record in &records {
+        assert!(record.first <= record.last);
+        assert!(record.packets() > 0 && record.packets() <= 20);
+        assert!(record.orig.data_bytes <= record.orig.bytes && record.resp.data_bytes <= record.resp.bytes);
+        assert!(record.attributes.len() <= Attributes::COUNT_MAX);
+    }
+}
+
+/// A capture file, from its first byte.
+pub(crate) fn capture_file(input: &[u8]) {
+    let Ok(mut file) = PcapFile::from_reader("input", Box::new(Cursor::new(input.to_vec()))) else { return };
+    let mut packets = 0;
+    let table = TableConfig { flows_max: 64, inspect_bytes_max: 1 << 20, ..TableConfig::default() };
+    let mut drained = 0;
+    let ended = flows(
+        table,
+        &Origin::default(),
+        |sink| {
+            let frames = file.drain(256, |frames| sink(frames));
+            drained += frames.as_ref().copied().unwrap_or(0) as u64;
+            frames
+        },
+        |flow| packets += flow.record.packets(),
+    );
+    assert_eq!(packets, file.stats().frames);
+    assert_eq!(packets, drained);
+    if let Ok(stats) = ended {
+        assert_eq!(stats.packets, packets);
+    }
+}
+
+/// Many `side and kind, length, bytes…`: what both sides of a connection say, in pieces.
+pub(crate) fn stream(input: &[u8]) {
+    const BUDGET: usize = 1 << 16;
+    let mut budget = BufferBudget::new(BUDGET);
+    let mut inspection = Inspection::default();
+    let mut found = Attributes::default();
+    let mut rest = input;
+    while let [kind, high, low, following @ ..] = rest {
+        let length = usize::from(u16::from_be_bytes([high & 0x0f, *low])).min(following.len());
+        let (piece, next) = following.split_at(length);
+        rest = next;
+        let from_originator = kind & 1 == 0;
+        match kind >> 4 {
+            15 => inspection.tcp_gap(from_originator, length as u64, &mut budget),
+            14 => {
+                for byte in piece.chunks(1) {
+                    inspection.tcp_payload(from_originator, byte, &mut found, &mut budget);
+                }
+            }
+            _ => inspection.tcp_payload(from_originator, piece, &mut found, &mut budget),
+        }
+        assert!(budget.left() <= BUDGET && found.len() <= Attributes::COUNT_MAX);
+    }
+    inspection.release(&mut budget);
+    assert_eq!(budget.left(), BUDGET);
+}
+
+/// `ports (4 bytes), side`, then many `length, bytes…`: datagrams.
+pub(crate) fn datagram(input: &[u8]) {
+    const BUDGET: usize = 1 << 16;
+    let [a, b, c, d, pieces @ ..] = input else { return };
+    let mut rest = pieces;
+    let ports = [u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d])];
+    let mut budget = BufferBudget::new(BUDGET);
+    let mut inspection = Inspection::default();
+    let mut found = Attributes::default();
+    while let [kind, high, low, following @ ..] = rest {
+        let length = usize::from(u16::from_be_bytes([high & 0x0f, *low])).min(following.len());
+        let (piece, next) = following.split_at(length);
+        rest = next;
+        let from_originator = kind & 1 == 0;
+        let [from, to] = if from_originator { ports } else { [ports[1], ports[0]] };
+        inspection.udp_payload(from_originator, from, to, piece, &mut found, &mut budget);
+    }
+    inspection.release(&mut budget);
+    assert_eq!(budget.left(), BUDGET);
+}
+
+/// A flow record as it comes off the wire: what is taken is the same when it is sent on.
+pub(crate) fn entry(input: &[u8]) {
+    let Ok(message) = gnomon_proto::v1::FlowRecord::decode(input) else { return };
+    if let Ok(record) = FlowRecord::try_from(&message) {
+        let again = gnomon_proto::v1::FlowRecord::from(&record);
+        assert_eq!(FlowRecord::try_from(&again).ok(), Some(record));
+    }
+}
