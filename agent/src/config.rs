@@ -183,7 +183,8 @@ pub struct FlowsConfig {
     pub interim: bool,
     /// Read what the payload says: names asked for, requests, server names, banners.
     pub inspect: bool,
-    /// Memory for messages that are not whole yet, over all flows of a worker. Allowed: 0B to 1GiB.
+    /// Memory for messages that are not whole yet, over all flows of a worker, and as much again for TCP segments that wait
+    /// for earlier ones. Allowed: 0B to 1GiB.
     pub inspect_bytes_max: ByteSize,
 }
 

@@ -266,11 +266,12 @@ mod tests {
 
         #[test]
         fn damaged_packets_give_a_packet_within_bounds(
-            which in 0..example::ALL.len(),
+            which in 0..example::ALL.len() + example::WRAPPED.len(),
             damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
             cut in any::<prop::sample::Index>(),
         ) {
-            let mut data = (example::ALL[which])();
+            let make = example::ALL.iter().chain(&example::WRAPPED).nth(which);
+            let mut data = make.map(|make| make()).unwrap_or_default();
             let wire = data.len() as u32;
             for (at, byte) in damage {
                 let at = at.index(data.len());
@@ -306,6 +307,27 @@ mod tests {
                 }
             }
             assert!(joined_from.is_some_and(|cut| cut <= whole.header_len as usize));
+        }
+    }
+
+    #[test]
+    fn a_packet_in_a_packet_cut_anywhere_belongs_to_the_inner_flow_or_to_one_around_it() {
+        for make in example::WRAPPED {
+            let data = make();
+            let whole = decode(&frame(&data));
+            assert!(whole.problem.is_none() && whole.is_wrapped);
+            let mut joined = 0;
+            for cut in 0..data.len() {
+                let sliced = Frame { original_len: data.len() as u32, ..frame(&data[..cut]) };
+                check_bounds(&sliced);
+                let packet = decode(&sliced);
+                assert_eq!(packet.wire_len, whole.wire_len);
+                if packet.key == whole.key && packet.key_complete {
+                    assert_eq!((packet.ip_len, packet.network_id), (whole.ip_len, whole.network_id));
+                    joined += 1;
+                }
+            }
+            assert!(joined >= 6, "{joined} cuts of the payload alone");
         }
     }
 

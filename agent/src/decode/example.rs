@@ -18,6 +18,24 @@ pub(crate) const ALL: [fn() -> Vec<u8>; 8] = [
     || extended_v6(&udp_v6(), &[(0, &[0, 0, 1, 4, 0, 0, 0, 0]), (60, &[0, 0, 1, 4, 0, 0, 0, 0])]),
 ];
 
+/// Packets in packets.
+pub(crate) const WRAPPED: [fn() -> Vec<u8>; 10] = [
+    || over_udp(4789, &[8, 0, 0, 0, 0, 0, 9, 0], &tcp_v4()),
+    || over_udp(4790, &[0x0c, 0, 0, 3, 0, 0, 9, 0], &tcp_v4()),
+    || over_udp(6081, &[1, 0, 0x65, 0x58, 0, 0, 9, 0, 1, 2, 3, 4], &tcp_v4()),
+    || over_udp(2152, &[0x34, 255, 0, 54, 0, 0, 0, 9, 0, 0, 0, 0x85, 1, 0x10, 0, 0], &tcp_v4()[14..]),
+    || over_udp(1701, &[0, 2, 0, 5, 0, 6, 0xff, 3, 0, 0x21], &tcp_v4()[14..]),
+    || over_udp(3544, &[0, 0, 1, 2, 3, 4, 5, 6], &udp_v6()[14..]),
+    || ipv4(47, [9; 4], [8; 4], &[&[0x30, 0, 0x65, 0x58, 0, 0, 0, 7, 0, 0, 0, 1][..], &tcp_v4()].concat()),
+    || ipv4(41, [9; 4], [8; 4], &udp_v6()[14..]),
+    || ethernet(0x8847, &[&[0, 1, 0, 64, 0, 2, 1, 64, 0, 0, 0, 0][..], &tcp_v4()].concat()),
+    || ethernet(0x8864, &[&[0x11, 0, 0, 7, 0, 48, 0, 0x21][..], &tcp_v4()[14..]].concat()),
+];
+
+fn over_udp(port: u16, header: &[u8], inner: &[u8]) -> Vec<u8> {
+    ipv4(17, [9; 4], [8; 4], &udp((50_000, port), &[header, inner].concat()))
+}
+
 pub(crate) fn frame(data: &[u8]) -> Frame<'_> {
     Frame {
         stamp: Stamp::default(),

@@ -10,8 +10,8 @@ const CONTROL: u16 = 0x8000;
 const LENGTH: u16 = 0x4000;
 const SEQUENCE: u16 = 0x0800;
 const OFFSET: u16 = 0x0200;
-/// The kind, reserved bits and the version, which must be 2.
-const FIXED: u16 = CONTROL | 0x34ff;
+/// The kind and the version, which must be 2. Reserved bits are ignored by receivers.
+const FIXED: u16 = CONTROL | 0x000f;
 
 /// In [`Decoding::try_inside`]: whatever is no data message stops.
 pub(super) fn decode<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {

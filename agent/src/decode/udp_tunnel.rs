@@ -38,7 +38,7 @@ pub(super) fn decode<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
             (_, GENEVE) => geneve(packet, rest),
             (_, GTP_U) => gtp::decode(packet, rest),
             (_, MPLS) => surely(packet, rest, mpls::decode),
-            (L2TP, _) | (_, L2TP) => l2tp::decode(packet, rest),
+            (L2TP, _) | (_, L2TP) => surely(packet, rest, l2tp::decode),
             _ => surely(packet, rest, teredo),
         }
     });
