@@ -1,7 +1,7 @@
 # gnomon. `make demo` shows the main job on live traffic; `make test` runs every test. Both install what they lack.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test bench lint generate clean
+.PHONY: help deps build demo test fuzz bench lint generate clean
 
 IFACE ?=
 ONCE ?=
@@ -24,6 +24,9 @@ demo: build ## capture live traffic with AF_XDP in a network of its own, and sho
 
 test: deps ## run every test
 	@source deploy/build-env.sh && deploy/test.sh
+
+fuzz: deps ## fuzz every parser with libFuzzer (SECONDS_EACH=600, ONLY=decode)
+	@source deploy/build-env.sh && deploy/fuzz.sh "$(or $(SECONDS_EACH),600)" "$(ONLY)"
 
 bench: build ## speed beside tcpdump and a bare receiver, a profile, how soon a packet is found (ONLY=, WRITE=1)
 	@source deploy/build-env.sh && ONLY="$(ONLY)" WRITE="$(WRITE)" deploy/bench.sh "$$target_dir/release"
