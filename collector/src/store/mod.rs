@@ -183,21 +183,21 @@ impl Store {
     /// When an index cannot be read.
     pub fn slices_of(&self, epoch: EpochHash, flow: FlowId) -> Result<Vec<SliceLocation>, StoreError> {
         let mut found = Vec::new();
-        self.slices_of_all(&[FlowSpan::all(epoch, flow)], |_, at| found.push(at))?;
+        self.shared.segments.find(&[FlowSpan::all(epoch, flow)], false, |_, at| found.push(at))?;
         Ok(found)
     }
 
-    /// Tells the blocks that may hold packets of each of `wanted`, which rise by epoch and flow. Each is named by its
-    /// place there; a block comes once for each of them that has packets in it.
+    /// Tells the blocks with packets of any of `wanted`, which rise by epoch and flow: each block once, with the place
+    /// in `wanted` of one that has packets in it.
     ///
     /// # Errors
     /// When an index cannot be read.
-    pub fn slices_of_all(
+    pub fn blocks_of(
         &self,
         wanted: &[FlowSpan],
         found: impl FnMut(usize, SliceLocation),
     ) -> Result<(), StoreError> {
-        Ok(self.shared.segments.find(wanted, found)?)
+        Ok(self.shared.segments.find(wanted, true, found)?)
     }
 
     /// Reads blocks; for many it is cheaper than [`Store::read_block`].

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use gnomon_clock::RawNs;
 use gnomon_flow::EpochHash;
 
-use super::find::FlowSpan;
+use super::find::{FlowSpan, Hits};
 use super::footer::Footer;
 use super::frame::{CheckedFrame, FRAME_BYTES_MAX};
 use super::memory_index::{FrameRow, MemoryIndex};
@@ -137,25 +137,26 @@ impl Segments {
     }
 
     /// Tells the blocks with packets of each of `wanted`, which rise by epoch and flow, each named by its place in
-    /// `wanted`. Blocks of a flow come in the order they were written in.
+    /// `wanted`. Blocks of a flow come in the order they were written in; with `once` a block comes for one of its flows.
     pub(in crate::store) fn find(
         &self,
         wanted: &[FlowSpan],
+        once: bool,
         mut found: impl FnMut(usize, SliceLocation),
     ) -> Result<(), SegmentError> {
         let files: Vec<(u32, Arc<Segment>)> = {
             let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
             files.iter().map(|(number, segment)| (*number, Arc::clone(segment))).collect()
         };
-        let mut rows: Vec<(usize, FrameRow)> = Vec::new();
+        let mut hits = Hits::new(once);
         for (number, segment) in files {
-            rows.clear();
+            hits.clear();
             let index = segment.index();
-            match self.find_in(number, &index, wanted, &mut rows) {
+            match self.find_in(number, &index, wanted, &mut hits) {
                 Ok(()) => {}
                 Err(SegmentError::Gone { .. }) => continue,
                 Err(SegmentError::DamagedIndex { path, problem }) => {
-                    rows.clear();
+                    hits.clear();
                     let mending = self.mending.lock().unwrap_or_else(PoisonError::into_inner);
                     // Another search may have been here first.
                     if Arc::ptr_eq(&segment.index(), &index) {
@@ -164,11 +165,11 @@ impl Segments {
                         recovery::index_anew(self, number, None)?;
                     }
                     drop(mending);
-                    self.find_in(number, &segment.index(), wanted, &mut rows)?;
+                    self.find_in(number, &segment.index(), wanted, &mut hits)?;
                 }
                 Err(error) => return Err(error),
             }
-            for (at, row) in &rows {
+            for (at, row) in &hits.rows {
                 let FrameRow { offset, len, first, last, .. } = *row;
                 found(*at, SliceLocation { segment: number, offset, len, first, last });
             }
@@ -181,16 +182,13 @@ impl Segments {
         number: u32,
         index: &Index,
         wanted: &[FlowSpan],
-        rows: &mut Vec<(usize, FrameRow)>,
+        hits: &mut Hits,
     ) -> Result<(), SegmentError> {
         match index {
             Index::Memory(index) => {
                 for (at, span) in wanted.iter().enumerate() {
                     // Each by itself: the writer must not wait for a search.
-                    let found =
-                        index.read().unwrap_or_else(PoisonError::into_inner).find(span.epoch, span.flow);
-                    let overlaps = |row: &FrameRow| row.first <= span.last && row.last >= span.first;
-                    rows.extend(found.into_iter().filter(overlaps).map(|row| (at, row)));
+                    index.read().unwrap_or_else(PoisonError::into_inner).find(at, span, hits);
                 }
                 Ok(())
             }
@@ -204,7 +202,7 @@ impl Segments {
                     Part::Frames => path_of(&self.dir, number),
                     Part::IndexBeside => index_path_of(&self.dir, number),
                 };
-                footer.find(&file, wanted, &mut |at, row| rows.push((at, row))).map_err(|error| match error {
+                footer.find(&file, wanted, hits).map_err(|error| match error {
                     Unreadable::Io(source) => {
                         SegmentError::Io { path: path(), doing: "read its index", source }
                     }

@@ -26,7 +26,7 @@ use gnomon_clock::RawNs;
 use gnomon_flow::{EpochHash, FlowId};
 
 use super::chain::Chain;
-use super::find::FlowSpan;
+use super::find::{FlowSpan, Hits};
 use super::memory_index::{FrameRow, MemoryIndex};
 use super::pages::{Pages, Unreadable, append_checked, read_checked};
 
@@ -264,19 +264,15 @@ impl Footer {
         self.epochs.iter().any(|part| part.of_epoch(wanted).1.iter().any(|span| part.may_have(span)))
     }
 
-    /// Tells the frames of each of `wanted`, which rise by epoch and flow; each is named by its place in `wanted`.
-    pub(super) fn find(
-        &self,
-        file: &File,
-        wanted: &[FlowSpan],
-        found: &mut impl FnMut(usize, FrameRow),
-    ) -> Result<(), Unreadable> {
-        let mut cursor = Cursor { footer: self, file, fences: None, entries: None, frames: None };
+    /// Adds the frames of each of `wanted`, which rise by epoch and flow.
+    pub(super) fn find(&self, file: &File, wanted: &[FlowSpan], hits: &mut Hits) -> Result<(), Unreadable> {
+        let mut cursor =
+            Cursor { footer: self, file, fences: None, entries: None, frames: None, of_flow: Vec::new() };
         for part in &self.epochs {
             let (from, of_epoch) = part.of_epoch(wanted);
             for (at, span) in (from..).zip(of_epoch) {
                 if part.may_have(span) {
-                    cursor.find(part, span, &mut |frame| found(at, frame))?;
+                    cursor.find(part, (at, span), hits)?;
                 }
             }
         }
@@ -320,36 +316,38 @@ struct Cursor<'a> {
     fences: Option<Vec<u8>>,
     entries: Option<(u32, Vec<u8>)>,
     frames: Option<(u32, Vec<u8>)>,
+    /// Frames of the flow looked for, in one page.
+    of_flow: Vec<u32>,
 }
 
 impl Cursor<'_> {
     fn find(
         &mut self,
         part: &EpochPart,
-        span: &FlowSpan,
-        found: &mut impl FnMut(FrameRow),
+        (at, span): (usize, &FlowSpan),
+        hits: &mut Hits,
     ) -> Result<(), Unreadable> {
         let (from, to) = (part.entries_first, part.entries_first + part.entries);
         let mut page = self.first_page(from / EntryPages::ROWS, to.div_ceil(EntryPages::ROWS), span.flow)?;
         while page < to.div_ceil(EntryPages::ROWS) {
             let before = page * EntryPages::ROWS;
+            let mut frames = std::mem::take(&mut self.of_flow);
+            frames.clear();
             let rows = self.entries(page)?;
             let row = |at: usize| rows.get(at * ENTRY_ROW..(at + 1) * ENTRY_ROW).and_then(entry_of);
             // Of this page, the rows of the epoch.
             let low = from.saturating_sub(before).min(EntryPages::ROWS) as usize;
             let high = (to - before).min(EntryPages::ROWS) as usize;
             let first = partition(low, high, |at| row(at).is_some_and(|(flow, _)| flow < span.flow));
-            let hits: Vec<u32> = (first..high)
-                .map_while(|at| row(at).filter(|(flow, _)| *flow == span.flow))
-                .map(|(_, frame)| frame)
-                .collect();
-            let goes_on = first + hits.len() == high;
-            for frame in hits {
-                let frame = self.frame(frame)?;
-                if frame.first <= span.last && frame.last >= span.first {
-                    found(frame);
+            let of_flow = (first..high).map_while(|at| row(at).filter(|(flow, _)| *flow == span.flow));
+            frames.extend(of_flow.map(|(_, frame)| frame));
+            let goes_on = first + frames.len() == high;
+            for frame in &frames {
+                if !hits.has(*frame) {
+                    hits.add(at, span, *frame, self.frame(*frame)?);
                 }
             }
+            self.of_flow = frames;
             if !goes_on {
                 return Ok(());
             }

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use gnomon_clock::RawNs;
 use gnomon_flow::{EpochHash, FlowId};
 
+use super::find::{FlowSpan, Hits};
+
 /// Marks the first entry of a flow.
 const NONE: u32 = u32::MAX;
 
@@ -66,17 +68,21 @@ impl MemoryIndex {
         }
     }
 
-    /// The frames with packets of `flow`, in the order they lie in the file.
-    pub(super) fn find(&self, epoch: EpochHash, flow: FlowId) -> Vec<FrameRow> {
-        let mut found = Vec::new();
-        let newest = self.epoch_number.get(&epoch).and_then(|number| self.newest.get(&(*number, flow)));
+    /// Adds the frames with packets of `span`, in the order they lie in the file.
+    pub(super) fn find(&self, at: usize, span: &FlowSpan, hits: &mut Hits) {
+        let from = hits.rows.len();
+        let newest =
+            self.epoch_number.get(&span.epoch).and_then(|epoch| self.newest.get(&(*epoch, span.flow)));
         let mut next = newest.copied().unwrap_or(NONE);
         while let Some(entry) = self.entries.get(next as usize) {
-            found.extend(self.frames.get(entry.frame as usize));
+            if let Some(row) = self.frames.get(entry.frame as usize).filter(|_| !hits.has(entry.frame)) {
+                hits.add(at, span, entry.frame, *row);
+            }
             next = entry.before;
         }
-        found.reverse();
-        found
+        if let Some(added) = hits.rows.get_mut(from..) {
+            added.reverse();
+        }
     }
 
     pub(super) fn frames(&self) -> &[FrameRow] {
@@ -112,7 +118,9 @@ mod tests {
             index.add(epoch, (n * 100, 100), (RawNs(n), RawNs(n + 1)), flows.into_iter());
         }
         let offsets = |epoch, flow| -> Vec<u64> {
-            index.find(EpochHash(epoch), FlowId(flow)).iter().map(|frame| frame.offset).collect()
+            let mut hits = Hits::new(false);
+            index.find(0, &FlowSpan::all(EpochHash(epoch), FlowId(flow)), &mut hits);
+            hits.rows.iter().map(|(_, row)| row.offset).collect()
         };
         assert_eq!(offsets(0, 7), [0, 200]);
         assert_eq!(offsets(1, 7), [100, 300]);

@@ -45,6 +45,8 @@
 //! whose bytes rotted fails its checksum when it is read; a part of a footer that rotted fails its own: they are named and
 //! counted, and their neighbours are not touched.
 
+#[cfg(test)]
+mod bench;
 mod chain;
 mod files;
 mod find;

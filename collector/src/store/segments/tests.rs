@@ -59,7 +59,7 @@ fn block(segments: &Segments, at: SliceLocation) -> Result<Vec<u8>, SegmentError
 
 fn places(segments: &Segments, epoch: u64, flow: u64) -> Vec<SliceLocation> {
     let mut found = Vec::new();
-    segments.find(&[FlowSpan::all(EpochHash(epoch), FlowId(flow))], |_, at| found.push(at)).unwrap();
+    segments.find(&[FlowSpan::all(EpochHash(epoch), FlowId(flow))], false, |_, at| found.push(at)).unwrap();
     found
 }
 
@@ -246,10 +246,24 @@ fn every_flow_is_found_in_footers_alone_and_all_at_once() {
         })
         .collect();
     let mut found: Vec<Vec<SliceLocation>> = vec![Vec::new(); wanted.len()];
-    segments.find(&wanted, |at, place| found[at].push(place)).unwrap();
+    segments.find(&wanted, false, |at, place| found[at].push(place)).unwrap();
     for (span, found) in wanted.iter().zip(found) {
         assert_eq!(found, filled.expected(span.epoch.0, span.flow.0, span.first.0, span.last.0), "{span:?}");
     }
+    // Each block once, for whichever flow.
+    let mut once = Vec::new();
+    segments.find(&wanted, true, |at, place| once.push((place.segment, place.offset, at))).unwrap();
+    once.sort_unstable();
+    let mut blocks: Vec<_> = once.iter().map(|(segment, offset, _)| (*segment, *offset)).collect();
+    blocks.dedup();
+    assert_eq!(blocks.len(), once.len());
+    let touched = |at: &SliceLocation| {
+        [(0, 4000), (9000, 21_000)].iter().any(|(first, last)| at.first.0 <= *last && at.last.0 >= *first)
+    };
+    let mut expected: Vec<_> = filled.truth.iter().map(|(.., at)| *at).filter(touched).collect();
+    expected.sort_unstable_by_key(|at| (at.segment, at.offset));
+    expected.dedup();
+    assert_eq!(blocks, expected.iter().map(|at| (at.segment, at.offset)).collect::<Vec<_>>());
     assert_eq!((segments.damaged_blocks(), segments.damaged_indexes()), (0, 0));
     assert_eq!(segments.oldest().iter().map(|(_, first)| first.0).min(), Some(0));
 }
