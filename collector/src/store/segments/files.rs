@@ -102,17 +102,17 @@ impl Segments {
         bytes.sum()
     }
 
-    /// A file is there, or has another index from now on.
+    /// A file is there from now on.
     pub(super) fn put(&self, number: u32, index: Index) {
-        let index = Arc::new(index);
-        let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
-        match files.get(&number) {
-            Some(segment) => {
-                *segment.index.write().unwrap_or_else(PoisonError::into_inner) = index;
-            }
-            None => {
-                files.insert(number, Arc::new(Segment { index: RwLock::new(index) }));
-            }
+        let segment = Arc::new(Segment { index: RwLock::new(Arc::new(index)) });
+        self.files.write().unwrap_or_else(PoisonError::into_inner).insert(number, segment);
+    }
+
+    /// A file has another index, unless it was taken away meanwhile.
+    pub(super) fn replace(&self, number: u32, index: Index) {
+        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(segment) = files.get(&number) {
+            *segment.index.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(index);
         }
     }
 
@@ -162,7 +162,8 @@ impl Segments {
                     if Arc::ptr_eq(&segment.index(), &index) {
                         tracing::warn!(file = %path.display(), problem, "an index is damaged and made anew from the frames");
                         self.count_damage(0, 1);
-                        recovery::index_anew(self, number, None)?;
+                        let anew = recovery::index_anew(self, number, None)?;
+                        self.replace(number, anew);
                     }
                     drop(mending);
                     self.find_in(number, &segment.index(), wanted, &mut hits)?;

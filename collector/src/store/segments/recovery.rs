@@ -159,8 +159,9 @@ fn load(segments: &Segments, number: u32, frames_bytes: Option<u64>) {
     if let Ok(Some(footer)) = beside.and_then(|file| Footer::load(&file, number)) {
         return segments.put(number, Index::Disk { footer, beside: true });
     }
-    if let Err(error) = index_anew(segments, number, frames_bytes) {
-        tracing::error!(%error, "a segment file cannot be indexed: its packets are missing");
+    match index_anew(segments, number, frames_bytes) {
+        Ok(index) => segments.put(number, index),
+        Err(error) => tracing::error!(%error, "a segment file cannot be indexed: its packets are missing"),
     }
 }
 
@@ -169,7 +170,7 @@ pub(super) fn index_anew(
     segments: &Segments,
     number: u32,
     frames_bytes: Option<u64>,
-) -> Result<(), SegmentError> {
+) -> Result<Index, SegmentError> {
     let dir = segments.dir();
     let path = path_of(dir, number);
     let io = |doing| {
@@ -200,16 +201,16 @@ pub(super) fn index_anew(
     tracing::info!(file = %path.display(), frames = index.frames().len(), "indexed a segment file by its frames");
     let sealing =
         Sealing { number, before: Chain::default(), chain: Chain::default(), frames_end: to, index: &index };
-    match write_beside(dir, number, &sealing.encode(0)) {
-        Ok(Some(footer)) => segments.put(number, Index::Disk { footer, beside: true }),
-        Ok(None) => segments.put(number, Index::Memory(RwLock::new(index))),
+    let written = write_beside(dir, number, &sealing.encode(0));
+    segments.reopen_index(number);
+    match written {
+        Ok(Some(footer)) => return Ok(Index::Disk { footer, beside: true }),
+        Ok(None) => {}
         Err(error) => {
             tracing::warn!(file = %path.display(), %error, "cannot write an index beside it; it stays in memory");
-            segments.put(number, Index::Memory(RwLock::new(index)));
         }
     }
-    segments.reopen_index(number);
-    Ok(())
+    Ok(Index::Memory(RwLock::new(index)))
 }
 
 fn write_beside(dir: &Path, number: u32, bytes: &[u8]) -> io::Result<Option<Footer>> {

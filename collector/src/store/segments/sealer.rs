@@ -100,7 +100,7 @@ fn write_footer(segments: &Segments, full: Position) -> io::Result<bool> {
         // What is there of it is cut off at the next try or start.
         let _ = file.set_len(full.len);
     })?;
-    segments.put(full.number, Index::Disk { footer, beside: false });
+    segments.replace(full.number, Index::Disk { footer, beside: false });
     Ok(true)
 }
 
