@@ -41,7 +41,7 @@ fn of_store(sources: &Sources, read: fn(&StoreStatus) -> u64) -> Vec<(&'static s
     sources.store.status().map(|status| one(read(&status))).unwrap_or_default()
 }
 
-static METRICS: [Metric; 17] = [
+static METRICS: [Metric; 18] = [
     Metric {
         name: "gnomon.collector.ingest.received",
         unit: "",
@@ -144,10 +144,18 @@ static METRICS: [Metric; 17] = [
     Metric {
         name: "gnomon.collector.store.damaged_blocks",
         unit: "",
-        help: "Slice blocks found damaged when they were read",
+        help: "Slice blocks and stretches of segment files found damaged",
         label: "",
         counter: true,
         read: |s| of_store(s, |status| status.damaged_blocks),
+    },
+    Metric {
+        name: "gnomon.collector.store.damaged_indexes",
+        unit: "",
+        help: "Indexes of segment files found damaged, and made anew from the frames",
+        label: "",
+        counter: true,
+        read: |s| of_store(s, |status| status.damaged_indexes),
     },
     Metric {
         name: "gnomon.collector.store.stopped",

@@ -6,6 +6,7 @@ pub mod expression;
 mod group;
 mod pcap_export;
 mod pcap_file;
+mod pcap_merge;
 mod plan;
 mod search;
 mod select;

@@ -1,23 +1,23 @@
 //! Packets of chosen flows as one capture file, in order of time over all agents, as a stream.
 //!
-//! Two steps. First the flows are found, which bounds everything that follows: which blocks to read and how far wrong the
-//! times may be. Then the blocks are merged by time: a block is read when its first packet is due, its wanted packets are
-//! kept and the rest is let go, so memory holds what overlaps in time and not the file.
+//! Three steps. First the flows are found, which bounds everything that follows: how far wrong the times may be, and which
+//! blocks to read. Those are looked for all at once, so that each index is walked once. Then they are merged by time:
+//! see `pcap_merge.rs`.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use bytes::Bytes;
 use gnomon_clock::{RawNs, UtcNs};
-use gnomon_flow::{EpochHash, FlowId, FlowRef, StoredFlow, slice};
+use gnomon_flow::{EpochHash, FlowId, FlowRef, StoredFlow};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::execute::{Queries, QueryError, TimeRange, Work, joined};
-use super::pcap_file::{PcapFile, PcapFormat, PcapPacket};
-use crate::store::{SegmentError, SliceLocation, Stop, Store, StoreError};
+use super::pcap_file::PcapFormat;
+use super::pcap_merge::send;
+use crate::store::{FlowSpan, SliceLocation, Stop, Store, StoreError};
 
 /// Records of one export; more are left out, and it says so.
 const FLOWS_MAX: usize = 500_000;
@@ -25,10 +25,6 @@ const FLOWS_MAX: usize = 500_000;
 const BLOCKS_MAX: usize = 2_000_000;
 /// Ids a caller may name.
 pub const IDS_MAX: usize = 10_000;
-/// Bytes of packets that wait for their turn; beyond it blocks are read late, and the order may suffer.
-const WAITING_BYTES_MAX: usize = 256 << 20;
-/// Bytes of the file handed over at once.
-const CHUNK_BYTES: usize = 256 << 10;
 /// A caller that takes nothing for so long is given up.
 const STALLED: Duration = Duration::from_secs(60);
 /// Epochs named in the file's comment.
@@ -70,32 +66,52 @@ pub struct PcapDownload {
 }
 
 /// The records found, and where their packets are.
-struct Chosen {
-    store: Store,
-    flows: HashMap<(EpochHash, FlowId), Wanted>,
-    interfaces: Vec<String>,
+pub(super) struct Chosen {
+    pub(super) store: Store,
+    pub(super) flows: HashMap<(EpochHash, FlowId), Wanted>,
+    pub(super) interfaces: Vec<String>,
     interface_of: HashMap<String, u32>,
-    /// By segment file and offset: a block holds packets of many flows.
-    blocks: HashMap<(u32, u64), Block>,
-    found: PcapSummary,
-    reasons: Vec<String>,
+    /// In the order of their first packets.
+    pub(super) blocks: Vec<Block>,
+    pub(super) found: PcapSummary,
+    pub(super) reasons: Vec<String>,
     epochs: BTreeSet<String>,
 }
 
 /// What is wanted of one flow.
-struct Wanted {
-    /// First and last packet of each record, both included.
+pub(super) struct Wanted {
+    /// First and last packet of each record, both included; in order and apart once all records are there.
     segments: Vec<(RawNs, RawNs)>,
-    interface: u32,
+    pub(super) interface: u32,
     /// A RAW reading and when it was, for want of evidence.
-    fallback: (RawNs, UtcNs),
+    pub(super) fallback: (RawNs, UtcNs),
+}
+
+impl Wanted {
+    /// Whether a packet of the flow belongs to one of the records.
+    pub(super) fn has(&self, raw: RawNs) -> bool {
+        let behind = self.segments.partition_point(|(first, _)| *first <= raw);
+        behind.checked_sub(1).and_then(|at| self.segments.get(at)).is_some_and(|(_, last)| raw <= *last)
+    }
+
+    /// Put the records' times in order, and those that touch together.
+    fn tidy(&mut self) {
+        self.segments.sort_unstable();
+        self.segments.dedup_by(|next, last| {
+            let touch = next.0 <= last.1;
+            if touch {
+                last.1 = last.1.max(next.1);
+            }
+            touch
+        });
+    }
 }
 
 #[derive(Clone, Copy)]
-struct Block {
-    start: UtcNs,
-    epoch: EpochHash,
-    at: SliceLocation,
+pub(super) struct Block {
+    pub(super) start: UtcNs,
+    pub(super) epoch: EpochHash,
+    pub(super) at: SliceLocation,
 }
 
 impl Queries {
@@ -116,11 +132,12 @@ impl Queries {
                 let mut chosen = Chosen::new(store);
                 let mut matches = selection.matches(false, control)?;
                 while let Some(flow) = matches.next()? {
-                    if !chosen.add(&flow)? {
+                    if !chosen.add(&flow) {
                         break;
                     }
                 }
                 chosen.reasons.extend(matches.partial());
+                chosen.find_blocks()?;
                 Ok(chosen)
             })
             .await?
@@ -139,7 +156,7 @@ impl Queries {
                     }
                     match store.get(*id)? {
                         Some(flow) => {
-                            chosen.add(&flow)?;
+                            chosen.add(&flow);
                         }
                         None => missing += 1,
                     }
@@ -151,6 +168,7 @@ impl Queries {
                     }
                     _ => {}
                 }
+                chosen.find_blocks()?;
                 Ok(chosen)
             })
             .await?
@@ -171,7 +189,7 @@ impl Chosen {
             flows: HashMap::new(),
             interfaces: Vec::new(),
             interface_of: HashMap::new(),
-            blocks: HashMap::new(),
+            blocks: Vec::new(),
             found: PcapSummary::default(),
             reasons: Vec::new(),
             epochs: BTreeSet::new(),
@@ -179,17 +197,10 @@ impl Chosen {
     }
 
     /// Add a record. False when there is room for no more.
-    fn add(&mut self, flow: &StoredFlow) -> Result<bool, QueryError> {
-        let limit = |what: &str, max: usize| {
-            format!("more than {max} {what}: ask for a shorter time range or a narrower expression")
-        };
+    fn add(&mut self, flow: &StoredFlow) -> bool {
         if self.found.flows as usize >= FLOWS_MAX {
-            self.reasons.push(limit("flows", FLOWS_MAX));
-            return Ok(false);
-        }
-        if self.blocks.len() >= BLOCKS_MAX {
-            self.reasons.push(limit("blocks of packets", BLOCKS_MAX));
-            return Ok(false);
+            self.reasons.push(too_many("flows", FLOWS_MAX));
+            return false;
         }
         let record = &flow.record;
         self.found.flows += 1;
@@ -203,12 +214,6 @@ impl Chosen {
             (None, Some(at)) => (record.last, at),
             (None, None) => (record.last, self.store.now().utc),
         };
-        for at in self.store.slices_of(epoch, record.id)? {
-            if at.first <= record.last && at.last >= record.first {
-                let start = when(&self.store, epoch, at.first, fallback)?.0;
-                self.blocks.entry((at.segment, at.offset)).or_insert(Block { start, epoch, at });
-            }
-        }
         let name = format!("{}:{}", flow.origin.agent_name, flow.origin.interface);
         let interface = self.interface(name);
         let wanted = self.flows.entry((epoch, record.id)).or_insert(Wanted {
@@ -217,7 +222,44 @@ impl Chosen {
             fallback,
         });
         wanted.segments.push((record.first, record.last));
-        Ok(true)
+        true
+    }
+
+    /// Find the blocks with packets of all records that were added.
+    fn find_blocks(&mut self) -> Result<(), QueryError> {
+        let mut spans = Vec::with_capacity(self.flows.len());
+        for ((epoch, flow), wanted) in &mut self.flows {
+            wanted.tidy();
+            let span = |(first, last): &(RawNs, RawNs)| FlowSpan {
+                epoch: *epoch,
+                flow: *flow,
+                first: *first,
+                last: *last,
+            };
+            spans.extend(wanted.segments.iter().map(span));
+        }
+        spans.sort_unstable();
+        let mut places: Vec<(usize, SliceLocation)> = Vec::new();
+        let mut more = false;
+        self.store.blocks_of(&spans, |span, at| {
+            more = places.len() >= BLOCKS_MAX;
+            if !more {
+                places.push((span, at));
+            }
+        })?;
+        if more {
+            self.reasons.push(too_many("blocks of packets", BLOCKS_MAX));
+        }
+        let mut blocks = Vec::with_capacity(places.len());
+        for (span, at) in places {
+            let Some(FlowSpan { epoch, flow, .. }) = spans.get(span).copied() else { continue };
+            let Some(wanted) = self.flows.get(&(epoch, flow)) else { continue };
+            let start = when(&self.store, epoch, at.first, wanted.fallback)?.0;
+            blocks.push(Block { start, epoch, at });
+        }
+        blocks.sort_unstable_by_key(|block| (block.start, block.at.segment, block.at.offset));
+        self.blocks = blocks;
+        Ok(())
     }
 
     fn interface(&mut self, name: String) -> u32 {
@@ -231,7 +273,7 @@ impl Chosen {
     }
 
     /// What the file's header says of its times.
-    fn comment(&self) -> String {
+    pub(super) fn comment(&self) -> String {
         let mut epochs: Vec<&str> = self.epochs.iter().take(EPOCHS_NAMED).map(String::as_str).collect();
         if self.epochs.len() > EPOCHS_NAMED {
             epochs.push("…");
@@ -245,8 +287,12 @@ impl Chosen {
     }
 }
 
+fn too_many(what: &str, max: usize) -> String {
+    format!("more than {max} {what}: ask for a shorter time range or a narrower expression")
+}
+
 /// When `raw` was by the evidence of now, and whether there is any.
-fn when(
+pub(super) fn when(
     store: &Store,
     epoch: EpochHash,
     raw: RawNs,
@@ -261,7 +307,7 @@ fn when(
 }
 
 /// The way to the caller.
-struct Sending {
+pub(super) struct Sending {
     sender: mpsc::Sender<Result<PcapPiece, QueryError>>,
     handle: Handle,
     shutdown: CancellationToken,
@@ -269,7 +315,7 @@ struct Sending {
 
 impl Sending {
     /// False when the caller went away, stalled, or the collector stops.
-    fn send(&self, piece: Result<PcapPiece, QueryError>) -> bool {
+    pub(super) fn send(&self, piece: Result<PcapPiece, QueryError>) -> bool {
         let sent = async {
             tokio::select! {
                 sent = tokio::time::timeout(STALLED, self.sender.send(piece)) => matches!(sent, Ok(Ok(()))),
@@ -278,195 +324,4 @@ impl Sending {
         };
         self.handle.block_on(sent)
     }
-}
-
-/// A packet that waits for its turn.
-struct Waiting {
-    utc: UtcNs,
-    proven: bool,
-    interface: u32,
-    linktype: u16,
-    original_len: u32,
-    outgoing: bool,
-    err_ns: u32,
-    data: Box<[u8]>,
-}
-
-/// What is wanted of one block, in order of time, the last one first.
-struct Loaded {
-    packets: Vec<Waiting>,
-}
-
-/// What could not be given, counted.
-#[derive(Default)]
-struct Missing {
-    gone: u64,
-    damaged: u64,
-    unproven: u64,
-    other_linktype: u64,
-    late: u64,
-}
-
-impl Missing {
-    fn reasons(&self) -> impl Iterator<Item = String> {
-        [
-            (self.gone, "blocks of packets were given up for space"),
-            (self.damaged, "blocks of packets are damaged"),
-            (self.unproven, "packets have no proven time and stand where their flow or its ingest puts them"),
-            (
-                self.other_linktype,
-                "packets have another link type than the first, which pcap cannot hold: take pcapng",
-            ),
-            (self.late, "packets may be out of order: more overlap in time than fit in memory"),
-        ]
-        .into_iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, what)| format!("{count} {what}"))
-    }
-}
-
-/// Write the file. Ends early when the caller goes away.
-fn send(
-    chosen: Chosen,
-    format: PcapFormat,
-    packets_max: u64,
-    sending: &Sending,
-    permit: OwnedSemaphorePermit,
-) {
-    if let Err(error) = merge(chosen, format, packets_max, sending) {
-        sending.send(Err(error));
-    }
-    drop(permit);
-}
-
-fn merge(
-    mut chosen: Chosen,
-    format: PcapFormat,
-    packets_max: u64,
-    sending: &Sending,
-) -> Result<(), QueryError> {
-    let mut file = PcapFile::new(format, chosen.comment());
-    let mut missing = Missing::default();
-    let mut blocks: Vec<Block> = std::mem::take(&mut chosen.blocks).into_values().collect();
-    blocks.sort_unstable_by_key(|block| (block.start, block.at.segment, block.at.offset));
-    let mut blocks = blocks.into_iter().peekable();
-    let mut loaded: HashMap<u64, Loaded> = HashMap::new();
-    let mut next: BinaryHeap<Reverse<(UtcNs, u64)>> = BinaryHeap::new();
-    let mut waiting_bytes = 0usize;
-    let mut number = 0u64;
-    let mut packets = 0u64;
-    let mut last = UtcNs::MIN;
-    let mut cut = false;
-    loop {
-        // Read every block whose first packet is due before the first that waits.
-        while let Some(block) = blocks.peek() {
-            let due = next.peek().is_none_or(|Reverse((utc, _))| block.start <= *utc);
-            if !due || (waiting_bytes >= WAITING_BYTES_MAX && !next.is_empty()) {
-                break;
-            }
-            let Some(block) = blocks.next() else { break };
-            let wanted = load(&chosen, &block, &mut missing)?;
-            if let Some(first) = wanted.packets.last() {
-                number += 1;
-                next.push(Reverse((first.utc, number)));
-                waiting_bytes += wanted.packets.iter().map(|p| p.data.len()).sum::<usize>();
-                loaded.insert(number, wanted);
-            }
-        }
-        let Some(Reverse((_, from))) = next.pop() else { break };
-        let Some(block) = loaded.get_mut(&from) else { continue };
-        let Some(packet) = block.packets.pop() else { continue };
-        waiting_bytes -= packet.data.len();
-        match block.packets.last() {
-            Some(following) => next.push(Reverse((following.utc, from))),
-            None => {
-                loaded.remove(&from);
-            }
-        }
-        if packets_max > 0 && packets >= packets_max {
-            cut = true;
-            break;
-        }
-        missing.late += u64::from(packet.utc < last);
-        last = last.max(packet.utc);
-        let name = chosen.interfaces.get(packet.interface as usize).map_or("", String::as_str);
-        let written = file.write(&PcapPacket {
-            unix_ns: u64::try_from(packet.utc.unix_ns()).unwrap_or(0),
-            interface: packet.interface,
-            interface_name: name,
-            linktype: packet.linktype,
-            original_len: packet.original_len,
-            outgoing: packet.outgoing,
-            data: &packet.data,
-        });
-        packets += u64::from(written);
-        missing.other_linktype += u64::from(!written);
-        missing.unproven += u64::from(!packet.proven && written);
-        chosen.found.time_err_ns_max = chosen.found.time_err_ns_max.max(u64::from(packet.err_ns));
-        if file.out.len() >= CHUNK_BYTES {
-            let data = std::mem::take(&mut file.out).into();
-            if !sending.send(Ok(PcapPiece::Data(data))) {
-                return Ok(());
-            }
-        }
-    }
-    let mut reasons = std::mem::take(&mut chosen.reasons);
-    reasons.extend(missing.reasons());
-    if cut {
-        reasons.push(format!("there are more than the {packets_max} packets asked for"));
-    }
-    let partial = joined(&reasons);
-    let whole = partial.as_deref().map_or("whole", |_| "not whole: ");
-    file.finish(&format!(
-        "{packets} packets of {} flows, {whole}{}",
-        chosen.found.flows,
-        partial.as_deref().unwrap_or_default()
-    ));
-    let data = std::mem::take(&mut file.out).into();
-    if sending.send(Ok(PcapPiece::Data(data))) {
-        sending.send(Ok(PcapPiece::End(PcapSummary { packets, partial, ..chosen.found })));
-    }
-    Ok(())
-}
-
-/// The wanted packets of a block.
-fn load(chosen: &Chosen, block: &Block, missing: &mut Missing) -> Result<Loaded, QueryError> {
-    let mut packets = Vec::new();
-    let bytes = match chosen.store.read_block(&block.at) {
-        Ok(bytes) => bytes,
-        Err(StoreError::Segment(SegmentError::Gone { .. })) => {
-            missing.gone += 1;
-            return Ok(Loaded { packets });
-        }
-        Err(StoreError::Segment(SegmentError::Damaged { .. })) => {
-            missing.damaged += 1;
-            return Ok(Loaded { packets });
-        }
-        Err(error) => return Err(error.into()),
-    };
-    for packet in slice::packets(&bytes) {
-        let Ok(packet) = packet else {
-            missing.damaged += 1;
-            break;
-        };
-        let Some(wanted) = chosen.flows.get(&(block.epoch, packet.flow)) else { continue };
-        if !wanted.segments.iter().any(|(first, last)| (first..=last).contains(&&packet.raw)) {
-            continue;
-        }
-        let (utc, proven) = when(&chosen.store, block.epoch, packet.raw, wanted.fallback)?;
-        packets.push(Waiting {
-            utc,
-            proven,
-            interface: wanted.interface,
-            linktype: packet.linktype,
-            original_len: packet.original_len,
-            outgoing: packet.outgoing,
-            err_ns: packet.err_ns,
-            data: packet.data.into(),
-        });
-    }
-    // Taken from the end; those of one time in the order they were captured in.
-    packets.sort_by_key(|packet| packet.utc);
-    packets.reverse();
-    Ok(Loaded { packets })
 }

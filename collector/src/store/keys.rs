@@ -12,7 +12,7 @@
 //! recent       [number 8]                                                a batch of records that are in no block yet
 //! waiting      [epoch 8][flow 8][segment 4]                              a record in no block whose batch is gone
 //! loose        [epoch 8][flow 8][segment 4]                              block, row, revision of an open record
-//! slices       [epoch 8][flow 8][segment file 4][offset 8]               length and times of a block with the flow
+//! slices       [epoch 8][flow 8][segment file 4][offset 8]               retired: segment files have their own index
 //! segments     [segment file 4]                                          packets and bytes in it, and when it was written
 //! epochs       [epoch 8]                                                 the epoch, the agent's name, the fixes
 //! ledger       [agent 16][epoch 8]                                       highest durable seq
@@ -27,6 +27,9 @@ use gnomon_flow::{AgentId, EpochHash, FlowId, FlowRef};
 /// The version of everything below and of the envelopes.
 pub(super) const FORMAT: u32 = 2;
 
+/// Names of families that are no more, `slices` of this format's first days, the others of format 1: not used again.
+pub(super) const RETIRED: [&str; 5] = ["slices", "flows", "held", "flow_index", "by_ingest"];
+
 /// u32: [`FORMAT`].
 pub(super) const META_FORMAT: &[u8] = b"format";
 /// u64: the number of the next block.
@@ -35,7 +38,7 @@ pub(super) const META_NEXT_BLOCK: &[u8] = b"next-block";
 pub(super) const META_NEXT_RECENT: &[u8] = b"next-recent";
 /// Five u64: see `envelope::Totals`.
 pub(super) const META_TOTALS: &[u8] = b"totals";
-/// u32 and u64: number of the segment file being written and its durable length.
+/// Two u64: number of the segment file being written and its durable length; 32 bytes: the end of the hash chain there.
 pub(super) const META_SEGMENT: &[u8] = b"segment";
 
 /// Eight u64: the collector's own timeline, see `retime.rs`.
@@ -50,7 +53,6 @@ pub(super) enum Family {
     Recent,
     Waiting,
     Loose,
-    Slices,
     Segments,
     Epochs,
     Ledger,
@@ -58,14 +60,13 @@ pub(super) enum Family {
 }
 
 impl Family {
-    pub(super) const ALL: [Family; 11] = [
+    pub(super) const ALL: [Family; 10] = [
         Family::Columns,
         Family::Blocks,
         Family::Dead,
         Family::Recent,
         Family::Waiting,
         Family::Loose,
-        Family::Slices,
         Family::Segments,
         Family::Epochs,
         Family::Ledger,
@@ -80,7 +81,6 @@ impl Family {
             Family::Recent => "recent",
             Family::Waiting => "waiting",
             Family::Loose => "loose",
-            Family::Slices => "slices",
             Family::Segments => "segments",
             Family::Epochs => "epochs",
             Family::Ledger => "ledger",
@@ -136,34 +136,9 @@ pub(super) fn timed_of(key: &[u8]) -> Option<(UtcNs, FlowRef)> {
     Some((time_of(*utc), reference_of(id)?))
 }
 
-/// Prefix of all keys of one epoch in `slices`.
+/// Key of `epochs`.
 pub(super) fn epoch(epoch: EpochHash) -> [u8; 8] {
     epoch.0.to_be_bytes()
-}
-
-/// Prefix of all keys of one flow in `slices`.
-pub(super) fn flow(epoch: EpochHash, flow: FlowId) -> [u8; 16] {
-    let mut key = [0; 16];
-    key[..8].copy_from_slice(&epoch.0.to_be_bytes());
-    key[8..].copy_from_slice(&flow.0.to_be_bytes());
-    key
-}
-
-/// Key of `slices`.
-pub(super) fn slice(epoch: EpochHash, id: FlowId, segment: u32, offset: u64) -> [u8; 28] {
-    let mut key = [0; 28];
-    key[..16].copy_from_slice(&flow(epoch, id));
-    key[16..20].copy_from_slice(&segment.to_be_bytes());
-    key[20..].copy_from_slice(&offset.to_be_bytes());
-    key
-}
-
-/// Segment file and offset of a key of `slices`.
-pub(super) fn slice_of(key: &[u8]) -> Option<(u32, u64)> {
-    if key.len() != 28 {
-        return None;
-    }
-    Some((u32_at(key, 16)?, u64_at(key, 20)?))
 }
 
 /// Key of `segments`.
@@ -238,7 +213,6 @@ mod tests {
             let utc = UtcNs::from_tai_ns(tai);
             assert_eq!(timed_of(&timed(utc, r)), Some((utc, r)));
         }
-        assert_eq!(slice_of(&slice(r.epoch, r.flow, 5, 1 << 40)), Some((5, 1 << 40)));
         assert_eq!(ledger_of(&ledger(AgentId([4; 16]), r.epoch)), Some((AgentId([4; 16]), r.epoch)));
         assert_eq!(timed_of(b"short"), None);
         assert_eq!(reference_of(&[0; 21]), None);
@@ -256,9 +230,6 @@ mod tests {
         let key = timed(UtcNs::from_tai_ns(1), id(2, 3, 4));
         let expected =
             [0x80, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 4];
-        assert_eq!(key, expected);
-        let key = slice(EpochHash(1), FlowId(2), 3, 4);
-        let expected = [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 4];
         assert_eq!(key, expected);
     }
 }

@@ -52,7 +52,7 @@ pub use retention::Limits;
 pub use rocks::RocksError;
 pub(crate) use scan::{Filter, Part, Stop};
 pub use scan::{Scan, ScanKey, Span};
-pub use segments::{BLOCK_BYTES_MAX, SegmentError, SliceLocation};
+pub use segments::{BLOCK_BYTES_MAX, BlockReader, FlowSpan, SegmentError, SliceLocation};
 pub use writer::Writer;
 
 use crate::clock_gate::ClockGate;
@@ -62,7 +62,7 @@ use epochs::Epochs;
 use keys::Family;
 use live::Live;
 use rocks::Rocks;
-use segments::SegmentReader;
+use segments::Segments;
 
 /// Records a slow subscriber may lag behind before it misses some.
 const SUBSCRIBER_QUEUE: usize = 4096;
@@ -135,8 +135,10 @@ pub struct StoreStatus {
     pub torn_bytes: u64,
     /// Bytes of packets that were acknowledged and are missing: the disk lost them.
     pub lost_bytes: u64,
-    /// Blocks of packets or of records that were found damaged when they were read.
+    /// Blocks of packets or of records, and stretches of segment files, that were found damaged.
     pub damaged_blocks: u64,
+    /// Indexes of segment files that were found damaged, and made anew.
+    pub damaged_indexes: u64,
     /// Why nothing is taken in at the moment, in words.
     pub stopped: Option<String>,
 }
@@ -151,12 +153,13 @@ pub struct Store {
 struct Shared {
     dir: PathBuf,
     rocks: Rocks,
-    segments: SegmentReader,
+    segments: Arc<Segments>,
     epochs: Epochs,
     gate: ClockGate,
     live: RwLock<Live>,
     totals: Mutex<Totals>,
     changes: broadcast::Sender<Arc<StoredFlow>>,
+    /// Blocks of records.
     damaged_blocks: AtomicU64,
     torn_bytes: u64,
     lost_bytes: u64,
@@ -177,31 +180,32 @@ impl Store {
     /// All blocks that hold packets of `flow`, in the order they were written. Those given up for space are left out.
     ///
     /// # Errors
-    /// When the database cannot be read.
+    /// When an index cannot be read.
     pub fn slices_of(&self, epoch: EpochHash, flow: FlowId) -> Result<Vec<SliceLocation>, StoreError> {
-        const RUN: usize = 1024;
-        let prefix = keys::flow(epoch, flow);
         let mut found = Vec::new();
-        let mut after: Option<Box<[u8]>> = None;
-        loop {
-            let run = self.shared.rocks.prefix(Family::Slices, &prefix, after.as_deref(), RUN)?;
-            let more = run.len() == RUN;
-            for (key, value) in &run {
-                let Some((segment, offset)) = keys::slice_of(key) else {
-                    return Err(StoreError::Key { bytes: key.to_vec() });
-                };
-                if self.shared.rocks.segment_is_gone(segment) {
-                    continue;
-                }
-                let [len, first, last] = numbers_of("a slice's place", value)?;
-                let len = u32::try_from(len).unwrap_or(u32::MAX);
-                found.push(SliceLocation { segment, offset, len, first: RawNs(first), last: RawNs(last) });
-            }
-            after = run.into_iter().last().map(|(key, _)| key);
-            if !more {
-                return Ok(found);
-            }
-        }
+        self.shared.segments.find(&[FlowSpan::all(epoch, flow)], false, |_, at| found.push(at))?;
+        Ok(found)
+    }
+
+    /// Tells the blocks with packets of any of `wanted`, which rise by epoch and flow: each block once, with the place
+    /// in `wanted` of one that has packets in it.
+    ///
+    /// # Errors
+    /// When an index cannot be read.
+    pub fn blocks_of(
+        &self,
+        wanted: &[FlowSpan],
+        found: impl FnMut(usize, SliceLocation),
+    ) -> Result<(), StoreError> {
+        Ok(self.shared.segments.find(wanted, true, found)?)
+    }
+
+    /// Reads blocks; for many it is cheaper than [`Store::read_block`].
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn block_reader(&self) -> Result<BlockReader<'_>, StoreError> {
+        Ok(self.shared.segments.block_reader()?)
     }
 
     /// The block at `at`, checked and decompressed: the layout of `gnomon_flow::slice`.
@@ -209,15 +213,9 @@ impl Store {
     /// # Errors
     /// [`SegmentError::Gone`] when it was given up for space meanwhile, [`SegmentError::Damaged`] when its bytes rotted.
     pub fn read_block(&self, at: &SliceLocation) -> Result<Vec<u8>, StoreError> {
-        match self.shared.segments.read(at.segment, at.offset) {
-            Ok(frame) => Ok(frame.block),
-            Err(error) => {
-                if matches!(error, SegmentError::Damaged { .. }) {
-                    self.shared.damaged_blocks.fetch_add(1, Ordering::Relaxed);
-                }
-                Err(error.into())
-            }
-        }
+        let mut block = Vec::new();
+        self.block_reader()?.read(at, &mut block)?;
+        Ok(block)
     }
 
     /// The interface the block at `at` was captured on.
@@ -225,7 +223,7 @@ impl Store {
     /// # Errors
     /// As [`Store::read_block`].
     pub fn interface_of(&self, at: &SliceLocation) -> Result<String, StoreError> {
-        Ok(self.shared.segments.read(at.segment, at.offset)?.interface)
+        Ok(self.shared.segments.interface(at)?)
     }
 
     /// When `raw` was, by the evidence of now.
@@ -359,21 +357,19 @@ impl Store {
             oldest_packet: self.oldest_packet()?,
             torn_bytes: shared.torn_bytes,
             lost_bytes: shared.lost_bytes,
-            damaged_blocks: shared.damaged_blocks.load(Ordering::Relaxed),
+            damaged_blocks: shared.damaged_blocks.load(Ordering::Relaxed) + shared.segments.damaged_blocks(),
+            damaged_indexes: shared.segments.damaged_indexes(),
             stopped: shared.stopped.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         })
     }
 
     /// When the first packet of the oldest segment file that has any was.
     fn oldest_packet(&self) -> Result<Option<UtcNs>, StoreError> {
-        let run =
-            self.shared.rocks.run(Family::Segments, &[], std::ops::Bound::Unbounded, None, false, 64)?;
-        for (key, _) in run {
-            let Some(number) = keys::segment_of(&key) else { continue };
-            // Damaged or removed just now: the next file knows.
-            let Ok(frame) = self.shared.segments.read(number, segments::HEADER_BYTES) else { continue };
-            return Ok(self.estimate(frame.epoch, frame.first)?.map(|e| e.utc));
+        let mut oldest: Option<UtcNs> = None;
+        for (epoch, first) in self.shared.segments.oldest() {
+            let first = self.estimate(epoch, first)?.map(|estimate| estimate.utc);
+            oldest = [oldest, first].into_iter().flatten().min();
         }
-        Ok(None)
+        Ok(oldest)
     }
 }

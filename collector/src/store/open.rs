@@ -1,6 +1,6 @@
 //! Opening a store: the format's version, what a crash left in the newest segment file, and the work to take up again.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock};
@@ -11,9 +11,9 @@ use tokio::sync::broadcast;
 use super::envelope::{Totals, numbers, numbers_of};
 use super::epochs::Epochs;
 use super::keys::{self, Family};
-use super::retention::{Limits, free_bytes};
+use super::retention::{Limits, free_bytes, segment_table};
 use super::rocks::{Batch, Rocks};
-use super::segments::{Position, SegmentReader, SegmentWriter};
+use super::segments::{Position, Segments};
 use super::writer::Writer;
 use super::{SUBSCRIBER_QUEUE, Shared, Store, StoreError};
 use crate::clock_gate::ClockGate;
@@ -31,16 +31,16 @@ pub fn open(dir: &Path, gate: ClockGate, limits: Limits) -> Result<(Store, Write
     if free_bytes < OPEN_BYTES_MIN {
         return Err(StoreError::NoRoom { path: dir.to_owned(), free_bytes, wanted_bytes: OPEN_BYTES_MIN });
     }
-    let rocks = Rocks::open(&dir.join("db"))?;
+    let mut rocks = Rocks::open(&dir.join("db"))?;
     check_format(dir, &rocks)?;
+    rocks.drop_retired()?;
     let meta = |key| rocks.get(Family::Meta, key);
     let totals = meta(keys::META_TOTALS)?.map(|v| Totals::decode(&v)).transpose()?;
-    let durable = meta(keys::META_SEGMENT)?
-        .map(|value| numbers_of("the segment's position", &value))
-        .transpose()?
-        .map(|[number, len]| Position { number: u32::try_from(number).unwrap_or(u32::MAX), len });
-    let segments_dir = dir.join("segments");
-    let (segments, recovered) = SegmentWriter::open(&segments_dir, durable, limits.segment_bytes())?;
+    let durable = meta(keys::META_SEGMENT)?.map(|value| Position::decode(&value)).transpose()?;
+    let table = segment_table(&rocks)?;
+    let known = table.iter().map(|(number, [_, bytes, _])| (*number, *bytes)).collect();
+    let (segments, segment_writer, recovered) =
+        Segments::open(&dir.join("segments"), durable, &known, limits.segment_bytes())?;
     if recovered.cut_bytes > 0 {
         tracing::info!(bytes = recovered.cut_bytes, "cut packets that were never acknowledged");
     }
@@ -54,7 +54,7 @@ pub fn open(dir: &Path, gate: ClockGate, limits: Limits) -> Result<(Store, Write
     let shared = Arc::new(Shared {
         dir: dir.to_owned(),
         rocks,
-        segments: SegmentReader::new(&segments_dir),
+        segments,
         epochs: Epochs::default(),
         gate,
         live: RwLock::default(),
@@ -67,8 +67,8 @@ pub fn open(dir: &Path, gate: ClockGate, limits: Limits) -> Result<(Store, Write
     });
     let mut writer = Writer {
         shared: Arc::clone(&shared),
-        segments,
-        table: BTreeMap::new(),
+        segments: segment_writer,
+        table,
         next_block: 1,
         recent: (0, 0),
         waiting: HashMap::new(),

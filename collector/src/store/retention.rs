@@ -4,16 +4,17 @@
 //! of it asks what time it is. When nothing more may go, ingest stops ([`StoreError::Full`]) and the agents keep what they
 //! have; it goes on by itself when there is room again.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use gnomon_flow::TimeState;
 
-use super::StoreError;
 use super::envelope::numbers_of;
 use super::keys::{self, Family};
-use super::rocks::Batch;
-use super::segments::{SegmentError, path_of};
+use super::rocks::{Batch, Rocks};
+use super::segments::path_of;
 use super::writer::Writer;
+use super::{Shared, StoreError};
 
 /// Between looks at the size of the database, and between prunings.
 const LOOK_NS: u64 = 10_000_000_000;
@@ -53,24 +54,34 @@ pub(super) fn free_bytes(dir: &Path) -> Result<u64, StoreError> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
+/// Packets and bytes of each segment file, and when it was written last, as the database has it.
+pub(super) fn segment_table(rocks: &Rocks) -> Result<BTreeMap<u32, [u64; 3]>, StoreError> {
+    let mut table = BTreeMap::new();
+    rocks.walk(Family::Segments, &[], |key, value| {
+        let Some(number) = keys::segment_of(key) else { return Ok(()) };
+        // Without when it was written, in stores of before that was kept.
+        let row = match numbers_of::<2>("a segment", value) {
+            Ok([packets, bytes]) => [packets, bytes, 0],
+            Err(_) => numbers_of("a segment", value)?,
+        };
+        table.insert(number, row);
+        Ok(())
+    })?;
+    Ok(table)
+}
+
 impl Writer {
-    /// Know the segment files; forget those that are gone.
+    /// Forget segment files that are gone.
     pub(super) fn load_segments(&mut self) -> Result<(), StoreError> {
         let dir = self.shared.dir.join("segments");
         let mut batch = Batch::default();
-        for (key, value) in self.shared.rocks.prefix(Family::Segments, &[], None, usize::MAX)? {
-            let Some(number) = keys::segment_of(&key) else { continue };
-            if path_of(&dir, number).exists() {
-                // Without when it was written, in stores of before that was kept.
-                let row = match numbers_of::<2>("a segment", &value) {
-                    Ok([packets, bytes]) => [packets, bytes, 0],
-                    Err(_) => numbers_of("a segment", &value)?,
-                };
-                self.table.insert(number, row);
-            } else {
-                batch.delete(Family::Segments, key);
+        self.table.retain(|number, _| {
+            let there = path_of(&dir, *number).exists();
+            if !there {
+                batch.delete(Family::Segments, keys::segment(*number));
             }
-        }
+            there
+        });
         if !batch.is_empty() {
             self.shared.rocks.write(&batch, false)?;
         }
@@ -78,21 +89,17 @@ impl Writer {
         Ok(())
     }
 
-    /// Bring totals and the reader's view in line with the table of segment files.
+    /// Bring the totals in line with the table of segment files.
     fn count_packets(&self) {
         let mut totals = self.shared.totals.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         [totals.slice_packets, totals.slice_bytes] =
             self.table.values().fold([0; 2], |sum, row| [sum[0] + row[0], sum[1] + row[1]]);
-        drop(totals);
-        let oldest = self.table.keys().next().copied().unwrap_or(self.segments.position().number);
-        self.shared.rocks.forget_segments_below(oldest);
     }
 
     /// Keep the limits, so that what comes next can be written.
     pub(super) fn make_room(&mut self) -> Result<(), StoreError> {
-        while self.shared.totals().slice_bytes > self.limits.packets_bytes_max
-            && self.drop_oldest_segment()?
-        {}
+        let packets = |shared: &Shared| shared.totals().slice_bytes + shared.segments.index_bytes();
+        while packets(&self.shared) > self.limits.packets_bytes_max && self.drop_oldest_segment()? {}
         let mut free = free_bytes(&self.shared.dir)?;
         while free < self.limits.free_bytes_min && self.drop_oldest_segment()? {
             free = free_bytes(&self.shared.dir)?;
@@ -124,14 +131,7 @@ impl Writer {
         else {
             return Ok(false);
         };
-        let path = path_of(&self.shared.dir.join("segments"), number);
-        self.shared.segments.close(number);
-        match std::fs::remove_file(&path) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                return Err(SegmentError::Io { path, doing: "remove it", source }.into());
-            }
-            _ => {}
-        }
+        self.shared.segments.remove(number)?;
         self.table.remove(&number);
         self.count_packets();
         tracing::info!(segment = number, packets, bytes, "gave up the oldest packets for space");

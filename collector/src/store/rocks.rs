@@ -6,10 +6,7 @@
 
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use rocksdb::compaction_filter::Decision;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, IteratorMode, LogLevel, Options,
     ReadOptions, WriteBatch, WriteOptions,
@@ -60,8 +57,6 @@ impl Batch {
 pub(super) struct Rocks {
     db: DB,
     path: PathBuf,
-    /// Segment files below this are gone: their entries in `slices` are dropped by the next compaction.
-    segments_from: Arc<AtomicU32>,
 }
 
 /// A key and its value.
@@ -71,7 +66,6 @@ impl Rocks {
     /// # Errors
     /// When another process has it open, or it cannot be created or read.
     pub(super) fn open(path: &Path) -> Result<Rocks, RocksError> {
-        let segments_from = Arc::new(AtomicU32::new(0));
         let mut options = Options::default();
         options.create_if_missing(true);
         options.create_missing_column_families(true);
@@ -84,14 +78,18 @@ impl Rocks {
         options.set_keep_log_file_num(2);
         options.set_bytes_per_sync(1 << 20);
         let cache = Cache::new_lru_cache(CACHE_BYTES);
-        let families = Family::ALL.map(|family| {
-            ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache, &segments_from))
-        });
+        let families = Family::ALL
+            .map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache)));
         // Unused, but RocksDB insists on it.
         let default = ColumnFamilyDescriptor::new("default", Options::default());
-        let db = DB::open_cf_descriptors(&options, path, families.into_iter().chain([default]));
+        // A database is opened with all families it has or not at all. No list: there is no database yet.
+        let there = DB::list_cf(&Options::default(), path).unwrap_or_default();
+        let retired = there.into_iter().filter(|name| keys::RETIRED.contains(&name.as_str()));
+        let retired = retired.map(|name| ColumnFamilyDescriptor::new(name, Options::default()));
+        let families = families.into_iter().chain([default]).chain(retired);
+        let db = DB::open_cf_descriptors(&options, path, families);
         match db {
-            Ok(db) => Ok(Rocks { db, path: path.to_owned(), segments_from }),
+            Ok(db) => Ok(Rocks { db, path: path.to_owned() }),
             Err(error) => {
                 let message = if error.to_string().contains("lock") {
                     format!("{error} (is another gnomon-collector running on this directory?)")
@@ -101,6 +99,16 @@ impl Rocks {
                 Err(RocksError { path: path.to_owned(), message })
             }
         }
+    }
+
+    /// Drop what the database has of families that are no more.
+    pub(super) fn drop_retired(&mut self) -> Result<(), RocksError> {
+        for name in keys::RETIRED {
+            if self.db.cf_handle(name).is_some() {
+                self.db.drop_cf(name).map_err(|error| self.error(error))?;
+            }
+        }
+        Ok(())
     }
 
     fn family(&self, family: Family) -> &rocksdb::ColumnFamily {
@@ -221,15 +229,6 @@ impl Rocks {
         }
     }
 
-    /// Drop entries of `slices` of segment files below `number` as compactions come by.
-    pub(super) fn forget_segments_below(&self, number: u32) {
-        self.segments_from.store(number, Ordering::Relaxed);
-    }
-
-    pub(super) fn segment_is_gone(&self, number: u32) -> bool {
-        number < self.segments_from.load(Ordering::Relaxed)
-    }
-
     /// Bytes of a family on disk and in memory.
     pub(super) fn bytes(&self, family: Family) -> u64 {
         ["rocksdb.total-sst-files-size", "rocksdb.cur-size-all-mem-tables"]
@@ -247,7 +246,7 @@ impl Rocks {
     }
 }
 
-fn family_options(family: Family, cache: &Cache, segments_from: &Arc<AtomicU32>) -> Options {
+fn family_options(family: Family, cache: &Cache) -> Options {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(cache);
     table.set_format_version(5);
@@ -265,15 +264,6 @@ fn family_options(family: Family, cache: &Cache, segments_from: &Arc<AtomicU32>)
         Family::Recent => options.set_write_buffer_size(WRITE_BUFFER_BYTES),
         // Most looks are for what is not there.
         Family::Loose => table.set_bloom_filter(10.0, false),
-        Family::Slices => {
-            let from = Arc::clone(segments_from);
-            options.set_write_buffer_size(WRITE_BUFFER_BYTES);
-            options.set_compaction_filter("gone segments", move |_: u32, key: &[u8], _: &[u8]| {
-                let gone =
-                    keys::slice_of(key).is_some_and(|(segment, _)| segment < from.load(Ordering::Relaxed));
-                if gone { Decision::Remove } else { Decision::Keep }
-            });
-        }
         _ => {}
     }
     options.set_block_based_table_factory(&table);
@@ -339,6 +329,31 @@ mod tests {
         let _first = Rocks::open(dir.path()).unwrap();
         let error = Rocks::open(dir.path()).err().map(|e| e.to_string()).unwrap_or_default();
         assert!(error.contains("another gnomon-collector"), "{error}");
+    }
+
+    #[test]
+    fn families_of_old_that_are_retired_are_dropped_and_the_rest_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Rocks::open(dir.path()).unwrap());
+        let names = DB::list_cf(&Options::default(), dir.path()).unwrap();
+        let mut old = DB::open_cf(&Options::default(), dir.path(), &names).unwrap();
+        for name in keys::RETIRED {
+            old.create_cf(name, &Options::default()).unwrap();
+            old.put_cf(old.cf_handle(name).unwrap(), b"key", b"value").unwrap();
+        }
+        old.put_cf(old.cf_handle(Family::Meta.name()).unwrap(), b"kept", b"1").unwrap();
+        drop(old);
+        for _ in 0..2 {
+            let mut rocks = Rocks::open(dir.path()).unwrap();
+            rocks.drop_retired().unwrap();
+            assert_eq!(rocks.get(Family::Meta, b"kept").unwrap().as_deref(), Some(&b"1"[..]));
+            drop(rocks);
+            let mut left = DB::list_cf(&Options::default(), dir.path()).unwrap();
+            left.sort_unstable();
+            let mut expected = names.clone();
+            expected.sort_unstable();
+            assert_eq!(left, expected);
+        }
     }
 
     #[test]

@@ -82,11 +82,7 @@ impl Writer {
             let [packets, bytes, _] = self.table.get(&position.number).copied().unwrap_or_default();
             let row = [packets + stage.frames[0], bytes + stage.frames[1], stage.written()];
             stage.batch.put(Family::Segments, keys::segment(position.number), numbers(row));
-            stage.batch.put(
-                Family::Meta,
-                keys::META_SEGMENT,
-                numbers([u64::from(position.number), position.len]),
-            );
+            stage.batch.put(Family::Meta, keys::META_SEGMENT, position.encode());
         }
         self.publish(stage, true)?;
         Ok(answers)
@@ -270,10 +266,6 @@ impl Writer {
             flows: &slices.flows,
             block: &slices.block,
         })?;
-        let place = numbers([u64::from(at.len), at.first.0, at.last.0]);
-        for flow in &slices.flows {
-            stage.batch.put(Family::Slices, keys::slice(hash, *flow, at.segment, at.offset), place.clone());
-        }
         let packets = u64::from(slices.packets);
         stage.frames[0] += packets;
         stage.frames[1] += u64::from(at.len);
@@ -386,6 +378,7 @@ impl Writer {
     /// # Errors
     /// What the disk said; nothing is lost by it.
     pub fn close(self) -> Result<(), StoreError> {
+        self.segments.close();
         Ok(self.shared.rocks.flush()?)
     }
 }

@@ -175,7 +175,10 @@ fn comparison() -> impl Strategy<Value = Expression> {
     let free: Vec<_> = FIELDS
         .iter()
         .filter(|f| {
-            f.values.is_empty() && !f.name.starts_with("mac") && f.name != "ip.protocol" && f.name != "dns.ip"
+            f.values.is_empty()
+                && !f.name.starts_with("mac")
+                && f.name != "ip.protocol"
+                && (f.kind != FieldKind::Ip || ["ip", "ip.src", "ip.dst"].contains(&f.name))
         })
         .map(FieldRef)
         .collect();

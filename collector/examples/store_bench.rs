@@ -1,0 +1,411 @@
+//! `make bench-store`: how fast records go in, what they take, and how soon questions are answered. The records are made
+//! up: five days of eight sensors, addresses and names as skewed as real ones, about forty values each.
+//!
+//! ```text
+//! store_bench DIR ROWS [--csv FILE]     makes a store of ROWS records under DIR, or opens the one that is there
+//! ```
+
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gnomon_clock::{Clock, EpochId, Fix, FixSource, KernelClock, Policy, RawNs, UtcNs};
+use gnomon_collector::clock_gate::ClockGate;
+use gnomon_collector::query::{Histogram, Measure, Queries, QueryLimits, Search, TimeRange, Top};
+use gnomon_collector::store::{Body, Change, Content, Evidence, Limits, RecordBatch, Store, Writer, open};
+use gnomon_collector::timekeeper::Timekeeper;
+use gnomon_flow::{
+    Addresses, AttributeValue, Attributes, DirectionCounters, FieldId, FlowEndReason, FlowId, FlowKey,
+    FlowRecord, TcpState, TcpSummary, field,
+};
+
+const SENSORS: u8 = 8;
+const DAY_NS: u64 = 86_400_000_000_000;
+const SPAN_NS: u64 = 5 * DAY_NS;
+const BATCH: u64 = 1000;
+
+/// Multiplies and adds (Knuth); the high bits are good enough for made-up traffic.
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 20
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    /// Small numbers far more often than large ones: about one in `1/x`.
+    fn skewed(&mut self, n: u64) -> u64 {
+        let unit = self.below(1 << 30) as f64 / f64::from(1u32 << 30);
+        ((n as f64).powf(unit) - 1.0) as u64 % n
+    }
+}
+
+fn spread(n: u64) -> u64 {
+    n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40
+}
+
+fn name(n: u64) -> String {
+    const WORDS: [&str; 12] =
+        ["api", "cdn", "mail", "login", "static", "img", "news", "shop", "data", "cloud", "edge", "video"];
+    let word = |n: u64| WORDS[(n % 12) as usize];
+    format!("{}{}.{}-{}.example", word(n), n % 97, word(n / 12), n / 144)
+}
+
+fn epoch(sensor: u8) -> EpochId {
+    EpochId { agent: [sensor + 1; 16], boot_id: [7; 16], opened: RawNs(0) }
+}
+
+/// Record `n` of `all`. RAW 0 is the beginning of the five days.
+fn record(n: u64, all: u64, dice: &mut Dice) -> FlowRecord {
+    let first = (u128::from(SPAN_NS - 200_000_000_000) * u128::from(n) / u128::from(all)) as u64
+        + dice.below(30_000_000_000);
+    // The slow scanner: 720 probes in five days.
+    let scan = all >= 720 && n % (all / 720) == 0;
+    let src = if scan { 0xF00 } else { 256 + dice.skewed(40_000) };
+    let dst = if scan { 77 } else { dice.skewed(400_000) };
+    let port = match dice.below(100) {
+        _ if scan => (1000 + n / (all / 720)) as u16,
+        0..45 => 443,
+        45..65 => 53,
+        65..80 => 80,
+        80..84 => 22,
+        84..88 => 123,
+        _ => 1024 + dice.skewed(60_000) as u16,
+    };
+    let protocol = if matches!(port, 53 | 123) { 17 } else { 6 };
+    let packets = if scan { 1 } else { 1 + dice.skewed(2000) };
+    let answered = if scan { 0 } else { packets * 4 / 5 };
+    let way = |packets: u64, bytes: u64, mac: u64| DirectionCounters {
+        packets,
+        bytes: packets * 66 + bytes,
+        ip_bytes: packets * 52 + bytes,
+        data_bytes: bytes,
+        fragments: 0,
+        ttl: (packets > 0).then(|| (56 + (mac % 8) as u8, 64)),
+        mac: Some([2, 0, 0, 0, (mac >> 8) as u8, mac as u8]),
+    };
+    let mut attributes = Attributes::default();
+    let host = name(spread(dice.skewed(20_000)) % 20_000);
+    let mut text = |field: FieldId, value: &str| {
+        attributes.text(field, value);
+    };
+    text(field::PROTOCOLS, if protocol == 6 { "tcp" } else { "udp" });
+    match port {
+        443 => {
+            text(field::PROTOCOLS, "tls");
+            text(field::TLS_HOST, &host);
+            text(field::TLS_VERSION, if dice.below(5) == 0 { "TLSv1.2" } else { "TLSv1.3" });
+            text(field::TLS_CIPHER, "TLS_AES_128_GCM_SHA256");
+            text(field::TLS_JA3, &format!("{:032x}", u128::from(dice.skewed(500)) << 64 | 0xfeed));
+        }
+        53 => {
+            text(field::PROTOCOLS, "dns");
+            text(field::DNS_HOST, &host);
+            text(field::DNS_QUERY_TYPE, if dice.below(3) == 0 { "AAAA" } else { "A" });
+            text(field::DNS_STATUS, if dice.below(20) == 0 { "NXDOMAIN" } else { "NOERROR" });
+        }
+        80 => {
+            text(field::PROTOCOLS, "http");
+            text(field::HTTP_HOST, &host);
+            text(field::HTTP_METHOD, if dice.below(9) == 0 { "POST" } else { "GET" });
+            text(field::HTTP_URI, &format!("/{}", dice.skewed(3000)));
+            text(field::HTTP_USER_AGENT, ["curl/8", "Mozilla/5.0 (X11)", "python"][dice.below(3) as usize]);
+        }
+        _ => {}
+    }
+    if dice.below(1000) == 0 {
+        text(field::TAGS, ["beacon", "tor", "suspicious"][dice.below(3) as usize]);
+    }
+    if port == 80 {
+        attributes
+            .push(field::HTTP_STATUS, AttributeValue::Integer([200, 200, 304, 404][dice.below(4) as usize]));
+    }
+    let bytes = dice.skewed(1 << 24);
+    FlowRecord {
+        id: FlowId::new((n % 2) as u8, n),
+        segment: 0,
+        revision: 0,
+        key: FlowKey {
+            vlan: [(src % 4) as u16 * 10, 0],
+            ethertype: 0x0800,
+            protocol,
+            addresses: Addresses::V4 {
+                orig: (0x0A00_0000 | src as u32).to_be_bytes(),
+                resp: (0x2000_0000 | spread(dst) as u32).to_be_bytes(),
+            },
+            orig_port: 32_768 + dice.below(28_000) as u16,
+            resp_port: port,
+        },
+        first: RawNs(first),
+        last: RawNs(first + if packets > 1 { dice.skewed(100_000_000_000) } else { 0 }),
+        stamp_err_ns: 200,
+        orig: way(packets, bytes / 10, src % 500),
+        resp: way(answered, if answered > 0 { bytes } else { 0 }, 7),
+        tcp: (protocol == 6).then(|| TcpSummary {
+            state: if scan { TcpState::SynSent } else { TcpState::Closed },
+            flags: [2, 1, 0, (packets / 3) as u32, packets as u32, 0, 0, 0],
+            syn_ack: u32::from(answered > 0),
+            rtt_ns: (answered > 0).then(|| 1_000_000 + dice.skewed(100_000_000)),
+            retransmissions: u32::from(dice.below(50) == 0),
+        }),
+        icmp: None,
+        direction_guessed: false,
+        problem: None,
+        sliced_packets: packets + answered,
+        sliced_bytes: (packets + answered) * 128,
+        end: Some(if protocol == 6 { FlowEndReason::EndOfFlow } else { FlowEndReason::Idle }),
+        attributes,
+    }
+}
+
+/// Seconds of processor that this process took, all threads.
+fn cpu() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after = stat.rsplit(')').next().unwrap_or_default();
+    let ticks: u64 = after.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<u64>().ok()).sum();
+    ticks as f64 / 100.0
+}
+
+fn resident_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let of = |key: &str| {
+        let line = status.lines().find(|line| line.starts_with(key))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    of("VmRSS:").unwrap_or(0) / 1024
+}
+
+fn bytes_under(dir: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    let size = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => bytes_under(&entry.path()),
+        Ok(meta) => meta.len(),
+        Err(_) => 0,
+    };
+    entries.flatten().map(size).sum()
+}
+
+fn main() -> anyhow::Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let (Some(dir), Some(rows)) = (arguments.next(), arguments.next()) else {
+        anyhow::bail!("usage: store_bench DIR ROWS [--csv FILE]");
+    };
+    let rows: u64 = rows.parse()?;
+    let csv = arguments.next().filter(|flag| flag == "--csv").and_then(|_| arguments.next());
+    if let Some(csv) = csv {
+        return write_csv(Path::new(&csv), rows);
+    }
+    let clock: Arc<dyn Clock> = Arc::new(KernelClock);
+    let gate = ClockGate::new(Timekeeper::new(Arc::clone(&clock)), Policy::default());
+    let limits = Limits {
+        packets_bytes_max: 1 << 30,
+        flows_bytes_max: 1 << 40,
+        flows_bytes_kept: 1 << 20,
+        free_bytes_min: 1 << 20,
+        packets_age_ns_max: None,
+        flows_age_ns_max: None,
+    };
+    let begun = Instant::now();
+    let (store, writer) = open(Path::new(&dir), gate, limits)?;
+    println!("open: {:?}, {} MiB resident", begun.elapsed(), resident_mib());
+    let held = store.status()?.flows;
+    let writer = if held == 0 { ingest(writer, &store, rows, Path::new(&dir))? } else { writer };
+    ask(&store, &clock, rows)?;
+    drop(writer);
+    Ok(())
+}
+
+fn ingest(mut writer: Writer, store: &Store, rows: u64, dir: &Path) -> anyhow::Result<Writer> {
+    let begin = store.now().utc.saturating_add_ns(-(SPAN_NS.cast_signed()));
+    let fixes = |_| {
+        (0..=SPAN_NS / 1_800_000_000_000)
+            .map(|n| n * 1_800_000_000_000)
+            .map(|raw| Fix {
+                raw: RawNs(raw),
+                utc: begin.saturating_add_ns(raw.cast_signed()),
+                err_ns: 500_000,
+                source: FixSource::Chrony,
+            })
+            .collect()
+    };
+    for sensor in 0..SENSORS {
+        let body = Body::Evidence(Evidence { fixes: fixes(sensor), ..Evidence::default() });
+        writer.commit(&[Change {
+            epoch: epoch(sensor),
+            agent_name: format!("sensor-{sensor}").into(),
+            body,
+        }])?;
+    }
+    let mut dice = Dice(1);
+    let (mut cpu_s, mut wall, mut decode_s) = (0.0, Duration::ZERO, 0.0);
+    let mut slowest = Duration::ZERO;
+    let mut seqs = [0u64; SENSORS as usize];
+    let mut n = 0;
+    while n < rows {
+        let mut payloads = Vec::new();
+        for _ in 0..16 {
+            let records: Vec<_> = (n..(n + BATCH).min(rows)).map(|n| record(n, rows, &mut dice)).collect();
+            n += records.len() as u64;
+            payloads.push(RecordBatch::payload("eth0", &records));
+        }
+        for payload in payloads {
+            let sensor = (dice.below(u64::from(SENSORS))) as u8;
+            seqs[usize::from(sensor)] += 1;
+            let before = cpu();
+            let begun = Instant::now();
+            let batch = RecordBatch::read(&payload)?;
+            decode_s += begun.elapsed().as_secs_f64();
+            let committing = Instant::now();
+            let content =
+                Content::Flows { interface: batch.interface.into(), records: batch.records, payload };
+            let body = Body::Entry { seq: seqs[usize::from(sensor)], content };
+            let name = format!("sensor-{sensor}").into();
+            writer.commit(&[Change { epoch: epoch(sensor), agent_name: name, body }])?;
+            slowest = slowest.max(committing.elapsed());
+            while writer.settle()? {}
+            wall += begun.elapsed();
+            cpu_s += cpu() - before;
+        }
+        if n % 1_000_000 < 16 * BATCH {
+            eprintln!(
+                "{n} records, {:.0} k/s, {} MiB resident",
+                n as f64 / wall.as_secs_f64() / 1e3,
+                resident_mib()
+            );
+        }
+    }
+    println!(
+        "ingest: {:.0} k records per CPU-second ({:.0} k without decoding), {:.0} k/s, slowest commit {:?}, {} MiB resident",
+        rows as f64 / cpu_s / 1e3,
+        rows as f64 / (cpu_s - decode_s) / 1e3,
+        rows as f64 / wall.as_secs_f64() / 1e3,
+        slowest,
+        resident_mib()
+    );
+    println!("size: {:.1} bytes a record", bytes_under(&dir.join("db")) as f64 / rows as f64);
+    Ok(writer)
+}
+
+fn ask(store: &Store, clock: &Arc<dyn Clock>, rows: u64) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let limits = QueryLimits { deadline_ms: 600_000, ..QueryLimits::default() };
+    let shutdown = gnomon_daemon::shutdown::CancellationToken::new();
+    let queries = Queries::new(store.clone(), Arc::clone(clock), limits, shutdown);
+    let status = store.status()?;
+    println!("{} records, asked of {rows}", status.flows);
+    let now = store.now().utc;
+    let last = |ns: u64| TimeRange { since: Some(back(now, ns)), ..TimeRange::default() };
+    let searches = [
+        ("newest 50", "", TimeRange::default()),
+        ("one address, 5 days, newest 50", "ip == 10.0.10.40", last(SPAN_NS)),
+        ("ssh, packets >= 3, last day", "port.dst == 22 && packets >= 3", last(DAY_NS)),
+        ("CIDR /24 and bytes > 1 M, 5 days", "ip.src == 10.0.30.0/24 && bytes > 1000000", last(SPAN_NS)),
+        ("host equality", &format!("tls.host == {}", name(4242)), TimeRange::default()),
+        ("absent address", "ip == 203.0.113.9", TimeRange::default()),
+        ("host contains", "tls.host == *video96.video*", TimeRange::default()),
+        ("tag equality", "tags == tor", TimeRange::default()),
+    ];
+    for (what, expression, range) in searches {
+        let search = Search { expression: expression.to_owned(), range, limit: 50, ..Search::default() };
+        timed(what, &mut || Ok(runtime.block_on(queries.search(search.clone()))?.flows.len() as u64))?;
+    }
+    let top = |fields: &[&str], range: TimeRange| Top {
+        fields: fields.iter().map(|name| (*name).to_owned()).collect(),
+        range,
+        by: Measure::Flows,
+        limit: 10,
+        ..Top::default()
+    };
+    for (what, fields, range) in [
+        ("count by port, 5 days", &["port.dst"][..], TimeRange::default()),
+        ("top sources, 5 days", &["ip.src"], TimeRange::default()),
+        ("top hosts, last hour", &["tls.host"], last(3_600_000_000_000)),
+        ("source and port, last day", &["ip.src", "port.dst"], last(DAY_NS)),
+    ] {
+        timed(what, &mut || Ok(runtime.block_on(queries.top(top(fields, range)))?.rows.len() as u64))?;
+    }
+    let histogram =
+        Histogram { interval_ns: 300_000_000_000, group: "node".to_owned(), ..Histogram::default() };
+    timed("histogram 5 min x sensor", &mut || {
+        Ok(runtime.block_on(queries.histogram(histogram.clone()))?.buckets.len() as u64)
+    })?;
+    let one =
+        runtime.block_on(queries.search(Search { limit: 1, oldest_first: true, ..Search::default() }))?;
+    let id = one.flows[0].id();
+    timed("one record by id", &mut || Ok(u64::from(runtime.block_on(queries.get(id))?.id() == id)))?;
+    println!("{} MiB resident", resident_mib());
+    Ok(())
+}
+
+fn back(now: UtcNs, ns: u64) -> UtcNs {
+    now.saturating_add_ns(-(ns.cast_signed()))
+}
+
+/// The first run and the best of three.
+fn timed(what: &str, run: &mut dyn FnMut() -> anyhow::Result<u64>) -> anyhow::Result<()> {
+    let mut times = Vec::new();
+    let mut answer = 0;
+    for _ in 0..4 {
+        let begun = Instant::now();
+        answer = run()?;
+        times.push(begun.elapsed().as_secs_f64() * 1e3);
+    }
+    let best = times.iter().copied().fold(f64::MAX, f64::min);
+    println!("{what:36} first {:9.1} ms, then {best:9.1} ms   ({answer})", times[0]);
+    Ok(())
+}
+
+/// The same records for other stores to load, one a line.
+fn write_csv(path: &Path, rows: u64) -> anyhow::Result<()> {
+    let mut out = std::io::BufWriter::new(std::fs::File::create(path)?);
+    let fields: Vec<_> = gnomon_flow::FIELDS
+        .iter()
+        .filter(|field| !field.any_of && !matches!(field.name, "communityId" | "epoch" | "node.id" | "id"))
+        .collect();
+    writeln!(
+        out,
+        "{}",
+        fields.iter().map(|f| f.name.replace(['.', '-'], "_")).collect::<Vec<_>>().join(",")
+    )?;
+    let mut dice = Dice(1);
+    let begin = UtcNs::from_unix_ns(1_700_000_000_000_000_000);
+    let mut flow = gnomon_flow::StoredFlow {
+        record: record(0, rows, &mut Dice(0)),
+        origin: gnomon_flow::Origin::default(),
+        first: None,
+        last: None,
+        ingested: None,
+        time_state: gnomon_flow::TimeState::Indexed,
+    };
+    for n in 0..rows {
+        flow.record = record(n, rows, &mut dice);
+        let sensor = dice.below(u64::from(SENSORS)) as u8;
+        flow.origin.agent_name = format!("sensor-{sensor}").into();
+        flow.origin.interface = "eth0".into();
+        let at = |raw: RawNs| {
+            Some(gnomon_clock::Estimate {
+                utc: begin.saturating_add_ns(raw.0.cast_signed()),
+                err_ns: 500_000,
+                conflict: false,
+            })
+        };
+        (flow.first, flow.last) = (at(flow.record.first), at(flow.record.last));
+        flow.ingested = flow.last.map(|last| last.utc);
+        let mut line = String::new();
+        for field in &fields {
+            let mut values = Vec::new();
+            field.each(&flow, &mut |value| values.push(value.to_string()));
+            if !line.is_empty() || field.id != fields[0].id {
+                line.push(',');
+            }
+            line.push_str(&values.join("|"));
+        }
+        writeln!(out, "{line}")?;
+    }
+    Ok(out.flush()?)
+}
