@@ -7,17 +7,24 @@ use gnomon_flow::Attributes;
 
 use super::sequence::InOrder;
 use crate::decode::{Fragment, Packet, UDP};
-use crate::inspect::{BufferBudget, Inspection};
+use crate::inspect::{BufferBudget, FirstBytes, Inspection};
 
-/// Payload of one direction that is looked at.
+/// Payload of one direction that is looked at; bodies that pass unread are not counted.
 pub(super) const INSPECTED_BYTES_MAX: u32 = 16 << 10;
 
 #[derive(Debug, Default)]
 pub(super) struct Layer7 {
     inspection: Inspection,
-    attributes: Attributes,
-    /// Payload bytes seen of each direction, `INSPECTED_BYTES_MAX` when it is over.
+    told: Told,
+    /// Payload bytes looked at in each direction, `INSPECTED_BYTES_MAX` when it is over.
     inspected: [u32; 2],
+}
+
+/// What a flow's payload said.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    attributes: Attributes,
+    first: FirstBytes,
 }
 
 /// What a flow has of it.
@@ -27,8 +34,7 @@ pub(super) enum Inspected {
     #[default]
     NotBegun,
     Going(Box<Layer7>),
-    /// Nothing was found, or what was found.
-    Over(Option<Box<Attributes>>),
+    Over(Box<Told>),
 }
 
 impl Inspected {
@@ -41,7 +47,14 @@ impl Inspected {
         in_order: InOrder,
         budget: &mut BufferBudget,
     ) {
-        if packet.payload.is_empty() || matches!(self, Inspected::Over(_)) {
+        if packet.payload.is_empty() {
+            return;
+        }
+        if let Inspected::Over(told) = self {
+            // One side may have said all before the other one spoke.
+            if told.first.wants(side == 0) {
+                told.add_first(packet, side, in_order);
+            }
             return;
         }
         if packet.tcp.is_some() {
@@ -66,6 +79,9 @@ impl Inspected {
 
     fn feed_tcp(&mut self, packet: &Packet<'_>, side: usize, in_order: InOrder, budget: &mut BufferBudget) {
         let Some(layer7) = self.begun() else { return };
+        if layer7.told.first.wants(side == 0) {
+            layer7.told.add_first(packet, side, in_order);
+        }
         let inspected = &mut layer7.inspected[side];
         if *inspected >= INSPECTED_BYTES_MAX {
             return;
@@ -75,14 +91,15 @@ impl Inspected {
             InOrder::Gap => *inspected = INSPECTED_BYTES_MAX,
             InOrder::From(offset) => {
                 let fresh = packet.payload.get(offset as usize..).unwrap_or_default();
-                let left = (INSPECTED_BYTES_MAX - *inspected) as usize;
-                let fresh = &fresh[..fresh.len().min(left)];
-                *inspected += fresh.len() as u32;
+                let looked_at = if fresh.is_empty() {
+                    0
+                } else {
+                    layer7.inspection.tcp_payload(side == 0, fresh, &mut layer7.told.attributes, budget)
+                };
+                let looked_at = u32::try_from(looked_at).unwrap_or(u32::MAX);
+                *inspected = inspected.saturating_add(looked_at).min(INSPECTED_BYTES_MAX);
                 if packet.payload.len() < packet.payload_len as usize {
                     *inspected = INSPECTED_BYTES_MAX;
-                }
-                if !fresh.is_empty() {
-                    layer7.inspection.tcp_payload(side == 0, fresh, &mut layer7.attributes, budget);
                 }
             }
         }
@@ -91,6 +108,7 @@ impl Inspected {
 
     fn feed_udp(&mut self, packet: &Packet<'_>, side: usize, budget: &mut BufferBudget) {
         let Some(layer7) = self.begun() else { return };
+        layer7.told.first.add(side == 0, false, packet.payload);
         let inspected = &mut layer7.inspected[side];
         if packet.payload.is_empty() || *inspected >= INSPECTED_BYTES_MAX {
             return;
@@ -99,7 +117,7 @@ impl Inspected {
             .saturating_add(u32::try_from(packet.payload.len()).unwrap_or(u32::MAX))
             .min(INSPECTED_BYTES_MAX);
         let ports = (packet.key.orig_port, packet.key.resp_port);
-        let out = &mut layer7.attributes;
+        let out = &mut layer7.told.attributes;
         layer7.inspection.udp_payload(side == 0, ports.0, ports.1, packet.payload, out, budget);
         self.end_if_over(budget);
     }
@@ -109,19 +127,21 @@ impl Inspected {
             && (layer7.inspection.is_done() || layer7.inspected == [INSPECTED_BYTES_MAX; 2])
         {
             layer7.inspection.release(budget);
-            let attributes = std::mem::take(&mut layer7.attributes);
-            let has_any = !attributes.is_empty() || attributes.dropped() > 0;
-            *self = Inspected::Over(has_any.then(|| Box::new(attributes)));
+            let told = std::mem::take(&mut layer7.told);
+            *self = Inspected::Over(Box::new(told));
         }
     }
 
     /// What is known so far.
     pub(super) fn attributes(&self) -> Attributes {
-        match self {
-            Inspected::NotBegun | Inspected::Over(None) => Attributes::default(),
-            Inspected::Going(layer7) => layer7.attributes.clone(),
-            Inspected::Over(Some(attributes)) => (**attributes).clone(),
-        }
+        let told = match self {
+            Inspected::NotBegun => return Attributes::default(),
+            Inspected::Going(layer7) => &layer7.told,
+            Inspected::Over(told) => told,
+        };
+        let mut attributes = told.attributes.clone();
+        told.first.tell(&mut attributes);
+        attributes
     }
 
     /// The flow ends: what is held goes back to the budget.
@@ -130,5 +150,20 @@ impl Inspected {
             layer7.inspection.release(budget);
         }
         *self = Inspected::NotBegun;
+    }
+}
+
+impl Told {
+    fn add_first(&mut self, packet: &Packet<'_>, side: usize, in_order: InOrder) {
+        match in_order {
+            InOrder::From(offset) if packet.tcp.is_some() => {
+                let fresh = packet.payload.get(offset as usize..).unwrap_or_default();
+                self.first.add(side == 0, true, fresh);
+            }
+            _ if packet.tcp.is_none() && packet.key.protocol == UDP && packet.fragment == Fragment::Whole => {
+                self.first.add(side == 0, false, packet.payload);
+            }
+            _ => {}
+        }
     }
 }
