@@ -1,5 +1,6 @@
 //! A reader of BER and DER (X.690): certificates, Kerberos, LDAP and SNMP are written in it.
 //!
+//! One small reader for the four of them: what is needed of a certificate alone would not pay for the build of a crate.
 //! Lengths are definite, tags are of one byte (numbers to 30): the protocols read here use no others.
 
 use super::reader::Reader;

@@ -179,7 +179,7 @@ pub(super) fn stream(turn: &mut Turn<'_>, part: Part, bytes: &[u8]) -> Step {
         Outcome::NotHttp => return Step::Mistaken,
         Outcome::Took { taken, next } => (taken, next),
     };
-    *turn.memory = Memory::Http(asked);
+    turn.memory.set(Memory::Http(asked));
     if part == Part::Head {
         turn.recognise(Protocol::Http);
     }

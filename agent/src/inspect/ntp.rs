@@ -81,7 +81,7 @@ pub(super) fn datagram(bytes: &[u8], ports: [u16; 2], memory: &mut Memory, out: 
 /// An answer is compared with the last request; where none was seen, with the shortest one.
 fn amplification(is_answer: bool, bytes: usize, bytes_min: usize, memory: &mut Memory, out: &mut Attributes) {
     if !is_answer {
-        *memory = Memory::Ntp(bytes as u32);
+        memory.set(Memory::Ntp(bytes as u32));
         return;
     }
     let asked = match memory {

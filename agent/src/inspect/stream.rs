@@ -54,6 +54,15 @@ pub(super) enum Memory {
     Ntp(u32),
 }
 
+impl Memory {
+    /// Replaces what is remembered, but for what the budget was charged for: that stays until the flow ends.
+    pub(super) fn set(&mut self, memory: Memory) {
+        if !matches!(self, Memory::Http2(_)) {
+            *self = memory;
+        }
+    }
+}
+
 /// What an inspector made of the bytes it was given.
 pub(super) enum Step {
     /// So many bytes are dealt with, at least one.

@@ -126,7 +126,7 @@ fn negotiate(message: &Message<'_>, command: &Command<'_>, memory: &mut Memory, 
             let known = NAMES.iter().position(|known| known.as_bytes() == name);
             *slot = known.map_or(0, |at| at as u8 + 1);
         }
-        *memory = Memory::Smb(offered);
+        memory.set(Memory::Smb(offered));
     } else if let (Memory::Smb(offered), Some(chosen)) = (memory, word(command.words, 0))
         && let Some(number) = offered.0.get(chosen)
         && let Some(name) = usize::from(*number).checked_sub(1).and_then(|at| NAMES.get(at))

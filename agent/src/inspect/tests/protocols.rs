@@ -931,6 +931,19 @@ fn datagrams_tell_what_they_should() {
     }
 }
 
+/// Both versions in one flow: what was charged for the tables comes back.
+#[test]
+fn http_1_beside_http_2_gives_everything_back() {
+    let mut flow = Flow::new();
+    flow.server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let headers = h2_frame(1, 4, 1, &unhex("828684418cf1e3c2e5f23a6ba0ab90f4ff"));
+    flow.client(&[&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &headers].concat());
+    flow.server(b"HTTP/1.1 404 no\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(flow.texts(field::HTTP_HOST), ["www.example.com"]);
+    flow.inspection.release(&mut flow.budget);
+    assert!(flow.holds_nothing());
+}
+
 #[test]
 fn an_answer_that_amplifies_is_flagged() {
     let mut flow = Flow::new();
