@@ -26,10 +26,11 @@ const PARAMETERS_MAX: usize = 32;
 pub(super) fn begins(bytes: &[u8]) -> Begins {
     let mut reader = Reader::new(bytes);
     let (Some(length), Some(code)) = (reader.u32(), reader.u32()) else {
-        return match bytes {
-            [0, 0, ..] | [0] => Begins::Perhaps,
-            _ => Begins::No,
+        let fits = match bytes.first_chunk::<4>() {
+            Some(length) => (8..=STARTUP_BYTES_MAX).contains(&u32::from_be_bytes(*length)),
+            None => bytes.iter().take(2).all(|byte| *byte == 0),
         };
+        return if fits { Begins::Perhaps } else { Begins::No };
     };
     let fits = match code {
         CANCEL_REQUEST => length == 16,

@@ -84,18 +84,23 @@ pub(super) fn memcached(bytes: &[u8]) -> Begins {
 /// MongoDB: a message's length, ids, and an operation that there is (OP_QUERY, OP_MSG, OP_REPLY, OP_COMPRESSED).
 pub(super) fn mongodb(bytes: &[u8]) -> Begins {
     const HEADER_BYTES: usize = 16;
+    const MESSAGE_BYTES_MAX: u32 = 48_000_000;
     if bytes.len() < HEADER_BYTES {
-        let length = Begins::by_rules(bytes, &[|_| true, |_| true, |high| high <= 2, |highest| highest == 0]);
-        return if length == Begins::No { Begins::No } else { Begins::Perhaps };
+        let fits = match bytes.first_chunk::<4>() {
+            Some(length) => (HEADER_BYTES as u32..MESSAGE_BYTES_MAX).contains(&u32::from_le_bytes(*length)),
+            None => true,
+        };
+        return if fits { Begins::Perhaps } else { Begins::No };
     }
     let mut reader = Reader::new(bytes);
     let parts = (reader.u32_le(), reader.u32_le(), reader.u32_le(), reader.u32_le());
     let (Some(length), Some(_id), Some(_to), Some(operation)) = parts else {
         return Begins::No;
     };
-    let fits =
-        matches!(operation, 1 | 2004 | 2012 | 2013) && (16..48_000_000).contains(&length) && operation != 1
-            || operation == 1 && length as usize == bytes.len() && length >= 36;
+    let fits = matches!(operation, 1 | 2004 | 2012 | 2013)
+        && (16..MESSAGE_BYTES_MAX).contains(&length)
+        && operation != 1
+        || operation == 1 && length as usize == bytes.len() && length >= 36;
     if fits { Begins::Yes } else { Begins::No }
 }
 
