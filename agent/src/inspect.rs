@@ -6,22 +6,61 @@
 //! A message that is whole in one segment is read where it lies. One that is not is held, at most
 //! [`HELD_BYTES_MAX`] a direction, out of a [`BufferBudget`] that all flows of a worker share.
 
+mod datagram;
+mod der;
+mod dhcp;
+mod dhcpv6;
 mod dns;
+mod first;
+mod ftp;
+mod greeting;
 mod held;
 mod http;
+mod http2;
+mod imap;
+mod irc;
+mod krb5;
+mod ldap;
+mod line;
+mod mail;
+mod mqtt;
+mod mysql;
+mod nbns;
+mod ntlm;
 mod ntp;
+mod pop3;
+mod postgresql;
+mod protocol;
 mod quic;
+mod radius;
+mod rdp;
 mod reader;
+mod signature;
+mod sip;
+mod smb;
+mod smtp;
+mod snmp;
+mod socks;
 mod ssh;
+mod stream;
+mod stun;
+mod syslog;
+mod tftp;
 mod tls;
 
 #[cfg(test)]
 mod tests;
 
-use gnomon_flow::{Attributes, field};
+use std::borrow::Cow;
+
+use base64::Engine;
+use gnomon_flow::{Attributes, FieldId, field};
 
 use held::{Held, Need};
+use protocol::Protocol;
+use stream::{Memory, Stage, Step, Turn};
 
+pub use first::FirstBytes;
 pub use held::{BufferBudget, HELD_BYTES_MAX};
 
 /// Segments or datagrams of one direction that are looked at before its protocol counts as unknown. More than one,
@@ -33,9 +72,8 @@ const TRIES_MAX: u8 = 8;
 #[derive(Debug, Default)]
 pub struct Inspection {
     sides: [Side; 2],
+    memory: Memory,
     protocol: Protocol,
-    /// What the last HTTP request's response will be like.
-    asked: http::Asked,
 }
 
 const _: () = assert!(size_of::<Inspection>() <= 64);
@@ -44,81 +82,28 @@ const _: () = assert!(size_of::<Inspection>() <= 64);
 struct Side {
     held: Option<Box<Held>>,
     /// Bytes that pass unread before the next message.
-    pass: u64,
+    pass: u32,
     stage: Stage,
     tries: u8,
 }
 
-/// What comes next in one direction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Stage {
-    #[default]
-    Unknown,
-    Http(http::Part),
-    Tls,
-    Ssh,
-    Dns,
-    /// Nothing more is read.
-    Done,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Protocol {
-    #[default]
-    Unknown,
-    Dns,
-    Mdns,
-    Llmnr,
-    Http,
-    Http2,
-    Websocket,
-    Tls,
-    Ssh,
-    Ntp,
-    Quic,
-}
-
-/// What an inspector made of the bytes it was given.
-enum Step {
-    /// So many bytes are dealt with, at least one.
-    Took(usize),
-    /// The message is not whole.
-    Need(Need),
-    /// This direction has nothing more to tell.
-    Finished,
-}
-
-impl Protocol {
-    fn name(self) -> Option<&'static str> {
-        Some(match self {
-            Protocol::Unknown => return None,
-            Protocol::Dns => "dns",
-            Protocol::Mdns => "mdns",
-            Protocol::Llmnr => "llmnr",
-            Protocol::Http => "http",
-            Protocol::Http2 => "http2",
-            Protocol::Websocket => "websocket",
-            Protocol::Tls => "tls",
-            Protocol::Ssh => "ssh",
-            Protocol::Ntp => "ntp",
-            Protocol::Quic => "quic",
-        })
-    }
-}
-
 impl Inspection {
-    /// The next bytes of one direction of a TCP stream, in order and without gap (see [`Inspection::tcp_gap`]).
+    /// The next bytes of one direction of a TCP stream, in order and without gap (see [`Inspection::tcp_gap`]). Returns
+    /// how many of them were looked at: a message's body passes unread.
     pub fn tcp_payload(
         &mut self,
         from_originator: bool,
         bytes: &[u8],
         out: &mut Attributes,
         budget: &mut BufferBudget,
-    ) {
+    ) -> usize {
         let index = usize::from(!from_originator);
-        if self.sides[index].stage == Stage::Done {
-            return;
+        let side = &self.sides[index];
+        if side.stage == Stage::Done {
+            return 0;
         }
+        let looked_at =
+            if side.held.is_none() { bytes.len().saturating_sub(side.pass as usize) } else { bytes.len() };
         let mut rest = bytes;
         while !rest.is_empty() {
             if let Some(mut held) = self.sides[index].held.take() {
@@ -127,14 +112,14 @@ impl Inspection {
                 if !held.append(now, budget) {
                     held.release(budget);
                     self.sides[index].stage = Stage::Done;
-                    return;
+                    break;
                 }
                 let full = held.bytes.len() == HELD_BYTES_MAX;
                 if !held.has_needed(now) {
                     self.sides[index].held = Some(held);
                     continue;
                 }
-                let (taken, need) = self.read(index, &held.bytes, full, out);
+                let (taken, need) = self.read(index, &held.bytes, full, out, budget);
                 held.bytes.drain(..taken);
                 held.need = need;
                 if held.bytes.is_empty() {
@@ -143,20 +128,24 @@ impl Inspection {
                     self.sides[index].held = Some(held);
                 }
             } else {
-                let (taken, _) = self.read(index, rest, false, out);
+                let (taken, need) = self.read(index, rest, false, out, budget);
                 rest = &rest[taken..];
                 if !rest.is_empty() {
-                    self.sides[index].held = Some(Box::default());
+                    self.sides[index].held = Some(Box::new(Held::waiting(need)));
                 }
             }
         }
+        looked_at
     }
 
     /// Bytes of a TCP stream that were not captured. What is half read is given up; the next segment may start anew.
     pub fn tcp_gap(&mut self, from_originator: bool, bytes: u64, budget: &mut BufferBudget) {
         let side = &mut self.sides[usize::from(!from_originator)];
-        if side.held.is_none() && side.pass > bytes {
-            side.pass -= bytes;
+        if side.held.is_none()
+            && let Ok(passed) = u32::try_from(bytes)
+            && side.pass > passed
+        {
+            side.pass -= passed;
             return;
         }
         if let Some(mut held) = side.held.take() {
@@ -183,36 +172,30 @@ impl Inspection {
             return;
         }
         let ports = [source_port, destination_port];
-        let protocol = if let Some(protocol) = dns::datagram(bytes, ports, out) {
-            protocol
-        } else if ntp::datagram(bytes, ports, out) {
-            Protocol::Ntp
-        } else {
-            match quic::datagram(bytes, &mut side.held, out, budget) {
-                quic::Outcome::NotQuic => {
-                    side.tries += 1;
-                    if side.tries >= TRIES_MAX {
-                        side.finish(budget);
-                    }
-                    return;
-                }
-                quic::Outcome::Partial => {
-                    side.tries += 1;
-                    if side.tries >= TRIES_MAX {
-                        side.finish(budget);
-                    }
-                }
-                quic::Outcome::Finished => {
-                    self.recognise(Protocol::Quic, out);
-                    for side in &mut self.sides {
-                        side.finish(budget);
-                    }
-                    return;
+        let outcome = datagram::read(bytes, ports, &mut side.held, &mut self.memory, out, budget);
+        if let Some(protocol) = outcome.protocol
+            && self.protocol != protocol
+        {
+            self.protocol = protocol;
+            if let Some(name) = protocol.name() {
+                out.text(field::PROTOCOLS, name);
+            }
+        }
+        let side = &mut self.sides[usize::from(!from_originator)];
+        match outcome.next {
+            datagram::Next::More => {}
+            datagram::Next::Try => {
+                side.tries += 1;
+                if side.tries >= TRIES_MAX {
+                    side.finish(budget);
                 }
             }
-            Protocol::Quic
-        };
-        self.recognise(protocol, out);
+            datagram::Next::Over => {
+                for side in &mut self.sides {
+                    side.finish(budget);
+                }
+            }
+        }
     }
 
     /// Nothing more will be read: payload need not be offered.
@@ -230,190 +213,95 @@ impl Inspection {
         for side in &mut self.sides {
             side.finish(budget);
         }
+        if let Memory::Http2(_) = std::mem::take(&mut self.memory) {
+            budget.give_back(http2::STATE_BYTES);
+        }
     }
 
     /// Reads what it can of `bytes`; returns how many are dealt with and what the rest waits for. `full` says that no
     /// more can be held.
-    fn read(&mut self, index: usize, bytes: &[u8], full: bool, out: &mut Attributes) -> (usize, Need) {
+    fn read(
+        &mut self,
+        index: usize,
+        bytes: &[u8],
+        full: bool,
+        out: &mut Attributes,
+        budget: &mut BufferBudget,
+    ) -> (usize, Need) {
         let mut rest = bytes;
         loop {
             let side = &mut self.sides[index];
             if side.pass > 0 {
-                let passed = side.pass.min(rest.len() as u64);
-                side.pass -= passed;
-                rest = &rest[passed as usize..];
+                let passed = rest.len().min(side.pass as usize);
+                side.pass -= passed as u32;
+                rest = &rest[passed..];
             }
             if rest.is_empty() || side.stage == Stage::Done {
                 return (bytes.len(), Need::default());
             }
-            match self.step(index, rest, full, out) {
+            // What follows a message in the same bytes may yet be held.
+            let full = full && rest.len() == bytes.len();
+            match self.step(index, rest, full, out, budget) {
                 Step::Took(taken) => {
                     debug_assert!(taken > 0);
                     rest = &rest[taken.min(rest.len())..];
                 }
-                // What follows a message in the same bytes may yet be held.
-                Step::Need(need) if !full || rest.len() < bytes.len() => {
-                    return (bytes.len() - rest.len(), need);
-                }
+                Step::Need(need) if !full => return (bytes.len() - rest.len(), need),
                 Step::Need(_) | Step::Finished => self.sides[index].stage = Stage::Done,
-            }
-        }
-    }
-
-    fn step(&mut self, index: usize, bytes: &[u8], full: bool, out: &mut Attributes) -> Step {
-        match self.sides[index].stage {
-            Stage::Unknown => self.recognise_stream(index, bytes, out),
-            Stage::Tls => match tls::stream(bytes, out) {
-                tls::Outcome::Hello => {
-                    self.recognise(Protocol::Tls, out);
-                    Step::Finished
+                Step::Anew(taken) => {
+                    for side in &mut self.sides {
+                        side.stage = Stage::Unknown;
+                        side.tries = 0;
+                        side.pass = 0;
+                    }
+                    rest = &rest[taken.min(rest.len())..];
                 }
-                tls::Outcome::Need(bytes) => Step::Need(Need::Bytes(bytes)),
-                tls::Outcome::NotTls => self.mistaken(index, bytes),
-            },
-            Stage::Ssh => {
-                let step = ssh::stream(bytes, out);
-                if matches!(step, Step::Finished) {
-                    self.recognise(Protocol::Ssh, out);
+                Step::Mistaken => {
+                    // The next segment is looked at afresh, unless there were too many.
+                    let side = &mut self.sides[index];
+                    side.stage = Stage::Unknown;
+                    side.tries += 1;
+                    if side.tries >= TRIES_MAX {
+                        side.stage = Stage::Done;
+                    }
+                    rest = &[];
                 }
-                step
             }
-            Stage::Dns => self.dns_stream(index, bytes, full, out),
-            Stage::Http(part) => self.http_stream(index, part, bytes, full, out),
-            Stage::Done => Step::Finished,
         }
     }
 
-    /// At the beginning of a segment of a direction that was not understood so far.
-    fn recognise_stream(&mut self, index: usize, bytes: &[u8], out: &mut Attributes) -> Step {
-        let mut unsure = false;
-        let candidates = [
-            (Stage::Tls, tls::begins(bytes)),
-            (Stage::Ssh, ssh::begins(bytes)),
-            (Stage::Http(http::Part::Head), http::begins(bytes)),
-            (Stage::Dns, dns::begins_stream(bytes)),
-        ];
-        for (stage, begins) in candidates {
-            match begins {
-                Begins::Yes => {
-                    self.sides[index].stage = stage;
-                    return self.step(index, bytes, false, out);
-                }
-                Begins::Perhaps => unsure = true,
-                Begins::No => {}
-            }
-        }
-        match http::begins_http2(bytes) {
-            Begins::Yes => {
-                self.recognise(Protocol::Http2, out);
-                self.sides[1 - index].stage = Stage::Done;
-                return Step::Finished;
-            }
-            Begins::Perhaps => unsure = true,
-            Begins::No => {}
-        }
-        if unsure { Step::Need(Need::Bytes(bytes.len() + 1)) } else { self.mistaken(index, bytes) }
-    }
-
-    /// These bytes are nothing that is known: the next segment is looked at afresh, unless there were too many.
-    fn mistaken(&mut self, index: usize, bytes: &[u8]) -> Step {
-        let side = &mut self.sides[index];
-        side.stage = Stage::Unknown;
-        side.tries += 1;
-        if side.tries >= TRIES_MAX { Step::Finished } else { Step::Took(bytes.len()) }
-    }
-
-    fn dns_stream(&mut self, index: usize, bytes: &[u8], full: bool, out: &mut Attributes) -> Step {
-        // RFC 1035 §4.2.2: each message has its length before it.
-        let [high, low, message @ ..] = bytes else { return Step::Need(Need::Bytes(2)) };
-        let length = usize::from(u16::from_be_bytes([*high, *low]));
-        let certain = self.protocol == Protocol::Dns;
-        let message = match message.get(..length) {
-            Some(message) => message,
-            None if full && certain => {
-                self.sides[index].pass = (length - message.len()) as u64;
-                message
-            }
-            None => return Step::Need(Need::Bytes(2 + length)),
-        };
-        if !dns::message(message, !certain, out) {
-            return self.mistaken(index, bytes);
-        }
-        self.recognise(Protocol::Dns, out);
-        Step::Took(2 + message.len())
-    }
-
-    fn http_stream(
+    fn step(
         &mut self,
         index: usize,
-        part: http::Part,
         bytes: &[u8],
         full: bool,
         out: &mut Attributes,
+        budget: &mut BufferBudget,
     ) -> Step {
-        let read = http::stream(part, &mut self.asked, bytes, full, out);
-        let (taken, next) = match read {
-            http::Outcome::Need => return Step::Need(Need::Line),
-            http::Outcome::NotHttp => return self.mistaken(index, bytes),
-            http::Outcome::Took { taken, next } => (taken, next),
-        };
-        if part == http::Part::Head {
-            self.recognise(Protocol::Http, out);
+        let [originator, responder] = &mut self.sides;
+        let (side, other) = if index == 0 { (originator, responder) } else { (responder, originator) };
+        let expected = other.stage;
+        let step = stream::step(
+            &mut Turn {
+                from_originator: index == 0,
+                full,
+                stage: &mut side.stage,
+                other: &mut other.stage,
+                pass: &mut side.pass,
+                memory: &mut self.memory,
+                protocol: &mut self.protocol,
+                out,
+                budget,
+            },
+            bytes,
+        );
+        if other.stage != expected
+            && let Some(held) = &mut other.held
+        {
+            // What it waits for was another protocol's need.
+            held.need = Need::default();
         }
-        match next {
-            http::Next::Message { pass } => {
-                self.sides[index].pass = pass;
-                self.sides[index].stage = Stage::Http(http::Part::Head);
-            }
-            http::Next::Chunk { pass } => {
-                self.sides[index].pass = pass;
-                self.sides[index].stage = Stage::Http(http::Part::ChunkSize);
-            }
-            http::Next::Trailer => self.sides[index].stage = Stage::Http(http::Part::Trailer),
-            http::Next::Close => return Step::Finished,
-            http::Next::Tunnel => {
-                // Another protocol begins on both sides.
-                for side in &mut self.sides {
-                    side.stage = Stage::Unknown;
-                    side.tries = 0;
-                    side.pass = 0;
-                }
-            }
-            http::Next::Websocket => {
-                self.recognise(Protocol::Websocket, out);
-                self.sides[1 - index].stage = Stage::Done;
-                return Step::Finished;
-            }
-        }
-        Step::Took(taken)
-    }
-
-    fn recognise(&mut self, protocol: Protocol, out: &mut Attributes) {
-        self.protocol = protocol;
-        if let Some(name) = protocol.name() {
-            out.text(field::PROTOCOLS, name);
-        }
-    }
-}
-
-/// Whether bytes are the beginning of a protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Begins {
-    Yes,
-    /// They are too few to tell.
-    Perhaps,
-    No,
-}
-
-impl Begins {
-    fn with(bytes: &[u8], prefix: &[u8]) -> Begins {
-        if bytes.starts_with(prefix) {
-            Begins::Yes
-        } else if prefix.starts_with(bytes) {
-            Begins::Perhaps
-        } else {
-            Begins::No
-        }
+        step
     }
 }
 
@@ -427,6 +315,45 @@ impl Side {
 }
 
 /// Text as a packet has it; what is no UTF-8 is replaced.
-fn claimed_text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
+fn claimed_text(bytes: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(&bytes[..bytes.len().min(Attributes::TEXT_BYTES_MAX)])
+}
+
+/// A claimed text, unless it is empty.
+fn claim(out: &mut Attributes, field: FieldId, bytes: &[u8]) {
+    if !bytes.is_empty() {
+        out.text(field, &claimed_text(bytes));
+    }
+}
+
+/// The same in lower case, for what has no case.
+fn claim_lower(out: &mut Attributes, field: FieldId, bytes: &[u8]) {
+    if !bytes.is_empty() {
+        out.text(field, &claimed_text(bytes).to_lowercase());
+    }
+}
+
+/// A user's name, in a protocol's own field and in the field of all.
+fn claim_user(out: &mut Attributes, own: Option<FieldId>, name: &[u8]) {
+    if let Some(own) = own {
+        claim(out, own, name);
+    }
+    claim(out, field::USER, name);
+}
+
+/// What base64 stands for (RFC 4648 §4), bounded; padding may lack.
+fn from_base64(text: &[u8]) -> Option<Vec<u8>> {
+    const BYTES_MAX: usize = 8192;
+    let end = text.iter().rposition(|byte| *byte != b'=').map_or(0, |last| last + 1);
+    let text = text.get(..end.min(BYTES_MAX))?;
+    base64::engine::general_purpose::STANDARD_NO_PAD.decode(text).ok()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }

@@ -8,9 +8,9 @@
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use gnomon_clock::{Clock, EpochId, Fix, FixSource, KernelClock, Policy, RawNs, UtcNs};
+use gnomon_clock::{Clock, EpochId, Fix, FixSource, KernelClock, MonoNs, Policy, RawNs, UtcNs};
 use gnomon_collector::clock_gate::ClockGate;
 use gnomon_collector::query::{Histogram, Measure, Queries, QueryLimits, Search, TimeRange, Top};
 use gnomon_collector::store::{Body, Change, Content, Evidence, Limits, RecordBatch, Store, Writer, open};
@@ -65,7 +65,7 @@ fn record(n: u64, all: u64, dice: &mut Dice) -> FlowRecord {
     let first = (u128::from(SPAN_NS - 200_000_000_000) * u128::from(n) / u128::from(all)) as u64
         + dice.below(30_000_000_000);
     // The slow scanner: 720 probes in five days.
-    let scan = all >= 720 && n % (all / 720) == 0;
+    let scan = all >= 720 && n.is_multiple_of(all / 720);
     let src = if scan { 0xF00 } else { 256 + dice.skewed(40_000) };
     let dst = if scan { 77 } else { dice.skewed(400_000) };
     let port = match dice.below(100) {
@@ -163,6 +163,19 @@ fn record(n: u64, all: u64, dice: &mut Dice) -> FlowRecord {
     }
 }
 
+/// How long something took.
+struct Watch(MonoNs);
+
+impl Watch {
+    fn start() -> Watch {
+        Watch(KernelClock.monotonic())
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::from_nanos(KernelClock.monotonic().since(self.0))
+    }
+}
+
 /// Seconds of processor that this process took, all threads.
 fn cpu() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
@@ -210,7 +223,7 @@ fn main() -> anyhow::Result<()> {
         packets_age_ns_max: None,
         flows_age_ns_max: None,
     };
-    let begun = Instant::now();
+    let begun = Watch::start();
     let (store, writer) = open(Path::new(&dir), gate, limits)?;
     println!("open: {:?}, {} MiB resident", begun.elapsed(), resident_mib());
     let held = store.status()?.flows;
@@ -257,10 +270,10 @@ fn ingest(mut writer: Writer, store: &Store, rows: u64, dir: &Path) -> anyhow::R
             let sensor = (dice.below(u64::from(SENSORS))) as u8;
             seqs[usize::from(sensor)] += 1;
             let before = cpu();
-            let begun = Instant::now();
+            let begun = Watch::start();
             let batch = RecordBatch::read(&payload)?;
             decode_s += begun.elapsed().as_secs_f64();
-            let committing = Instant::now();
+            let committing = Watch::start();
             let content =
                 Content::Flows { interface: batch.interface.into(), records: batch.records, payload };
             let body = Body::Entry { seq: seqs[usize::from(sensor)], content };
@@ -351,7 +364,7 @@ fn timed(what: &str, run: &mut dyn FnMut() -> anyhow::Result<u64>) -> anyhow::Re
     let mut times = Vec::new();
     let mut answer = 0;
     for _ in 0..4 {
-        let begun = Instant::now();
+        let begun = Watch::start();
         answer = run()?;
         times.push(begun.elapsed().as_secs_f64() * 1e3);
     }

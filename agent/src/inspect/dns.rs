@@ -5,12 +5,15 @@
 mod name;
 mod table;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use gnomon_flow::{AttributeValue, Attributes, field};
+use gnomon_flow::{Attributes, field};
 
+use super::claim;
+use super::held::Need;
+use super::protocol::Protocol;
 use super::reader::Reader;
-use super::{Begins, Protocol};
+use super::stream::{Begins, Step, Turn};
 use name::{name, skip_name};
 use table::{record_type, response_code};
 
@@ -33,6 +36,7 @@ const TYPE_NS: u16 = 2;
 const TYPE_CNAME: u16 = 5;
 const TYPE_PTR: u16 = 12;
 const TYPE_MX: u16 = 15;
+const TYPE_TXT: u16 = 16;
 const TYPE_AAAA: u16 = 28;
 const TYPE_SRV: u16 = 33;
 const TYPE_DNAME: u16 = 39;
@@ -124,6 +128,24 @@ pub(super) fn begins_stream(bytes: &[u8]) -> Begins {
     }
 }
 
+/// RFC 1035 §4.2.2: each message has its length before it.
+pub(super) fn stream(turn: &mut Turn<'_>, bytes: &[u8]) -> Step {
+    let [high, low, rest @ ..] = bytes else { return Step::Need(Need::Bytes(2)) };
+    let total = 2 + usize::from(u16::from_be_bytes([*high, *low]));
+    let certain = *turn.protocol == Protocol::Dns;
+    let there = match rest.get(..total - 2) {
+        Some(there) => there,
+        // The beginning of a message that is longer than what is held.
+        None if turn.full && certain => rest,
+        None => return Step::Need(Need::Bytes(total)),
+    };
+    if !message(there, !certain, turn.out) {
+        return Step::Mistaken;
+    }
+    turn.recognise(Protocol::Dns);
+    turn.took(bytes, total)
+}
+
 /// Reads one message into `out`; false when it is none. With `strict` it must be plausible and sound to the end.
 pub(super) fn message(message: &[u8], strict: bool, out: &mut Attributes) -> bool {
     let Some(header) = Header::read(message) else { return false };
@@ -139,10 +161,11 @@ pub(super) fn message(message: &[u8], strict: bool, out: &mut Attributes) -> boo
         Extent::Questions if strict && !header.truncated => return false,
         Extent::Questions | Extent::Whole => {}
     }
-    if out.len() >= Attributes::COUNT_MAX {
+    if out.is_full() {
         out.add_dropped(1);
         return true;
     }
+    out.text(field::DNS_OPCODE, opcode(header.opcode));
     walk(message, &header, Some(out));
     true
 }
@@ -207,30 +230,57 @@ fn records(
 }
 
 fn answer(message: &[u8], kind: u16, data: &[u8], data_at: usize, out: &mut Attributes) {
-    let (target_at, target_field) = match kind {
+    let (target_at, own_field) = match kind {
         TYPE_A => {
             if let Ok(octets) = <[u8; 4]>::try_from(data) {
-                out.push(field::DNS_IP, AttributeValue::Ip(IpAddr::V4(Ipv4Addr::from(octets))));
+                out.ip(field::DNS_IP, Ipv4Addr::from(octets));
             }
             return;
         }
         TYPE_AAAA => {
             if let Ok(octets) = <[u8; 16]>::try_from(data) {
-                out.push(field::DNS_IP, AttributeValue::Ip(IpAddr::V6(Ipv6Addr::from(octets))));
+                out.ip(field::DNS_IP, Ipv6Addr::from(octets));
             }
             return;
         }
-        TYPE_CNAME | TYPE_DNAME => (0, field::DNS_CNAME),
-        TYPE_NS | TYPE_PTR => (0, field::DNS_HOST),
+        TYPE_TXT => {
+            // Strings, each with its length before it; together they are one text (RFC 7208 §3.3).
+            let mut reader = Reader::new(data);
+            let mut text = Vec::new();
+            while let Some(part) = reader.vector_u8() {
+                text.extend(part);
+            }
+            claim(out, field::DNS_TXT, &text);
+            return;
+        }
+        TYPE_CNAME | TYPE_DNAME => (0, Some(field::DNS_CNAME)),
+        TYPE_NS => (0, Some(field::DNS_NAMESERVER)),
+        TYPE_PTR => (0, None),
         // Behind the preference; behind priority, weight and port.
-        TYPE_MX => (2, field::DNS_HOST),
-        TYPE_SRV => (6, field::DNS_HOST),
+        TYPE_MX => (2, Some(field::DNS_MAILSERVER)),
+        TYPE_SRV => (6, None),
         _ => return,
     };
     if data.len() > target_at
         && let Some(target) = name(message, data_at + target_at)
     {
-        out.text(target_field, &target);
+        if let Some(own_field) = own_field {
+            out.text(own_field, &target);
+        }
+        out.text(field::DNS_HOST, &target);
+    }
+}
+
+/// IANA "DNS OpCodes".
+fn opcode(number: u8) -> &'static str {
+    match number {
+        0 => "QUERY",
+        1 => "IQUERY",
+        2 => "STATUS",
+        4 => "NOTIFY",
+        5 => "UPDATE",
+        6 => "DSO",
+        _ => "unassigned",
     }
 }
 

@@ -25,7 +25,7 @@ impl BufferBudget {
         self.denied
     }
 
-    fn take(&mut self, bytes: usize) -> bool {
+    pub(super) fn take(&mut self, bytes: usize) -> bool {
         match self.left.checked_sub(bytes) {
             Some(left) => self.left = left,
             None => {
@@ -36,7 +36,7 @@ impl BufferBudget {
         true
     }
 
-    fn give_back(&mut self, bytes: usize) {
+    pub(super) fn give_back(&mut self, bytes: usize) {
         self.left += bytes;
     }
 }
@@ -68,6 +68,10 @@ pub(super) struct Held {
 }
 
 impl Held {
+    pub(super) fn waiting(need: Need) -> Held {
+        Held { need, ..Held::default() }
+    }
+
     /// False when the budget does not allow it.
     pub(super) fn append(&mut self, bytes: &[u8], budget: &mut BufferBudget) -> bool {
         self.reserve(self.bytes.len() + bytes.len(), budget) && {

@@ -1,13 +1,19 @@
 //! HTTP/1: the heads of requests and responses, one after another on a kept-alive connection.
 //!
-//! Sources: RFC 9112 §2 (messages), §6 (where a body ends), §7.1 (chunks); RFC 9113 §3.4 (HTTP/2's preface).
+//! Sources: RFC 9112 §2 (messages), §6 (where a body ends), §7.1 (chunks); RFC 9110 §11 (authentication), RFC 7617
+//! (Basic), RFC 7616 §3.4 (Digest), RFC 4559 (Negotiate); RFC 6455 §4 (WebSocket), RFC 7540 §3.2 (h2c).
 
-use gnomon_flow::{AttributeValue, Attributes, FieldId, field};
+use std::net::IpAddr;
 
-use super::{Begins, claimed_text};
+use gnomon_flow::{Attributes, FieldId, field};
+
+use super::held::Need;
+use super::protocol::Protocol;
+use super::stream::{Begins, Memory, Stage, Step, Turn};
+use super::{claim, claim_lower, claim_user, claimed_text, from_base64, http2, ntlm};
 
 /// Methods that a stream is taken for HTTP by, each with the space behind it (IANA "HTTP Method Registry").
-const METHODS: [&[u8]; 23] = [
+const METHODS: [&[u8]; 33] = [
     b"GET ",
     b"POST ",
     b"HEAD ",
@@ -29,15 +35,27 @@ const METHODS: [&[u8]; 23] = [
     b"MERGE ",
     b"CHECKOUT ",
     b"MKACTIVITY ",
+    b"NOTIFY ",
+    b"SUBSCRIBE ",
+    b"UNSUBSCRIBE ",
+    b"M-SEARCH ",
+    b"PURGE ",
+    b"QUERY ",
+    b"BPROPFIND ",
+    b"BCOPY ",
+    b"BMOVE ",
+    b"BDELETE ",
     b"RPC_IN_DATA ",
     b"RPC_OUT_DATA ",
 ];
 
 const RESPONSE: &[u8] = b"HTTP/1.";
-const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A chunk's size and its extensions, or a trailer field.
 const LINE_BYTES_MAX: usize = 4096;
+
+/// Addresses of one X-Forwarded-For.
+const FORWARDED_MAX: usize = 16;
 
 /// What is to be read next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,18 +65,49 @@ pub(super) enum Part {
     Trailer,
 }
 
-/// What the last request decides about its response.
+/// What requests decide about their responses, which come in the same order: two bits a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Asked {
-    #[default]
-    Other,
-    /// The response has no body, whatever its head says.
-    Head,
-    /// A 2xx response begins a tunnel.
-    Connect,
+pub(super) struct Asked {
+    bits: u32,
+    count: u8,
 }
 
-pub(super) enum Outcome {
+/// What one request decides about its response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expected {
+    Body,
+    /// The response has no body, whatever its head says.
+    NoBody,
+    /// A 2xx response begins a tunnel.
+    Tunnel,
+}
+
+impl Asked {
+    const COUNT_MAX: u8 = 16;
+
+    /// Of more requests than are remembered, the latest are taken for ordinary ones.
+    fn push(&mut self, expected: Expected) {
+        if self.count < Asked::COUNT_MAX {
+            self.bits |= (expected as u32) << (2 * self.count);
+            self.count += 1;
+        }
+    }
+
+    fn first(self) -> Expected {
+        match self.bits & 3 {
+            1 => Expected::NoBody,
+            2 => Expected::Tunnel,
+            _ => Expected::Body,
+        }
+    }
+
+    fn pop(&mut self) {
+        self.bits >>= 2;
+        self.count = self.count.saturating_sub(1);
+    }
+}
+
+enum Outcome {
     /// A line's end, at least.
     Need,
     NotHttp,
@@ -70,7 +119,7 @@ pub(super) enum Outcome {
 
 /// What follows what was read.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next {
+enum Next {
     /// A message, behind so many bytes of body.
     Message {
         pass: u64,
@@ -85,6 +134,7 @@ pub(super) enum Next {
     /// Another protocol.
     Tunnel,
     Websocket,
+    Http2,
 }
 
 /// The headers that decide where the message ends.
@@ -93,13 +143,14 @@ struct Framing {
     content_length: Option<u64>,
     chunked: bool,
     websocket: bool,
+    http2: bool,
     /// The lengths contradict each other or are none.
     unclear: bool,
 }
 
 enum FirstLine<'a> {
-    Request { method: &'a [u8], target: &'a [u8] },
-    Response { status: u16 },
+    Request { method: &'a [u8], target: &'a [u8], version: &'a [u8] },
+    Response { status: u16, version: &'a [u8] },
 }
 
 pub(super) fn begins(bytes: &[u8]) -> Begins {
@@ -114,20 +165,56 @@ pub(super) fn begins(bytes: &[u8]) -> Begins {
     begins
 }
 
-pub(super) fn begins_http2(bytes: &[u8]) -> Begins {
-    Begins::with(bytes, HTTP2_PREFACE)
+pub(super) fn stream(turn: &mut Turn<'_>, part: Part, bytes: &[u8]) -> Step {
+    let mut asked = match turn.memory {
+        Memory::Http(asked) => *asked,
+        _ => Asked::default(),
+    };
+    let read = match part {
+        Part::Head => head(&mut asked, bytes, turn.full, turn.out),
+        Part::ChunkSize | Part::Trailer => chunk_line(part, bytes),
+    };
+    let (taken, next) = match read {
+        Outcome::Need => return Step::Need(Need::Line),
+        Outcome::NotHttp => return Step::Mistaken,
+        Outcome::Took { taken, next } => (taken, next),
+    };
+    turn.memory.set(Memory::Http(asked));
+    if part == Part::Head {
+        turn.recognise(Protocol::Http);
+    }
+    let (pass, part) = match next {
+        Next::Message { pass } => (pass, Part::Head),
+        Next::Chunk { pass } => (pass, Part::ChunkSize),
+        Next::Trailer => (0, Part::Trailer),
+        Next::Close => return Step::Finished,
+        // Another protocol begins on both sides.
+        Next::Tunnel => return Step::Anew(taken),
+        Next::Websocket => {
+            turn.recognise(Protocol::Websocket);
+            *turn.other = Stage::Done;
+            return Step::Finished;
+        }
+        Next::Http2 => {
+            *turn.other = Stage::Http2(http2::Part::Preface);
+            *turn.stage = Stage::Http2(http2::Part::Frame);
+            return Step::Took(taken);
+        }
+    };
+    // A body of 4 GiB: what follows it is not waited for.
+    let Ok(pass) = u32::try_from(pass) else { return Step::Finished };
+    *turn.pass = pass;
+    *turn.stage = Stage::Http(part);
+    Step::Took(taken)
 }
 
-pub(super) fn stream(
-    part: Part,
-    asked: &mut Asked,
-    bytes: &[u8],
-    full: bool,
-    out: &mut Attributes,
-) -> Outcome {
-    if part == Part::Head {
-        return head(asked, bytes, full, out);
-    }
+/// The head of a request or response that is alone in its datagram.
+pub(super) fn datagram(bytes: &[u8], out: &mut Attributes) -> bool {
+    matches!(head(&mut Asked::default(), bytes, true, out), Outcome::Took { .. })
+}
+
+/// A chunk's size, or a field behind the last chunk.
+fn chunk_line(part: Part, bytes: &[u8]) -> Outcome {
     let Some(end) = bytes.iter().take(LINE_BYTES_MAX).position(|byte| *byte == b'\n') else {
         return if bytes.len() < LINE_BYTES_MAX { Outcome::Need } else { Outcome::NotHttp };
     };
@@ -169,12 +256,14 @@ fn head(asked: &mut Asked, bytes: &[u8], full: bool, out: &mut Attributes) -> Ou
     let taken = bytes.len() - lines.rest.len();
     let is_request = matches!(first, FirstLine::Request { .. });
     match first {
-        FirstLine::Request { method, target } => {
+        FirstLine::Request { method, target, version } => {
             out.text(field::HTTP_METHOD, &claimed_text(method));
             out.text(field::HTTP_URI, &claimed_text(target));
+            claim(out, field::HTTP_VERSION_SRC, version);
         }
-        FirstLine::Response { status } => {
-            out.push(field::HTTP_STATUS, AttributeValue::Integer(u64::from(status)));
+        FirstLine::Response { status, version } => {
+            out.integer(field::HTTP_STATUS, status);
+            claim(out, field::HTTP_VERSION_DST, version);
         }
     }
     let mut framing = Framing::default();
@@ -186,19 +275,27 @@ fn head(asked: &mut Asked, bytes: &[u8], full: bool, out: &mut Attributes) -> Ou
     }
     let next = match first {
         FirstLine::Request { method, .. } => {
-            *asked = match method {
-                b"HEAD" => Asked::Head,
-                b"CONNECT" => Asked::Connect,
-                _ => Asked::Other,
-            };
+            asked.push(match method {
+                b"HEAD" => Expected::NoBody,
+                b"CONNECT" => Expected::Tunnel,
+                _ => Expected::Body,
+            });
             framing.body().unwrap_or(Next::Message { pass: 0 })
         }
-        FirstLine::Response { status } => match (status, *asked) {
-            (101, _) if framing.websocket => Next::Websocket,
-            (101, _) | (200..=299, Asked::Connect) => Next::Tunnel,
-            (100..=199 | 204 | 304, _) | (_, Asked::Head) => Next::Message { pass: 0 },
-            _ => framing.body().unwrap_or(Next::Close),
-        },
+        FirstLine::Response { status, .. } => {
+            let expected = asked.first();
+            // Interim responses come before the one that was asked for.
+            if !(100..=199).contains(&status) || status == 101 {
+                asked.pop();
+            }
+            match (status, expected) {
+                (101, _) if framing.websocket => Next::Websocket,
+                (101, _) if framing.http2 => Next::Http2,
+                (101, _) | (200..=299, Expected::Tunnel) => Next::Tunnel,
+                (100..=199 | 204 | 304, _) | (_, Expected::NoBody) => Next::Message { pass: 0 },
+                _ => framing.body().unwrap_or(Next::Close),
+            }
+        }
     };
     Outcome::Took { taken, next }
 }
@@ -208,7 +305,7 @@ fn first_line(line: &[u8]) -> Option<FirstLine<'_>> {
         // HTTP/1.1 SP 3DIGIT
         let status = line.get(RESPONSE.len() + 2..RESPONSE.len() + 5)?;
         let status = std::str::from_utf8(status).ok()?.parse().ok()?;
-        return Some(FirstLine::Response { status });
+        return Some(FirstLine::Response { status, version: version(line) });
     }
     let after_method = line.iter().position(|byte| *byte == b' ')?;
     let before_version = line.iter().rposition(|byte| *byte == b' ')?;
@@ -218,41 +315,110 @@ fn first_line(line: &[u8]) -> Option<FirstLine<'_>> {
     Some(FirstLine::Request {
         method: &line[..after_method],
         target: &line[after_method + 1..before_version],
+        version: version(&line[before_version + 1..]),
     })
+}
+
+/// `1.1` of `HTTP/1.1`.
+fn version(text: &[u8]) -> &[u8] {
+    let digits = text.get(b"HTTP/".len()..).unwrap_or_default();
+    &digits[..digits.len().min(3)]
 }
 
 fn header(line: &[u8], is_request: bool, framing: &mut Framing, out: &mut Attributes) {
     let Some(colon) = line.iter().position(|byte| *byte == b':') else { return };
     let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
     let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
-    let shown: FieldId = if is("host") && is_request {
-        field::HTTP_HOST
-    } else if is("user-agent") && is_request {
-        field::HTTP_USER_AGENT
-    } else if is("referer") && is_request {
-        field::HTTP_REFERER
-    } else if is("server") && !is_request {
-        field::HTTP_SERVER
-    } else if is("content-type") {
-        field::HTTP_CONTENT_TYPE
-    } else {
-        if is("content-length") {
-            framing.content_length(value);
-        } else if is("transfer-encoding") {
-            // The last coding is chunked, or the body ends with the connection (RFC 9112 §6.3).
-            framing.chunked = value
-                .rsplit(|byte| *byte == b',')
-                .next()
-                .is_some_and(|last| last.trim_ascii().eq_ignore_ascii_case(b"chunked"));
-            framing.unclear |= !framing.chunked;
-        } else if is("upgrade") {
-            framing.websocket = value.eq_ignore_ascii_case(b"websocket");
+    if let Some(shown) = shown_as(name, is_request) {
+        claim(out, shown, value);
+    } else if is("content-length") {
+        framing.content_length(value);
+    } else if is("transfer-encoding") {
+        // The last coding is chunked, or the body ends with the connection (RFC 9112 §6.3).
+        framing.chunked = value
+            .rsplit(|byte| *byte == b',')
+            .next()
+            .is_some_and(|last| last.trim_ascii().eq_ignore_ascii_case(b"chunked"));
+        framing.unclear |= !framing.chunked;
+    } else if is("upgrade") {
+        framing.websocket = value.eq_ignore_ascii_case(b"websocket");
+        framing.http2 = value.eq_ignore_ascii_case(b"h2c");
+    } else if is("authorization") || is("proxy-authorization") {
+        authorization(value, out);
+    } else if is("www-authenticate") || is("proxy-authenticate") {
+        // A challenge of NTLM names the server's domain.
+        negotiate(value, out);
+    } else if is("x-forwarded-for") {
+        for address in value.split(|byte| *byte == b',').take(FORWARDED_MAX) {
+            let address = std::str::from_utf8(address.trim_ascii()).ok();
+            if let Some(address) = address.and_then(|text| text.parse::<IpAddr>().ok()) {
+                out.ip(field::HTTP_XFF, address);
+            }
         }
-        return;
-    };
-    if !value.is_empty() {
-        out.text(shown, &claimed_text(value));
     }
+}
+
+/// The field that a header is shown as, if its value is all there is to it. Names are in lower case in HTTP/2.
+pub(super) fn shown_as(name: &[u8], is_request: bool) -> Option<FieldId> {
+    let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+    Some(match name.len() {
+        4 if is("host") && is_request => field::HTTP_HOST,
+        6 if is("server") && !is_request => field::HTTP_SERVER,
+        7 if is("referer") && is_request => field::HTTP_REFERER,
+        10 if is("user-agent") && is_request => field::HTTP_USER_AGENT,
+        12 if is("content-type") => field::HTTP_CONTENT_TYPE,
+        _ => return None,
+    })
+}
+
+/// The scheme and the user that a request claims.
+pub(super) fn authorization(value: &[u8], out: &mut Attributes) {
+    let Some(blank) = value.iter().position(|byte| *byte == b' ') else { return };
+    let (scheme, credentials) = (&value[..blank], value[blank + 1..].trim_ascii());
+    claim_lower(out, field::HTTP_AUTH_TYPE, scheme);
+    if scheme.eq_ignore_ascii_case(b"basic") {
+        let Some(pair) = from_base64(credentials) else { return };
+        let user = pair.split(|byte| *byte == b':').next().unwrap_or_default();
+        claim_user(out, Some(field::HTTP_USER), user);
+    } else if scheme.eq_ignore_ascii_case(b"digest") {
+        if let Some(user) = parameter(credentials, b"username") {
+            claim_user(out, Some(field::HTTP_USER), user);
+        }
+    } else {
+        negotiate(value, out);
+    }
+}
+
+/// NTLM's messages, alone or inside of Negotiate.
+fn negotiate(value: &[u8], out: &mut Attributes) {
+    let Some(blank) = value.iter().position(|byte| *byte == b' ') else { return };
+    let (scheme, blob) = (&value[..blank], value[blank + 1..].trim_ascii());
+    if (scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate"))
+        && let Some(blob) = from_base64(blob)
+        && let Some(message) = ntlm::find(&blob, out)
+        && let Some(user) = message.user
+    {
+        out.text(field::HTTP_USER, &user);
+    }
+}
+
+/// The value of `name=value` or `name="value"` in a list (RFC 9110 §11.2). A comma inside quotes parts nothing.
+pub(super) fn parameter<'a>(list: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let mut quoted = false;
+    let mut parts = list.split(|byte| {
+        quoted ^= *byte == b'"';
+        *byte == b',' && !quoted
+    });
+    parts.find_map(|part| {
+        let part = part.trim_ascii();
+        let equals = part.iter().position(|byte| *byte == b'=')?;
+        if !part[..equals].trim_ascii().eq_ignore_ascii_case(name) {
+            return None;
+        }
+        let value = part[equals + 1..].trim_ascii();
+        let value = value.strip_prefix(b"\"").unwrap_or(value);
+        Some(value.strip_suffix(b"\"").unwrap_or(value))
+    })
 }
 
 impl Framing {

@@ -2,7 +2,7 @@
 //!
 //! Sources: RFC 9000 §17.2 (long headers), §19.6 (CRYPTO frames); RFC 9001 §5 (packet protection); RFC 9369 (version 2).
 
-use gnomon_flow::Attributes;
+use gnomon_flow::{Attributes, field};
 use ring::aead::{AES_128_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey, quic};
 use ring::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 
@@ -21,6 +21,7 @@ const RANGES_MAX: usize = 64;
 
 struct Version {
     number: u32,
+    name: &'static str,
     /// Bits 4 and 5 of the first byte of an Initial packet.
     initial_type: u8,
     salt: [u8; 20],
@@ -38,6 +39,7 @@ const VERSION_1_LABELS: Labels = Labels { key: "quic key", iv: "quic iv", header
 const VERSIONS: [Version; 3] = [
     Version {
         number: 1,
+        name: "1",
         initial_type: 0,
         salt: [
             0x38, 0x76, 0x2c, 0xf7, 0xf5, 0x59, 0x34, 0xb3, 0x4d, 0x17, 0x9a, 0xe6, 0xa4, 0xc8, 0x0c, 0xad,
@@ -47,6 +49,7 @@ const VERSIONS: [Version; 3] = [
     },
     Version {
         number: 0x6b33_43cf,
+        name: "2",
         initial_type: 1,
         salt: [
             0x0d, 0xed, 0xe3, 0xde, 0xf7, 0x00, 0xa6, 0xdb, 0x81, 0x93, 0x81, 0xbe, 0x6e, 0x26, 0x9d, 0xcb,
@@ -57,6 +60,7 @@ const VERSIONS: [Version; 3] = [
     // draft-ietf-quic-tls-29, which was deployed widely.
     Version {
         number: 0xff00_001d,
+        name: "draft-29",
         initial_type: 0,
         salt: [
             0xaf, 0xbf, 0xec, 0x28, 0x99, 0x93, 0xd2, 0x4c, 0x9e, 0x97, 0x86, 0xf1, 0x9c, 0x61, 0x11, 0xe0,
@@ -86,6 +90,7 @@ pub(super) fn datagram(
     for _ in 0..PACKETS_MAX {
         let Some(packet) = Packet::read(rest) else { break };
         outcome = Outcome::Partial;
+        out.text(field::QUIC_VERSION, packet.version.name);
         if let Some(plain) = packet.unprotect() {
             let held = held.get_or_insert_default();
             frames(&plain, held, budget);

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod protocols;
+
 const TRAFFIC: &str = include_str!("tests/traffic.txt");
 
 /// What tshark 4.0 says of the handshakes (ja3, ja3s), and JA4 computed apart, from tshark's lists.
@@ -113,7 +115,9 @@ fn tls_hellos_have_the_fingerprints_others_compute() {
         assert_eq!(flow.texts(field::TLS_JA3S), [ja3s], "{name}");
         assert_eq!(flow.texts(field::TLS_JA4), [ja4], "{name}");
         assert_eq!(flow.texts(field::PROTOCOLS), ["tls"]);
-        assert!(flow.inspection.is_done() && flow.holds_nothing());
+        // Up to version 1.2 the certificates are yet to come.
+        let is_over = flow.texts(field::TLS_VERSION) == ["TLSv1.3"];
+        assert_eq!(flow.inspection.is_done() && flow.holds_nothing(), is_over, "{name}");
         assert_eq!(flow.inspection.protocol(), Some("tls"));
         // The same in pieces of any size, and spread over records of any size.
         for piece in [1, 7, 100, 500] {
@@ -125,7 +129,7 @@ fn tls_hellos_have_the_fingerprints_others_compute() {
                 pieces.server(bytes);
             }
             assert_eq!(pieces.out, flow.out, "{name} in pieces of {piece}");
-            assert!(pieces.inspection.is_done() && pieces.holds_nothing());
+            assert_eq!(pieces.inspection.is_done() && pieces.holds_nothing(), is_over);
             let mut records = Vec::new();
             for part in client[5..].chunks(piece) {
                 records.extend([22, 3, 1, (part.len() >> 8) as u8, part.len() as u8]);
@@ -167,7 +171,9 @@ fn quic_initials_are_opened_also_when_the_hello_is_in_pieces_and_out_of_order() 
     *packet.last_mut().unwrap() ^= 1;
     let mut flow = Flow::new();
     flow.udp(true, [40000, 443], &packet);
-    assert_eq!(flow.out.len(), 1);
+    assert_eq!(flow.texts(field::PROTOCOLS), ["quic"]);
+    assert_eq!(flow.texts(field::QUIC_VERSION), ["1"]);
+    assert_eq!(flow.out.len(), 2);
     assert!(!flow.inspection.is_done());
 }
 
@@ -227,7 +233,7 @@ fn http_tunnels_and_upgrades_begin_anew() {
     let mut flow = Flow::new();
     flow.client(b"PRI * HTTP/2.0\r\n\r\n").client(b"SM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
     assert_eq!(flow.texts(field::PROTOCOLS), ["http2"]);
-    assert!(flow.inspection.is_done() && flow.holds_nothing());
+    assert!(flow.holds_nothing());
 }
 
 #[test]
@@ -239,7 +245,7 @@ fn starttls_is_seen_behind_a_conversation_in_the_clear() {
         .client(b"STARTTLS\r\n");
     flow.server(b"220 go\r\n").client(&traffic("few", "client")[0]).server(&traffic("few", "server")[0]);
     assert_eq!(flow.texts(field::TLS_HOST), ["few.test"]);
-    assert!(flow.inspection.is_done() && flow.holds_nothing());
+    assert_eq!(flow.texts(field::PROTOCOLS), ["smtp", "tls"]);
 }
 
 #[test]
@@ -248,7 +254,6 @@ fn ssh_banners_of_both_sides() {
     flow.server(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n\0\0\x04").client(b"SSH-2.0-libssh").client(b"_0.10\n");
     assert_eq!(flow.texts(field::SSH_VERSION), ["SSH-2.0-OpenSSH_9.2p1 Debian-2", "SSH-2.0-libssh_0.10"]);
     assert_eq!(flow.texts(field::PROTOCOLS), ["ssh"]);
-    assert!(flow.inspection.is_done() && flow.holds_nothing());
     let mut flow = Flow::new();
     flow.client(&[b"SSH-".as_slice(), &[b'x'; 600]].concat());
     assert_eq!(flow.texts(field::SSH_VERSION)[0].len(), 255);
@@ -290,7 +295,7 @@ fn dns_pair() -> (Vec<u8>, Vec<u8>) {
 fn dns_by_content_on_any_port_over_udp_and_tcp() {
     let (query, response) = dns_pair();
     let check = |flow: &Flow| {
-        assert_eq!(flow.texts(field::DNS_HOST), ["www.example.com", "mail.example.com"]);
+        assert_eq!(flow.texts(field::DNS_HOST), ["www.example.com", "web.example.com", "mail.example.com"]);
         assert_eq!(flow.texts(field::DNS_QUERY_TYPE), ["A"]);
         assert_eq!(flow.texts(field::DNS_STATUS), ["NOERROR"]);
         assert_eq!(flow.texts(field::DNS_CNAME), ["web.example.com"]);
@@ -348,7 +353,7 @@ fn dns_extended_response_codes_and_unknown_numbers() {
 #[test]
 fn dns_that_has_more_than_fits_is_counted_not_read() {
     let mut flow = Flow::new();
-    for n in 0..200 {
+    for n in 0..400 {
         let name = [b"\x04".as_slice(), format!("h{n:03}").as_bytes(), b"\0"].concat();
         flow.udp(true, [4000, 53], &dns(n, 0, &name, 1, &[]));
     }
@@ -428,7 +433,7 @@ fn endless_heads_and_an_empty_budget_are_bounded() {
 
     let mut flow = Flow { budget: BufferBudget::new(100), ..Flow::new() };
     flow.client(b"GET /a HTTP/1.1\r\nHost: ").server(&traffic("few", "server")[0]);
-    assert_eq!((flow.budget.denied(), flow.budget.left()), (1, 100));
+    assert_eq!((flow.budget.denied(), flow.budget.left()), (2, 100));
     assert_eq!(flow.texts(field::PROTOCOLS), ["tls"], "the other side is read");
     assert!(flow.inspection.is_done());
     // Ended in the middle: everything comes back.

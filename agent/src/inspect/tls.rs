@@ -1,7 +1,8 @@
-//! TLS: both hellos, which may be split over records and segments in any way.
+//! TLS: both hellos and the certificates, which may be split over records and segments in any way.
 //!
-//! Sources: RFC 8446 §4.1 and §5.1, RFC 5246 §7.4.1.
+//! Sources: RFC 8446 §4.1 and §5.1, RFC 5246 §7.4.1 and §7.4.2. Certificates are in the clear up to TLS 1.2.
 
+mod certificate;
 mod cipher_suite;
 mod fingerprint;
 mod hello;
@@ -10,55 +11,124 @@ use std::borrow::Cow;
 
 use gnomon_flow::{Attributes, field};
 
+use super::claimed_text;
+use super::held::Need;
+use super::protocol::Protocol;
 use super::reader::Reader;
-use super::{Begins, claimed_text};
+use super::stream::{Begins, Stage, Step, Turn};
 use fingerprint::{ja3, ja3s, ja4};
 use hello::{ClientHello, ServerHello};
 
 pub(super) use fingerprint::Transport;
 
-const HANDSHAKE: u8 = 22;
+/// The first byte of a record with a handshake message.
+pub(super) const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 const SERVER_HELLO: u8 = 2;
+const CERTIFICATE: u8 = 11;
+const CERTIFICATE_REQUEST: u8 = 13;
+const CERTIFICATE_STATUS: u8 = 22;
+
+const TLS_1_3: u16 = 0x0304;
 
 const RECORD_HEADER_BYTES: usize = 5;
 /// TLSPlaintext.length (RFC 8446 §5.1).
 const RECORD_BYTES_MAX: usize = 1 << 14;
 const HANDSHAKE_HEADER_BYTES: usize = 4;
+/// Messages that are looked at before the certificates, in records that they share.
+const MESSAGES_MAX: u8 = 16;
 
-pub(super) enum Outcome {
-    /// A hello was read; what follows tells nothing more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
     Hello,
-    /// At least so many bytes.
-    Need(usize),
-    NotTls,
+    /// Messages up to the certificates. Of what is held, the first message may be the hello, and so many were read.
+    Certificate {
+        hello_held: bool,
+        read: u8,
+    },
 }
 
 /// Whether a stream begins with a record that begins with a hello.
 pub(super) fn begins(bytes: &[u8]) -> Begins {
-    let expected: [fn(u8) -> bool; 6] = [
-        |kind| kind == HANDSHAKE,
-        |major| major == 3,
-        |minor| minor <= 4,
-        |length_high| usize::from(length_high) <= RECORD_BYTES_MAX >> 8,
-        |_| true,
-        |message| matches!(message, CLIENT_HELLO | SERVER_HELLO),
-    ];
-    if bytes.iter().zip(expected).any(|(byte, is_expected)| !is_expected(*byte)) {
-        Begins::No
-    } else if bytes.len() < expected.len() {
-        Begins::Perhaps
-    } else {
-        Begins::Yes
+    Begins::by_rules(
+        bytes,
+        &[
+            |kind| kind == HANDSHAKE,
+            |major| major == 3,
+            |minor| minor <= 4,
+            |length_high| usize::from(length_high) <= RECORD_BYTES_MAX >> 8,
+            |_| true,
+            |message| matches!(message, CLIENT_HELLO | SERVER_HELLO),
+        ],
+    )
+}
+
+/// Reads a stream that [`begins`] as TLS: the hello, then what comes before the certificates, and those. Nothing is
+/// taken before all of that is there: a message may begin anywhere in a record and end in another one.
+pub(super) fn stream(turn: &mut Turn<'_>, part: Part, bytes: &[u8]) -> Step {
+    let (first_is_hello, mut read) = match part {
+        Part::Hello => (true, 0),
+        Part::Certificate { hello_held, read } => (hello_held, read),
+    };
+    let mut nth = 0u8;
+    let mut skip = 0;
+    loop {
+        let (message, ends_record_at) = match handshake_message(bytes, skip) {
+            Ok(found) => found,
+            Err(Missing::Bytes(_)) if turn.full => return Step::Finished,
+            Err(Missing::Bytes(wanted)) => return Step::Need(Need::Bytes(wanted)),
+            Err(Missing::NotTls) => {
+                return if first_is_hello && read == 0 { Step::Mistaken } else { Step::Finished };
+            }
+        };
+        skip += message.len();
+        nth = nth.saturating_add(1);
+        if nth > read {
+            read = nth;
+            let is_hello = first_is_hello && nth == 1;
+            if !message_in(turn, &message, is_hello) {
+                return if is_hello { Step::Mistaken } else { Step::Finished };
+            }
+            if *turn.stage == Stage::Done || read > MESSAGES_MAX {
+                return Step::Finished;
+            }
+            *turn.stage = Stage::Tls(Part::Certificate { hello_held: first_is_hello, read });
+        }
+        if let Some(end) = ends_record_at {
+            *turn.stage = Stage::Tls(Part::Certificate { hello_held: false, read: 0 });
+            return Step::Took(end);
+        }
     }
 }
 
-/// Reads a stream that [`begins`] as TLS.
-pub(super) fn stream(bytes: &[u8], out: &mut Attributes) -> Outcome {
-    match handshake_message(bytes) {
-        Ok(message) if hello(&message, Transport::Tcp, out) => Outcome::Hello,
-        Err(Missing::Bytes(bytes)) => Outcome::Need(bytes),
-        Ok(_) | Err(Missing::NotTls) => Outcome::NotTls,
+/// Reads one message; sets the stage to done where nothing more is to be read, and returns false where it does not
+/// belong here.
+fn message_in(turn: &mut Turn<'_>, message: &[u8], is_first: bool) -> bool {
+    if is_first {
+        if !hello(message, Transport::Tcp, turn.out) {
+            return false;
+        }
+        turn.recognise(Protocol::Tls);
+        let version = ServerHello::read(message.get(HANDSHAKE_HEADER_BYTES..).unwrap_or_default())
+            .map(|hello| hello.version());
+        if message[0] == SERVER_HELLO && version.is_none_or(|version| version >= TLS_1_3) {
+            *turn.stage = Stage::Done;
+            // A client's certificate would be encrypted too.
+            if matches!(turn.other, Stage::Tls(Part::Certificate { .. })) {
+                *turn.other = Stage::Done;
+            }
+        }
+        return true;
+    }
+    match message[0] {
+        CERTIFICATE => {
+            certificate::chain(&message[HANDSHAKE_HEADER_BYTES..], turn.out);
+            *turn.stage = Stage::Done;
+            true
+        }
+        CERTIFICATE_STATUS | CERTIFICATE_REQUEST => true,
+        // Key exchange, the end of the flight, or a second hello: no certificate comes any more.
+        _ => false,
     }
 }
 
@@ -109,21 +179,29 @@ enum Missing {
     NotTls,
 }
 
-/// The first handshake message of a stream of records, without the records' headers.
-fn handshake_message(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Missing> {
+/// A handshake message of a stream of records, without the records' headers, behind so many bytes of other messages;
+/// and where the record ends, if it ends with the message.
+fn handshake_message(bytes: &[u8], mut skip: usize) -> Result<(Cow<'_, [u8]>, Option<usize>), Missing> {
     let mut message: Cow<'_, [u8]> = Cow::Borrowed(&[]);
     let mut at = 0;
     loop {
         let payload_at = at + RECORD_HEADER_BYTES;
-        let Some(&[kind, major, _, high, low]) = bytes.get(at..payload_at) else {
+        // The first byte tells alone that the handshake is over.
+        if bytes.get(at).is_some_and(|kind| *kind != HANDSHAKE) {
+            return Err(Missing::NotTls);
+        }
+        let Some(&[_, major, _, high, low]) = bytes.get(at..payload_at) else {
             return Err(Missing::Bytes(payload_at));
         };
         let length = usize::from(u16::from_be_bytes([high, low]));
-        if kind != HANDSHAKE || major != 3 || length == 0 || length > RECORD_BYTES_MAX {
+        if major != 3 || length == 0 || length > RECORD_BYTES_MAX {
             return Err(Missing::NotTls);
         }
         let end = payload_at + length;
         let there = &bytes[payload_at..end.min(bytes.len())];
+        let skipped = skip.min(there.len());
+        skip -= skipped;
+        let there = &there[skipped..];
         if message.is_empty() {
             message = Cow::Borrowed(there);
         } else {
@@ -133,13 +211,15 @@ fn handshake_message(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Missing> {
         match whole {
             Some(whole) if whole > RECORD_BYTES_MAX => return Err(Missing::NotTls),
             Some(whole) if message.len() >= whole => {
-                return Ok(match message {
+                let ends_record_at = (message.len() == whole && end <= bytes.len()).then_some(end);
+                let message = match message {
                     Cow::Borrowed(slice) => Cow::Borrowed(&slice[..whole]),
                     Cow::Owned(mut owned) => {
                         owned.truncate(whole);
                         Cow::Owned(owned)
                     }
-                });
+                };
+                return Ok((message, ends_record_at));
             }
             _ if end > bytes.len() => {
                 // Not to the record's end: the message may end before it.

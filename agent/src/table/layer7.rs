@@ -9,9 +9,9 @@ use gnomon_flow::Attributes;
 use super::reassembly::{Next, Stream, WaitingBudget};
 use super::sequence::InOrder;
 use crate::decode::{Fragment, Packet, TcpHeader, UDP};
-use crate::inspect::{BufferBudget, Inspection};
+use crate::inspect::{BufferBudget, FirstBytes, Inspection};
 
-/// Payload of one direction that is looked at.
+/// Payload of one direction that is looked at; bodies that pass unread are not counted.
 pub(super) const INSPECTED_BYTES_MAX: u32 = 16 << 10;
 
 /// What all flows of a table may hold together.
@@ -32,10 +32,17 @@ impl Budget {
 #[derive(Debug, Default)]
 pub(super) struct Layer7 {
     inspection: Inspection,
-    attributes: Attributes,
+    told: Told,
     streams: [Stream; 2],
-    /// Payload bytes seen of each direction, `INSPECTED_BYTES_MAX` when it is over.
+    /// Payload bytes looked at in each direction, `INSPECTED_BYTES_MAX` when it is over.
     inspected: [u32; 2],
+}
+
+/// What a flow's payload said.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    attributes: Attributes,
+    first: FirstBytes,
 }
 
 /// What a flow has of it.
@@ -45,8 +52,7 @@ pub(super) enum Inspected {
     #[default]
     NotBegun,
     Going(Box<Layer7>),
-    /// Nothing was found, or what was found.
-    Over(Option<Box<Attributes>>),
+    Over(Box<Told>),
 }
 
 impl Inspected {
@@ -60,7 +66,14 @@ impl Inspected {
         now: RawNs,
         budget: &mut Budget,
     ) {
-        if packet.payload.is_empty() || matches!(self, Inspected::Over(_)) {
+        if packet.payload.is_empty() {
+            return;
+        }
+        if let Inspected::Over(told) = self {
+            // One side may have said all before the other one spoke.
+            if told.first.wants(side == 0) {
+                told.add_first(packet, side, in_order);
+            }
             return;
         }
         if let Some(header) = packet.tcp {
@@ -112,6 +125,7 @@ impl Inspected {
 
     fn feed_udp(&mut self, packet: &Packet<'_>, side: usize, budget: &mut Budget) {
         let Some(layer7) = self.begun() else { return };
+        layer7.told.first.add(side == 0, false, packet.payload);
         let inspected = &mut layer7.inspected[side];
         if *inspected >= INSPECTED_BYTES_MAX {
             return;
@@ -120,7 +134,7 @@ impl Inspected {
             .saturating_add(u32::try_from(packet.payload.len()).unwrap_or(u32::MAX))
             .min(INSPECTED_BYTES_MAX);
         let ports = (packet.key.orig_port, packet.key.resp_port);
-        let out = &mut layer7.attributes;
+        let out = &mut layer7.told.attributes;
         layer7.inspection.udp_payload(side == 0, ports.0, ports.1, packet.payload, out, &mut budget.inspect);
         self.end_if_over(budget);
     }
@@ -130,9 +144,8 @@ impl Inspected {
             && (layer7.inspection.is_done() || layer7.inspected == [INSPECTED_BYTES_MAX; 2])
         {
             layer7.release(budget);
-            let attributes = std::mem::take(&mut layer7.attributes);
-            let has_any = !attributes.is_empty() || attributes.dropped() > 0;
-            *self = Inspected::Over(has_any.then(|| Box::new(attributes)));
+            let told = std::mem::take(&mut layer7.told);
+            *self = Inspected::Over(Box::new(told));
         }
     }
 
@@ -150,11 +163,14 @@ impl Inspected {
 
     /// What is known so far.
     pub(super) fn attributes(&self) -> Attributes {
-        match self {
-            Inspected::NotBegun | Inspected::Over(None) => Attributes::default(),
-            Inspected::Going(layer7) => layer7.attributes.clone(),
-            Inspected::Over(Some(attributes)) => (**attributes).clone(),
-        }
+        let told = match self {
+            Inspected::NotBegun => return Attributes::default(),
+            Inspected::Going(layer7) => &layer7.told,
+            Inspected::Over(told) => told,
+        };
+        let mut attributes = told.attributes.clone();
+        told.first.tell(&mut attributes);
+        attributes
     }
 
     /// The flow ends: what is held goes back to the budget.
@@ -188,11 +204,15 @@ impl Layer7 {
     }
 
     fn inspect(&mut self, side: usize, bytes: &[u8], missing: u32, budget: &mut Budget) {
-        let left = INSPECTED_BYTES_MAX.saturating_sub(self.inspected[side]);
-        let bytes = &bytes[..bytes.len().min(left as usize)];
-        self.inspected[side] += bytes.len() as u32;
+        if self.inspected[side] >= INSPECTED_BYTES_MAX {
+            return;
+        }
         if !bytes.is_empty() {
-            self.inspection.tcp_payload(side == 0, bytes, &mut self.attributes, &mut budget.inspect);
+            self.told.first.add(side == 0, true, bytes);
+            let out = &mut self.told.attributes;
+            let looked_at = self.inspection.tcp_payload(side == 0, bytes, out, &mut budget.inspect);
+            let looked_at = u32::try_from(looked_at).unwrap_or(u32::MAX);
+            self.inspected[side] = self.inspected[side].saturating_add(looked_at).min(INSPECTED_BYTES_MAX);
         }
         if missing > 0 {
             self.inspection.tcp_gap(side == 0, u64::from(missing), &mut budget.inspect);
@@ -210,5 +230,20 @@ impl Layer7 {
     fn release(&mut self, budget: &mut Budget) {
         self.inspection.release(&mut budget.inspect);
         self.streams.iter_mut().for_each(|stream| stream.release(&mut budget.waiting));
+    }
+}
+
+impl Told {
+    fn add_first(&mut self, packet: &Packet<'_>, side: usize, in_order: InOrder) {
+        match in_order {
+            InOrder::From(offset) if packet.tcp.is_some() => {
+                let fresh = packet.payload.get(offset as usize..).unwrap_or_default();
+                self.first.add(side == 0, true, fresh);
+            }
+            _ if packet.tcp.is_none() && packet.key.protocol == UDP && packet.fragment == Fragment::Whole => {
+                self.first.add(side == 0, false, packet.payload);
+            }
+            _ => {}
+        }
     }
 }

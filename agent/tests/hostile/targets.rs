@@ -145,7 +145,9 @@ pub(crate) fn stream(input: &[u8]) {
                     inspection.tcp_payload(from_originator, byte, &mut found, &mut budget);
                 }
             }
-            _ => inspection.tcp_payload(from_originator, piece, &mut found, &mut budget),
+            _ => {
+                inspection.tcp_payload(from_originator, piece, &mut found, &mut budget);
+            }
         }
         assert!(budget.left() <= BUDGET && found.len() <= Attributes::COUNT_MAX);
     }

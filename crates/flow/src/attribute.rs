@@ -23,38 +23,63 @@ pub struct Attribute {
 pub struct Attributes {
     list: Vec<Attribute>,
     dropped: u32,
+    text_bytes: u32,
 }
 
 impl Attributes {
-    /// Values a flow may have, over all fields.
-    pub const COUNT_MAX: usize = 64;
+    /// Values a flow may have, over all fields. A chain of certificates alone brings a few dozen.
+    pub const COUNT_MAX: usize = 255;
     /// Bytes of one text value; longer ones are cut at a character boundary.
     pub const TEXT_BYTES_MAX: usize = 1024;
+    /// Bytes of all text values together: what one flow can make of the memory is bounded, whatever it sends.
+    pub const ALL_TEXT_BYTES_MAX: usize = 24 << 10;
 
     /// Add a value unless the flow has it already. Returns whether it was added.
     pub fn push(&mut self, field: FieldId, value: AttributeValue) -> bool {
-        let value = match value {
-            AttributeValue::Text(mut text) => {
-                if text.len() > Self::TEXT_BYTES_MAX {
-                    text.truncate(text.floor_char_boundary(Self::TEXT_BYTES_MAX));
+        match value {
+            AttributeValue::Text(text) => self.text(field, &text),
+            other => {
+                !self.list.iter().any(|a| a.field == field && a.value == other) && {
+                    let fits = self.list.len() < Self::COUNT_MAX;
+                    if fits {
+                        self.list.push(Attribute { field, value: other });
+                    } else {
+                        self.dropped = self.dropped.saturating_add(1);
+                    }
+                    fits
                 }
-                AttributeValue::Text(text)
             }
-            other => other,
-        };
-        if self.list.iter().any(|a| a.field == field && a.value == value) {
-            return false;
         }
-        if self.list.len() >= Self::COUNT_MAX {
-            self.dropped = self.dropped.saturating_add(1);
-            return false;
-        }
-        self.list.push(Attribute { field, value });
-        true
     }
 
     pub fn text(&mut self, field: FieldId, text: &str) -> bool {
-        self.push(field, AttributeValue::Text(text.to_owned()))
+        let text = &text[..text.floor_char_boundary(Self::TEXT_BYTES_MAX)];
+        let known =
+            |a: &Attribute| a.field == field && matches!(&a.value, AttributeValue::Text(t) if t == text);
+        if self.list.iter().any(known) {
+            return false;
+        }
+        let text_bytes = self.text_bytes as usize + text.len();
+        if self.list.len() >= Self::COUNT_MAX || text_bytes > Self::ALL_TEXT_BYTES_MAX {
+            self.dropped = self.dropped.saturating_add(1);
+            return false;
+        }
+        self.text_bytes = text_bytes as u32;
+        self.list.push(Attribute { field, value: AttributeValue::Text(text.to_owned()) });
+        true
+    }
+
+    pub fn integer(&mut self, field: FieldId, value: impl Into<u64>) -> bool {
+        self.push(field, AttributeValue::Integer(value.into()))
+    }
+
+    pub fn ip(&mut self, field: FieldId, address: impl Into<IpAddr>) -> bool {
+        self.push(field, AttributeValue::Ip(address.into()))
+    }
+
+    /// Nothing more fits: reading on only to count is not worth it.
+    pub fn is_full(&self) -> bool {
+        self.list.len() >= Self::COUNT_MAX
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Attribute> {
@@ -94,11 +119,22 @@ mod tests {
         let mut attributes = Attributes::default();
         assert!(attributes.text(field::PROTOCOLS, "dns"));
         assert!(!attributes.text(field::PROTOCOLS, "dns"));
-        for n in 0..100 {
-            attributes.push(field::PROTOCOLS, AttributeValue::Integer(n));
+        for n in 0..300u32 {
+            attributes.integer(field::PROTOCOLS, n);
         }
         assert_eq!(attributes.len(), Attributes::COUNT_MAX);
-        assert_eq!(attributes.dropped(), 37);
+        assert!(attributes.is_full());
+        assert_eq!(attributes.dropped(), 46);
+    }
+
+    #[test]
+    fn all_text_together_is_bounded() {
+        let mut attributes = Attributes::default();
+        for n in 0..100 {
+            attributes.text(field::TAGS, &format!("{n:0>1000}"));
+        }
+        assert_eq!((attributes.len(), attributes.dropped()), (24, 76));
+        assert!(!attributes.is_full() && attributes.text(field::TAGS, "short"));
     }
 
     #[test]

@@ -165,6 +165,25 @@ fn attribute_values(flow: &StoredFlow, id: FieldId, sink: Sink<'_>) {
     }
 }
 
+/// An attribute that is a time: its integers are seconds since 1970, shown to the years that times can be.
+const fn time_attribute(
+    id: FieldId,
+    name: &'static str,
+    aliases: &'static [&'static str],
+    doc: &'static str,
+) -> Field {
+    Field { get: attribute_times, ..attribute(id, name, aliases, Time, doc) }
+}
+
+fn attribute_times(flow: &StoredFlow, id: FieldId, sink: Sink<'_>) {
+    for value in flow.record.attributes.of(id) {
+        if let AttributeValue::Integer(seconds) = value {
+            let ns = i64::try_from(*seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000_000);
+            sink(Value::Time(UtcNs::from_unix_ns(ns)));
+        }
+    }
+}
+
 fn integer(sink: Sink<'_>, n: impl Into<u64>) {
     sink(Value::Integer(n.into()));
 }
@@ -256,6 +275,123 @@ pub const TLS_JA4: FieldId = FieldId(1046);
 pub const SSH_VERSION: FieldId = FieldId(1060);
 pub const NTP_MODE: FieldId = FieldId(1070);
 pub const NTP_MONLIST: FieldId = FieldId(1071);
+pub const USER: FieldId = FieldId(1100);
+pub const PAYLOAD8_SRC: FieldId = FieldId(1101);
+pub const PAYLOAD8_DST: FieldId = FieldId(1102);
+pub const DNS_OPCODE: FieldId = FieldId(1105);
+pub const DNS_MAILSERVER: FieldId = FieldId(1106);
+pub const DNS_NAMESERVER: FieldId = FieldId(1107);
+pub const DNS_TXT: FieldId = FieldId(1108);
+pub const HTTP_AUTH_TYPE: FieldId = FieldId(1110);
+pub const HTTP_USER: FieldId = FieldId(1111);
+pub const HTTP_XFF: FieldId = FieldId(1112);
+pub const HTTP_VERSION_SRC: FieldId = FieldId(1113);
+pub const HTTP_VERSION_DST: FieldId = FieldId(1114);
+pub const CERT_COUNT: FieldId = FieldId(1120);
+pub const CERT_SUBJECT_CN: FieldId = FieldId(1121);
+pub const CERT_SUBJECT_ON: FieldId = FieldId(1122);
+pub const CERT_SUBJECT_OU: FieldId = FieldId(1123);
+pub const CERT_ISSUER_CN: FieldId = FieldId(1124);
+pub const CERT_ISSUER_ON: FieldId = FieldId(1125);
+pub const CERT_ISSUER_OU: FieldId = FieldId(1126);
+pub const CERT_SERIAL: FieldId = FieldId(1127);
+pub const CERT_NOT_BEFORE: FieldId = FieldId(1128);
+pub const CERT_NOT_AFTER: FieldId = FieldId(1129);
+pub const CERT_VALID_DAYS: FieldId = FieldId(1130);
+pub const CERT_ALT: FieldId = FieldId(1131);
+pub const CERT_HASH: FieldId = FieldId(1132);
+pub const CERT_PUBLIC_ALGORITHM: FieldId = FieldId(1133);
+pub const CERT_CURVE: FieldId = FieldId(1134);
+pub const SSH_HASSH: FieldId = FieldId(1140);
+pub const SSH_HASSH_SERVER: FieldId = FieldId(1141);
+pub const SSH_KEY: FieldId = FieldId(1142);
+pub const EMAIL_SRC: FieldId = FieldId(1150);
+pub const EMAIL_DST: FieldId = FieldId(1151);
+pub const EMAIL_SUBJECT: FieldId = FieldId(1152);
+pub const EMAIL_ID: FieldId = FieldId(1153);
+pub const EMAIL_MAILER: FieldId = FieldId(1154);
+pub const EMAIL_HELLO: FieldId = FieldId(1155);
+pub const EMAIL_CONTENT_TYPE: FieldId = FieldId(1156);
+pub const EMAIL_FILENAME: FieldId = FieldId(1157);
+pub const EMAIL_FOLDER: FieldId = FieldId(1158);
+pub const FTP_COMMAND: FieldId = FieldId(1165);
+pub const FTP_FILENAME: FieldId = FieldId(1166);
+pub const FTP_CODE: FieldId = FieldId(1167);
+pub const FTP_BANNER: FieldId = FieldId(1168);
+pub const IRC_NICK: FieldId = FieldId(1170);
+pub const IRC_CHANNEL: FieldId = FieldId(1171);
+pub const NTLM_USER: FieldId = FieldId(1175);
+pub const NTLM_DOMAIN: FieldId = FieldId(1176);
+pub const NTLM_HOST: FieldId = FieldId(1177);
+pub const NTLM_TARGET: FieldId = FieldId(1178);
+pub const SMB_SHARE: FieldId = FieldId(1185);
+pub const SMB_FILENAME: FieldId = FieldId(1186);
+pub const SMB_OS: FieldId = FieldId(1187);
+pub const SMB_DOMAIN: FieldId = FieldId(1188);
+pub const SMB_VERSION: FieldId = FieldId(1189);
+pub const SMB_DIALECT: FieldId = FieldId(1190);
+pub const SMB_USER: FieldId = FieldId(1191);
+pub const SMB_HOST: FieldId = FieldId(1192);
+pub const KRB5_REALM: FieldId = FieldId(1200);
+pub const KRB5_CNAME: FieldId = FieldId(1201);
+pub const KRB5_SNAME: FieldId = FieldId(1202);
+pub const KRB5_ETYPE: FieldId = FieldId(1203);
+pub const KRB5_ERROR: FieldId = FieldId(1204);
+pub const LDAP_AUTH_TYPE: FieldId = FieldId(1210);
+pub const LDAP_BIND_NAME: FieldId = FieldId(1211);
+pub const RDP_REQUESTED: FieldId = FieldId(1215);
+pub const RDP_SELECTED: FieldId = FieldId(1216);
+pub const DHCP_TYPE: FieldId = FieldId(1220);
+pub const DHCP_HOST: FieldId = FieldId(1221);
+pub const DHCP_MAC: FieldId = FieldId(1222);
+pub const DHCP_ID: FieldId = FieldId(1223);
+pub const DHCP_CLASS_ID: FieldId = FieldId(1224);
+pub const DHCP_REQUEST_IP: FieldId = FieldId(1225);
+pub const DHCP_ASSIGNED_IP: FieldId = FieldId(1226);
+pub const NTP_VERSION: FieldId = FieldId(1235);
+pub const NTP_STRATUM: FieldId = FieldId(1236);
+pub const NTP_AMPLIFICATION: FieldId = FieldId(1237);
+pub const SNMP_VERSION: FieldId = FieldId(1240);
+pub const SNMP_COMMUNITY: FieldId = FieldId(1241);
+pub const SNMP_TYPE: FieldId = FieldId(1242);
+pub const SNMP_VARIABLE: FieldId = FieldId(1243);
+pub const SNMP_ERROR: FieldId = FieldId(1244);
+pub const SIP_METHOD: FieldId = FieldId(1250);
+pub const SIP_STATUS: FieldId = FieldId(1251);
+pub const SIP_CALL_ID: FieldId = FieldId(1252);
+pub const SIP_FROM: FieldId = FieldId(1253);
+pub const SIP_TO: FieldId = FieldId(1254);
+pub const SIP_USER_AGENT: FieldId = FieldId(1255);
+pub const SIP_USER: FieldId = FieldId(1256);
+pub const RADIUS_USER: FieldId = FieldId(1260);
+pub const RADIUS_MAC: FieldId = FieldId(1261);
+pub const RADIUS_ENDPOINT_IP: FieldId = FieldId(1262);
+pub const RADIUS_FRAMED_IP: FieldId = FieldId(1263);
+pub const RADIUS_TYPE: FieldId = FieldId(1264);
+pub const MQTT_CLIENT_ID: FieldId = FieldId(1270);
+pub const MQTT_TOPIC: FieldId = FieldId(1271);
+pub const MQTT_VERSION: FieldId = FieldId(1272);
+pub const MQTT_TYPE: FieldId = FieldId(1273);
+pub const MYSQL_USER: FieldId = FieldId(1280);
+pub const MYSQL_VERSION: FieldId = FieldId(1281);
+pub const MYSQL_DATABASE: FieldId = FieldId(1282);
+pub const POSTGRESQL_USER: FieldId = FieldId(1285);
+pub const POSTGRESQL_DATABASE: FieldId = FieldId(1286);
+pub const POSTGRESQL_APPLICATION: FieldId = FieldId(1287);
+pub const SOCKS_IP: FieldId = FieldId(1290);
+pub const SOCKS_HOST: FieldId = FieldId(1291);
+pub const SOCKS_PORT: FieldId = FieldId(1292);
+pub const SOCKS_USER: FieldId = FieldId(1293);
+pub const TFTP_FILENAME: FieldId = FieldId(1300);
+pub const TFTP_OPCODE: FieldId = FieldId(1301);
+pub const SYSLOG_FACILITY: FieldId = FieldId(1305);
+pub const SYSLOG_SEVERITY: FieldId = FieldId(1306);
+pub const QUIC_VERSION: FieldId = FieldId(1310);
+pub const STUN_TYPE: FieldId = FieldId(1315);
+pub const STUN_MAPPED_IP: FieldId = FieldId(1316);
+pub const STUN_SOFTWARE: FieldId = FieldId(1317);
+pub const NBNS_NAME: FieldId = FieldId(1320);
+pub const NBNS_IP: FieldId = FieldId(1321);
 pub const OUTER_MAC_SRC: FieldId = FieldId(1900);
 pub const OUTER_MAC_DST: FieldId = FieldId(1901);
 pub const OUTER_IP_SRC: FieldId = FieldId(1902);
@@ -628,6 +764,177 @@ pub static FIELDS: &[Field] = &[
     attribute(SSH_VERSION, "ssh.version", &["ssh.ver"], Text, "Version strings of both sides."),
     attribute(NTP_MODE, "ntp.mode", &[], Text, "NTP modes seen."),
     attribute(NTP_MONLIST, "ntp.monlist", &[], Integer, "1 where a monlist request or answer was seen."),
+    attribute(USER, "user", &["user.name"], Text, "User names claimed, whatever the protocol."),
+    attribute(PAYLOAD8_SRC, "payload8.src.hex", &[], Text, "First eight bytes of the originator's payload."),
+    attribute(PAYLOAD8_DST, "payload8.dst.hex", &[], Text, "First eight bytes of the responder's payload."),
+    attribute(DNS_OPCODE, "dns.opcode", &[], Text, "Kinds of messages (QUERY, NOTIFY, UPDATE …)."),
+    attribute(
+        DNS_MAILSERVER,
+        "dns.mailserver",
+        &["host.dns.mailserver", "dns.answer.mx"],
+        Text,
+        "Mail servers answered (MX).",
+    ),
+    attribute(
+        DNS_NAMESERVER,
+        "dns.nameserver",
+        &["host.dns.nameserver", "dns.answer.ns"],
+        Text,
+        "Name servers answered (NS).",
+    ),
+    attribute(DNS_TXT, "dns.answer.txt", &[], Text, "Text records answered."),
+    attribute(HTTP_AUTH_TYPE, "http.authtype", &[], Text, "Authorization schemes."),
+    attribute(HTTP_USER, "http.user", &[], Text, "Users of Basic, Digest and NTLM authorization."),
+    attribute(HTTP_XFF, "http.xff", &["ip.xff"], Ip, "Addresses in X-Forwarded-For."),
+    attribute(HTTP_VERSION_SRC, "http.version.src", &[], Text, "HTTP versions of requests."),
+    attribute(HTTP_VERSION_DST, "http.version.dst", &[], Text, "HTTP versions of responses."),
+    attribute(CERT_COUNT, "cert.cnt", &[], Integer, "Certificates in a chain."),
+    attribute(CERT_SUBJECT_CN, "cert.subject.cn", &[], Text, "Common names of subjects."),
+    attribute(CERT_SUBJECT_ON, "cert.subject.on", &[], Text, "Organisations of subjects."),
+    attribute(CERT_SUBJECT_OU, "cert.subject.ou", &[], Text, "Organisational units of subjects."),
+    attribute(CERT_ISSUER_CN, "cert.issuer.cn", &[], Text, "Common names of issuers."),
+    attribute(CERT_ISSUER_ON, "cert.issuer.on", &[], Text, "Organisations of issuers."),
+    attribute(CERT_ISSUER_OU, "cert.issuer.ou", &[], Text, "Organisational units of issuers."),
+    attribute(CERT_SERIAL, "cert.serial", &[], Text, "Serial numbers, the number's bytes in hexadecimal."),
+    time_attribute(CERT_NOT_BEFORE, "cert.notbefore", &[], "Valid from."),
+    time_attribute(CERT_NOT_AFTER, "cert.notafter", &[], "Valid until."),
+    attribute(CERT_VALID_DAYS, "cert.validfor", &[], Integer, "Days from notbefore to notafter."),
+    attribute(CERT_ALT, "cert.alt", &[], Text, "Alternative names of subjects: DNS names and addresses."),
+    attribute(CERT_HASH, "cert.hash", &[], Text, "SHA-1 of the certificate, bytes joined by colons."),
+    attribute(CERT_PUBLIC_ALGORITHM, "cert.publicAlgorithm", &[], Text, "Algorithms of public keys."),
+    attribute(CERT_CURVE, "cert.curve", &[], Text, "Curves of public keys."),
+    attribute(SSH_HASSH, "ssh.hassh", &[], Text, "HASSH of the client's key exchange."),
+    attribute(SSH_HASSH_SERVER, "ssh.hasshServer", &[], Text, "HASSH of the server's key exchange."),
+    attribute(SSH_KEY, "ssh.key", &[], Text, "The server's host key, in base64."),
+    attribute(
+        EMAIL_SRC,
+        "email.src",
+        &["email.from"],
+        Text,
+        "Senders: of the envelope and of the From header.",
+    ),
+    attribute(
+        EMAIL_DST,
+        "email.dst",
+        &["email.to"],
+        Text,
+        "Recipients: of the envelope and of To and Cc headers.",
+    ),
+    attribute(EMAIL_SUBJECT, "email.subject", &[], Text, "Subjects, decoded."),
+    attribute(EMAIL_ID, "email.message-id", &[], Text, "Message-ID headers."),
+    attribute(EMAIL_MAILER, "email.x-mailer", &["email.useragent"], Text, "X-Mailer and User-Agent headers."),
+    attribute(EMAIL_HELLO, "email.smtp-hello", &[], Text, "Names given with HELO, EHLO or LHLO."),
+    attribute(
+        EMAIL_CONTENT_TYPE,
+        "email.content-type",
+        &[],
+        Text,
+        "Content-Type headers of messages and their parts.",
+    ),
+    attribute(EMAIL_FILENAME, "email.fn", &[], Text, "Names of attached files."),
+    attribute(EMAIL_FOLDER, "email.folder", &[], Text, "IMAP mailboxes selected."),
+    attribute(FTP_COMMAND, "ftp.command", &[], Text, "Commands."),
+    attribute(FTP_FILENAME, "ftp.filename", &[], Text, "Files stored, fetched, deleted or renamed."),
+    attribute(FTP_CODE, "ftp.responseCode", &[], Integer, "Reply codes."),
+    attribute(FTP_BANNER, "ftp.banner", &[], Text, "Text of the greeting."),
+    attribute(IRC_NICK, "irc.nick", &[], Text, "Nicknames."),
+    attribute(IRC_CHANNEL, "irc.channel", &[], Text, "Channels joined."),
+    attribute(NTLM_USER, "ntlm.user", &[], Text, "NTLM user names."),
+    attribute(NTLM_DOMAIN, "ntlm.domain", &[], Text, "NTLM domains, of users and of servers."),
+    attribute(NTLM_HOST, "ntlm.host", &[], Text, "NTLM workstation names."),
+    attribute(NTLM_TARGET, "ntlm.targetName", &[], Text, "NTLM target names, as servers give them."),
+    attribute(SMB_SHARE, "smb.share", &[], Text, "Shares connected to."),
+    attribute(SMB_FILENAME, "smb.fn", &["smb.filename"], Text, "Files opened."),
+    attribute(SMB_OS, "smb.os", &[], Text, "Operating systems of SMB 1 session setups."),
+    attribute(SMB_DOMAIN, "smb.domain", &[], Text, "Domains of session setups."),
+    attribute(SMB_VERSION, "smb.ver", &[], Text, "LAN managers of SMB 1 session setups."),
+    attribute(SMB_DIALECT, "smb.dialect", &[], Text, "Dialects chosen."),
+    attribute(SMB_USER, "smb.user", &[], Text, "Users of session setups."),
+    attribute(SMB_HOST, "smb.host", &["host.smb"], Text, "Workstations of session setups."),
+    attribute(KRB5_REALM, "krb5.realm", &[], Text, "Realms."),
+    attribute(KRB5_CNAME, "krb5.cname", &[], Text, "Client principals."),
+    attribute(KRB5_SNAME, "krb5.sname", &[], Text, "Service principals."),
+    attribute(KRB5_ETYPE, "krb5.etype", &[], Text, "Encryption types offered or chosen."),
+    attribute(KRB5_ERROR, "krb5.error", &[], Text, "Error codes."),
+    attribute(LDAP_AUTH_TYPE, "ldap.authtype", &[], Text, "Authentication of binds: simple, sasl, none."),
+    attribute(LDAP_BIND_NAME, "ldap.bindname", &[], Text, "Names bound as."),
+    attribute(RDP_REQUESTED, "rdp.requested-protocols", &[], Text, "Security protocols the client offers."),
+    attribute(RDP_SELECTED, "rdp.selected-protocol", &[], Text, "Security protocol the server chose."),
+    attribute(DHCP_TYPE, "dhcp.type", &[], Text, "Message types."),
+    attribute(DHCP_HOST, "dhcp.host", &[], Text, "Host names and client FQDNs."),
+    attribute(DHCP_MAC, "dhcp.mac", &[], Text, "Clients' hardware addresses."),
+    attribute(DHCP_ID, "dhcp.id", &[], Text, "Transaction ids, hexadecimal."),
+    attribute(DHCP_CLASS_ID, "dhcp.classId", &[], Text, "Vendor classes."),
+    attribute(DHCP_REQUEST_IP, "dhcp.requestIp", &[], Ip, "Addresses asked for."),
+    attribute(
+        DHCP_ASSIGNED_IP,
+        "dhcp.assignedIp",
+        &["dhcp.assigned_addr"],
+        Ip,
+        "Addresses offered or assigned.",
+    ),
+    attribute(NTP_VERSION, "ntp.version", &[], Integer, "Versions."),
+    attribute(
+        NTP_STRATUM,
+        "ntp.stratum",
+        &[],
+        Text,
+        "Strata: unspecified, primary, secondary, unsynchronized.",
+    ),
+    attribute(
+        NTP_AMPLIFICATION,
+        "ntp.amplification",
+        &[],
+        Integer,
+        "1 where an answer of mode 6 or 7 was at least five times as long as its request.",
+    ),
+    attribute(SNMP_VERSION, "snmp.version", &[], Integer, "Versions: 1, 2, 3."),
+    attribute(SNMP_COMMUNITY, "snmp.community", &[], Text, "Communities."),
+    attribute(SNMP_TYPE, "snmp.type", &[], Text, "Kinds of messages."),
+    attribute(SNMP_VARIABLE, "snmp.variable", &[], Text, "Object identifiers."),
+    attribute(SNMP_ERROR, "snmp.error", &[], Text, "Errors answered."),
+    attribute(SIP_METHOD, "sip.method", &[], Text, "Request methods."),
+    attribute(SIP_STATUS, "sip.statuscode", &[], Integer, "Response status codes."),
+    attribute(SIP_CALL_ID, "sip.callid", &[], Text, "Call-ID headers."),
+    attribute(SIP_FROM, "sip.from", &[], Text, "From headers."),
+    attribute(SIP_TO, "sip.to", &[], Text, "To headers."),
+    attribute(SIP_USER_AGENT, "sip.user-agent", &[], Text, "User-Agent and Server headers."),
+    attribute(SIP_USER, "sip.user", &[], Text, "Users of request targets and of Digest authorization."),
+    attribute(RADIUS_USER, "radius.user", &[], Text, "User names."),
+    attribute(RADIUS_MAC, "radius.mac", &[], Text, "Calling stations that are hardware addresses."),
+    attribute(RADIUS_ENDPOINT_IP, "radius.endpoint-ip", &[], Ip, "Tunnel client endpoints."),
+    attribute(RADIUS_FRAMED_IP, "radius.framed-ip", &[], Ip, "Addresses given to users."),
+    attribute(RADIUS_TYPE, "radius.msgType", &[], Text, "Kinds of messages."),
+    attribute(MQTT_CLIENT_ID, "mqtt.clientId", &[], Text, "Client identifiers."),
+    attribute(MQTT_TOPIC, "mqtt.topic", &[], Text, "Topics published or subscribed to."),
+    attribute(MQTT_VERSION, "mqtt.version", &[], Text, "Protocol versions."),
+    attribute(MQTT_TYPE, "mqtt.type", &[], Text, "Kinds of packets."),
+    attribute(MYSQL_USER, "mysql.user", &[], Text, "Users."),
+    attribute(MYSQL_VERSION, "mysql.ver", &[], Text, "Server versions."),
+    attribute(MYSQL_DATABASE, "mysql.db", &[], Text, "Databases."),
+    attribute(POSTGRESQL_USER, "postgresql.user", &[], Text, "Users."),
+    attribute(POSTGRESQL_DATABASE, "postgresql.db", &[], Text, "Databases."),
+    attribute(POSTGRESQL_APPLICATION, "postgresql.app", &[], Text, "Application names."),
+    attribute(SOCKS_IP, "socks.ip", &["ip.socks"], Ip, "Addresses asked for."),
+    attribute(SOCKS_HOST, "socks.host", &["host.socks"], Text, "Names asked for."),
+    attribute(SOCKS_PORT, "socks.port", &["port.socks"], Integer, "Ports asked for."),
+    attribute(SOCKS_USER, "socks.user", &[], Text, "Users."),
+    attribute(TFTP_FILENAME, "tftp.filename", &[], Text, "Files asked for."),
+    attribute(TFTP_OPCODE, "tftp.opcode", &[], Text, "Requests: read, write."),
+    attribute(SYSLOG_FACILITY, "syslog.facility", &[], Text, "Facilities."),
+    attribute(SYSLOG_SEVERITY, "syslog.severity", &[], Text, "Severities."),
+    attribute(QUIC_VERSION, "quic.version", &[], Text, "Versions."),
+    attribute(STUN_TYPE, "stun.type", &[], Text, "Methods and classes of messages."),
+    attribute(
+        STUN_MAPPED_IP,
+        "stun.mapped-ip",
+        &["stun.xor-mapped-ip"],
+        Ip,
+        "Addresses as servers see them.",
+    ),
+    attribute(STUN_SOFTWARE, "stun.software", &[], Text, "Software names."),
+    attribute(NBNS_NAME, "nbns.name", &[], Text, "NetBIOS names."),
+    attribute(NBNS_IP, "nbns.ip", &[], Ip, "Addresses of NetBIOS names."),
     attribute(
         OUTER_MAC_SRC,
         "outermac.src",

@@ -1,0 +1,61 @@
+//! The first bytes of each direction's payload, for what has no name: kept as they are, told when a record is made.
+
+use gnomon_flow::{Attributes, field};
+
+use super::hex;
+
+const BYTES: usize = 8;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FirstBytes {
+    bytes: [[u8; BYTES]; 2],
+    counts: [u8; 2],
+}
+
+impl FirstBytes {
+    /// Whether more of this direction's payload is wanted.
+    pub fn wants(&self, from_originator: bool) -> bool {
+        usize::from(self.counts[usize::from(!from_originator)]) < BYTES
+    }
+
+    /// The next bytes of a TCP stream; of datagrams only the first one counts.
+    pub fn add(&mut self, from_originator: bool, is_stream: bool, payload: &[u8]) {
+        let side = usize::from(!from_originator);
+        let count = usize::from(self.counts[side]);
+        if count > 0 && !is_stream {
+            return;
+        }
+        for (slot, byte) in self.bytes[side][count..].iter_mut().zip(payload) {
+            *slot = *byte;
+            self.counts[side] += 1;
+        }
+    }
+
+    pub fn tell(&self, out: &mut Attributes) {
+        for (side, field) in [field::PAYLOAD8_SRC, field::PAYLOAD8_DST].into_iter().enumerate() {
+            let bytes = &self.bytes[side][..usize::from(self.counts[side])];
+            if !bytes.is_empty() {
+                out.text(field, &hex(bytes));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_fills_up_and_a_datagram_does_not() {
+        let mut first = FirstBytes::default();
+        first.add(true, true, b"GE");
+        first.add(true, true, b"T / HTTP");
+        first.add(false, false, b"\x01\x02");
+        first.add(false, false, b"\x03");
+        assert!(!first.wants(true) && first.wants(false));
+        let mut out = Attributes::default();
+        first.tell(&mut out);
+        let texts: Vec<_> = out.iter().map(|attribute| format!("{:?}", attribute.value)).collect();
+        assert_eq!(texts, ["Text(\"474554202f204854\")", "Text(\"0102\")"]);
+    }
+}
