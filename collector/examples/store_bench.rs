@@ -256,6 +256,7 @@ fn ingest(mut writer: Writer, store: &Store, rows: u64, dir: &Path) -> anyhow::R
     }
     let mut dice = Dice(1);
     let (mut cpu_s, mut wall, mut decode_s) = (0.0, Duration::ZERO, 0.0);
+    let (mut commit_s, mut settle_s) = (0.0, 0.0);
     let mut slowest = Duration::ZERO;
     let mut seqs = [0u64; SENSORS as usize];
     let mut n = 0;
@@ -280,7 +281,10 @@ fn ingest(mut writer: Writer, store: &Store, rows: u64, dir: &Path) -> anyhow::R
             let name = format!("sensor-{sensor}").into();
             writer.commit(&[Change { epoch: epoch(sensor), agent_name: name, body }])?;
             slowest = slowest.max(committing.elapsed());
+            commit_s += committing.elapsed().as_secs_f64();
+            let settling = Watch::start();
             while writer.settle()? {}
+            settle_s += settling.elapsed().as_secs_f64();
             wall += begun.elapsed();
             cpu_s += cpu() - before;
         }
@@ -299,6 +303,13 @@ fn ingest(mut writer: Writer, store: &Store, rows: u64, dir: &Path) -> anyhow::R
         rows as f64 / wall.as_secs_f64() / 1e3,
         slowest,
         resident_mib()
+    );
+    let each_us = |seconds: f64| seconds / rows as f64 * 1e6;
+    println!(
+        "a record: {:.2} us to decode, {:.2} to commit, {:.2} into its block",
+        each_us(decode_s),
+        each_us(commit_s),
+        each_us(settle_s)
     );
     println!("size: {:.1} bytes a record", bytes_under(&dir.join("db")) as f64 / rows as f64);
     Ok(writer)

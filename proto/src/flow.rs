@@ -227,18 +227,18 @@ fn attributes_to_wire(attributes: &Attributes) -> Vec<v1::Attribute> {
         .collect()
 }
 
-fn attributes_from_wire(wire: &[v1::Attribute], dropped: u32) -> Result<Attributes, WireError> {
+fn attributes_from_wire(wire: Vec<v1::Attribute>, dropped: u32) -> Result<Attributes, WireError> {
     let mut attributes = Attributes::default();
     for attribute in wire {
         let field = FieldId(narrow("attribute.field", attribute.field)?);
-        let value = match &attribute.value {
-            Some(v1::attribute::Value::Integer(n)) => AttributeValue::Integer(*n),
-            Some(v1::attribute::Value::Text(text)) => AttributeValue::Text(text.clone()),
+        let value = match attribute.value {
+            Some(v1::attribute::Value::Integer(n)) => AttributeValue::Integer(n),
+            Some(v1::attribute::Value::Text(text)) => AttributeValue::Text(text),
             Some(v1::attribute::Value::Ip(ip)) if ip.len() == 4 => {
-                AttributeValue::Ip(IpAddr::from(array::<4>("attribute.ip", ip)?))
+                AttributeValue::Ip(IpAddr::from(array::<4>("attribute.ip", &ip)?))
             }
             Some(v1::attribute::Value::Ip(ip)) => {
-                AttributeValue::Ip(IpAddr::from(array::<16>("attribute.ip", ip)?))
+                AttributeValue::Ip(IpAddr::from(array::<16>("attribute.ip", &ip)?))
             }
             None => return Err(WireError::missing("attribute.value")),
         };
@@ -277,6 +277,15 @@ impl TryFrom<&v1::FlowRecord> for FlowRecord {
     type Error = WireError;
 
     fn try_from(wire: &v1::FlowRecord) -> Result<FlowRecord, WireError> {
+        FlowRecord::try_from(wire.clone())
+    }
+}
+
+impl TryFrom<v1::FlowRecord> for FlowRecord {
+    type Error = WireError;
+
+    /// Texts are moved, not copied.
+    fn try_from(wire: v1::FlowRecord) -> Result<FlowRecord, WireError> {
         let direction = |field, way: &Option<v1::Direction>| match way {
             Some(way) => DirectionCounters::try_from(way),
             None => Err(WireError::missing(field)),
@@ -302,7 +311,7 @@ impl TryFrom<&v1::FlowRecord> for FlowRecord {
             sliced_packets: wire.sliced_packets,
             sliced_bytes: wire.sliced_bytes,
             end: from_wire("record.end", wire.end, &FlowEndReason::ALL, end_to_wire)?,
-            attributes: attributes_from_wire(&wire.attributes, wire.attributes_dropped)?,
+            attributes: attributes_from_wire(wire.attributes, wire.attributes_dropped)?,
         })
     }
 }

@@ -6,7 +6,8 @@ use std::rc::Rc;
 
 use gnomon_flow::field::{ATTRIBUTE_ID_FIRST, PROTOCOL_NAMES, protocol_name};
 use gnomon_flow::{
-    AttributeValue, DecodeProblem, Field, FieldId, FlowEndReason, FlowKey, TcpState, TimeState, Value,
+    AttributeValue, DecodeProblem, Field, FieldId, FieldKind, FlowEndReason, FlowKey, TcpState, TimeState,
+    Value,
 };
 
 use super::plan::{IpSet, Plan, Predicate, Test, ValueSet, Wanted};
@@ -220,9 +221,26 @@ impl Filter for Plan {
     fn matches(&self, flow: &gnomon_flow::StoredFlow) -> bool {
         Plan::matches(self, flow)
     }
+
+    fn reads_times(&self) -> bool {
+        self.predicate.reads_times()
+    }
 }
 
 impl Predicate {
+    fn reads_times(&self) -> bool {
+        match self {
+            Predicate::All => false,
+            Predicate::Not(inner) => inner.reads_times(),
+            Predicate::And(list) | Predicate::Or(list) => list.iter().any(Predicate::reads_times),
+            Predicate::Test(test) => {
+                test.field.kind == FieldKind::Time
+                    || test.field.name.starts_with("time.")
+                    || test.field.name == "node"
+            }
+        }
+    }
+
     fn may_match(&self, summary: &Summary) -> bool {
         match self {
             Predicate::And(list) => list.iter().all(|p| p.may_match(summary)),

@@ -53,7 +53,7 @@ impl RecordBatch {
             records: Vec::with_capacity(wire.records.len()),
             ..RecordBatch::default()
         };
-        for (index, wire) in wire.records.iter().enumerate() {
+        for (index, wire) in wire.records.into_iter().enumerate() {
             let error = match FlowRecord::try_from(wire) {
                 Ok(record)
                     if record.last >= record.first && record.last.since(record.first) <= RECORD_NS_MAX =>

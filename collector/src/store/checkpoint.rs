@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 use gnomon_clock::UtcNs;
 use gnomon_flow::{FlowRef, StoredFlow, TimeState};
 
+use super::block::bloom::Mixing;
 use super::block::{self, ROWS};
 use super::envelope::{Envelope, numbers};
 use super::keys::{self, Family};
@@ -19,6 +20,9 @@ use super::{Shared, StoreError};
 pub(super) const HOT_ROWS_MAX: usize = 16 * ROWS;
 /// Batches whose records are in no block, and their bytes: what an open has to read again.
 const RECENT_MAX: u64 = 65_536;
+
+/// Text that a block has about, at most: a question reads whole columns into memory.
+const BLOCK_TEXT_BYTES: usize = 64 << 20;
 
 /// A record to be put into a block, by its id.
 type Hot = (FlowRef, Arc<StoredFlow>);
@@ -61,13 +65,14 @@ impl Writer {
         let mut sealed = Vec::new();
         // Near in time, near in place: that is what lets a search pass blocks by.
         rows.sort_by_cached_key(|(id, flow)| (flow.first.map(|first| first.utc), flow.record.first, *id));
-        let blocks = rows.len().div_ceil(ROWS).max(1);
+        let text_bytes: usize = rows.iter().map(|(_, flow)| flow.record.attributes.text_bytes()).sum();
+        let blocks = rows.len().div_ceil(ROWS).max(text_bytes / BLOCK_TEXT_BYTES).max(1);
         let each = rows.len().div_ceil(blocks).max(1);
         for rows in rows.chunks(each) {
             let id = self.next_block + sealed.len() as u64;
             sealed.push(Arc::new(self.put_block(id, rows, &mut batch)?));
         }
-        let leaving: std::collections::HashSet<FlowRef> =
+        let leaving: std::collections::HashSet<FlowRef, Mixing> =
             rows.iter().map(|(id, _)| *id).chain(dropped.iter().copied()).collect();
         let mut waiting = Vec::new();
         {

@@ -83,6 +83,9 @@ pub(crate) trait Filter: Sync {
     fn select(&self, block: &Reader) -> Result<(RowSet, bool), StoreError>;
 
     fn matches(&self, flow: &StoredFlow) -> bool;
+
+    /// Whether it depends on times, which may have been corrected since a record came in.
+    fn reads_times(&self) -> bool;
 }
 
 /// Matches everything.
@@ -99,6 +102,10 @@ impl Filter for Everything {
 
     fn matches(&self, _: &StoredFlow) -> bool {
         true
+    }
+
+    fn reads_times(&self) -> bool {
+        false
     }
 }
 
@@ -241,6 +248,7 @@ impl Store {
         mut each: impl FnMut(StoredFlow, &Arc<StoredFlow>) -> Result<(), StoreError>,
     ) -> Result<bool, StoreError> {
         let slack = self.shared.gate.rekey_ns().cast_signed();
+        let reads_times = order.filter.reads_times();
         for (at, hot) in view.hot.iter().enumerate() {
             if at % HOT_RUN == 0 && stop() == Stop::Now {
                 return Ok(true);
@@ -255,6 +263,9 @@ impl Store {
                         if near(first.utc, hot.last.map_or(first.utc, |last| last.utc)) => {}
                     _ => continue,
                 }
+            }
+            if !reads_times && !order.filter.matches(hot) {
+                continue;
             }
             let flow = self.fresh(hot)?;
             if order.span.has_flow(&flow) && order.filter.matches(&flow) {

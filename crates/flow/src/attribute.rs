@@ -37,7 +37,13 @@ impl Attributes {
     /// Add a value unless the flow has it already. Returns whether it was added.
     pub fn push(&mut self, field: FieldId, value: AttributeValue) -> bool {
         match value {
-            AttributeValue::Text(text) => self.text(field, &text),
+            AttributeValue::Text(mut text) => {
+                text.truncate(text.floor_char_boundary(Self::TEXT_BYTES_MAX));
+                self.takes(field, &text) && {
+                    self.list.push(Attribute { field, value: AttributeValue::Text(text) });
+                    true
+                }
+            }
             other => {
                 !self.list.iter().any(|a| a.field == field && a.value == other) && {
                     let fits = self.list.len() < Self::COUNT_MAX;
@@ -54,6 +60,14 @@ impl Attributes {
 
     pub fn text(&mut self, field: FieldId, text: &str) -> bool {
         let text = &text[..text.floor_char_boundary(Self::TEXT_BYTES_MAX)];
+        self.takes(field, text) && {
+            self.list.push(Attribute { field, value: AttributeValue::Text(text.to_owned()) });
+            true
+        }
+    }
+
+    /// Whether a text is new and fits; counts it either way.
+    fn takes(&mut self, field: FieldId, text: &str) -> bool {
         let known =
             |a: &Attribute| a.field == field && matches!(&a.value, AttributeValue::Text(t) if t == text);
         if self.list.iter().any(known) {
@@ -65,8 +79,12 @@ impl Attributes {
             return false;
         }
         self.text_bytes = text_bytes as u32;
-        self.list.push(Attribute { field, value: AttributeValue::Text(text.to_owned()) });
         true
+    }
+
+    /// Bytes of all text values together.
+    pub fn text_bytes(&self) -> usize {
+        self.text_bytes as usize
     }
 
     pub fn integer(&mut self, field: FieldId, value: impl Into<u64>) -> bool {

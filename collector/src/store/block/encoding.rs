@@ -67,8 +67,8 @@ impl Dictionary {
     }
 }
 
-/// `None` when all are 0.
-pub(super) fn integers(values: &[u64]) -> Option<Vec<u8>> {
+/// With the smallest and the largest; `None` when all are 0.
+pub(super) fn integers(values: &[u64]) -> Option<(Vec<u8>, u64, u64)> {
     let min = values.iter().copied().min().unwrap_or(0);
     let max = values.iter().copied().max().unwrap_or(0);
     if max == 0 {
@@ -83,7 +83,7 @@ pub(super) fn integers(values: &[u64]) -> Option<Vec<u8>> {
     out.extend(min.to_le_bytes());
     out.push(width as u8);
     pack(&planes, &mut out);
-    Some(out)
+    Some((out, min, max))
 }
 
 /// The values of `rows` rows.
@@ -106,28 +106,32 @@ pub(in crate::store) fn read_integers(column: &[u8], rows: usize) -> Result<Vec<
     Ok(values)
 }
 
+/// Values as a dictionary has them: the different ones, sorted, and the code of each.
+pub(super) struct Coded<'v> {
+    pub(super) entries: Vec<&'v [u8]>,
+    codes: Vec<u32>,
+}
+
 /// One value a row. `None` when all are empty.
-pub(super) fn dictionary(values: &[&[u8]]) -> Option<Vec<u8>> {
-    if values.iter().all(|value| value.is_empty()) {
+pub(super) fn dictionary(values: &Coded<'_>) -> Option<Vec<u8>> {
+    if values.entries.iter().all(|value| value.is_empty()) {
         return None;
     }
-    let (entries, codes) = code(values);
     let mut out = vec![DICTIONARY];
-    put_entries(&entries, &mut out);
-    put_codes(&codes, entries.len(), &mut out);
+    put_entries(&values.entries, &mut out);
+    put_codes(&values.codes, values.entries.len(), &mut out);
     Some(out)
 }
 
 /// Several values a row, `counts` of them, all rows' values behind each other. `None` when there are none at all.
-pub(super) fn lists(counts: &[u8], values: &[&[u8]]) -> Option<Vec<u8>> {
-    if values.is_empty() {
+pub(super) fn lists(counts: &[u8], values: &Coded<'_>) -> Option<Vec<u8>> {
+    if values.codes.is_empty() {
         return None;
     }
-    let (entries, codes) = code(values);
     let mut out = vec![LISTS];
-    put_entries(&entries, &mut out);
+    put_entries(&values.entries, &mut out);
     pack(counts, &mut out);
-    put_codes(&codes, entries.len(), &mut out);
+    put_codes(&values.codes, values.entries.len(), &mut out);
     Some(out)
 }
 
@@ -185,8 +189,7 @@ pub(in crate::store) fn read_dictionary(
     Ok(dictionary)
 }
 
-/// The different values, sorted, and the code of each.
-fn code<'v>(values: &[&'v [u8]]) -> (Vec<&'v [u8]>, Vec<u32>) {
+pub(super) fn code<'v>(values: &[&'v [u8]]) -> Coded<'v> {
     // First by a hash in the order of appearance: most values repeat, and only the different ones need sorting.
     let mut seen: std::collections::HashMap<&[u8], u32, super::bloom::Mixing> =
         std::collections::HashMap::default();
@@ -207,7 +210,7 @@ fn code<'v>(values: &[&'v [u8]]) -> (Vec<&'v [u8]>, Vec<u32>) {
         place[*at as usize] = sorted as u32;
     }
     codes.iter_mut().for_each(|code| *code = place[*code as usize]);
-    (order.into_iter().map(|at| entries[at as usize]).collect(), codes)
+    Coded { entries: order.into_iter().map(|at| entries[at as usize]).collect(), codes }
 }
 
 fn put_entries(entries: &[&[u8]], out: &mut Vec<u8>) {
@@ -340,7 +343,7 @@ mod tests {
         fn integers_come_back(values in prop::collection::vec(prop_oneof![0u64..4, any::<u64>(), 1u64 << 40..(1 << 40) + 300], 0..300)) {
             match integers(&values) {
                 None => prop_assert!(values.iter().all(|v| *v == 0)),
-                Some(bytes) => prop_assert_eq!(read_integers(&bytes, values.len()).unwrap(), values),
+                Some((bytes, ..)) => prop_assert_eq!(read_integers(&bytes, values.len()).unwrap(), values),
             }
         }
 
@@ -348,7 +351,7 @@ mod tests {
         fn lists_come_back(rows in prop::collection::vec(prop::collection::vec("[a-c]{0,3}", 0..4), 0..600)) {
             let counts: Vec<u8> = rows.iter().map(|row| row.len() as u8).collect();
             let values: Vec<&[u8]> = rows.iter().flatten().map(|text| text.as_bytes()).collect();
-            let Some(bytes) = lists(&counts, &values) else { return Ok(()) };
+            let Some(bytes) = lists(&counts, &code(&values)) else { return Ok(()) };
             let read = read_dictionary(&bytes, rows.len(), true).unwrap();
             prop_assert!(read.entries().is_sorted());
             for (at, row) in rows.iter().enumerate() {
@@ -368,7 +371,7 @@ mod tests {
         fn no_damage_panics(at in any::<prop::sample::Index>(), bit in 0u8..8) {
             let values: Vec<Vec<u8>> = (0..400u32).map(|n| (n * n).to_be_bytes().to_vec()).collect();
             let refs: Vec<&[u8]> = values.iter().map(Vec::as_slice).collect();
-            let mut bytes = dictionary(&refs).unwrap();
+            let mut bytes = dictionary(&code(&refs)).unwrap();
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;
             let _ = read_dictionary(&bytes, refs.len(), true);

@@ -10,14 +10,14 @@ pub(super) mod summary;
 
 use std::sync::Arc;
 
-use gnomon_flow::{AttributeValue, EpochHash, StoredFlow, TimeState};
+use gnomon_flow::{EpochHash, StoredFlow, TimeState, Value};
 
 pub(crate) use bloom::Token;
 pub(crate) use columns::Column;
 pub(crate) use encoding::Dictionary;
 pub(crate) use summary::Summary;
 
-use bloom::{Bloom, Mixing};
+use bloom::Bloom;
 use summary::{Source, Worker};
 
 /// Records a block aims for: searches for few records read less with small blocks, everything else is cheaper with large
@@ -45,9 +45,7 @@ pub(super) fn build(rows: &[Arc<StoredFlow>]) -> (Built, Vec<u32>) {
     let mut ranges = Vec::new();
     let (sources, of_rows) = sources(&sorted);
     let mut integer_column = |column: Column, values: &[u64]| {
-        if let Some(bytes) = encoding::integers(values) {
-            let min = values.iter().copied().min().unwrap_or(0);
-            let max = values.iter().copied().max().unwrap_or(0);
+        if let Some((bytes, min, max)) = encoding::integers(values) {
             ranges.push((column, min, max));
             columns.push((column, bytes));
         }
@@ -69,25 +67,25 @@ pub(super) fn build(rows: &[Arc<StoredFlow>]) -> (Built, Vec<u32>) {
     let mut tokens = Vec::new();
     for (at, column) in columns::BYTES.into_iter().enumerate() {
         let values: Vec<&[u8]> = sorted.iter().map(|flow| columns::bytes_of(flow)[at]).collect();
+        let coded = encoding::code(&values);
         if column == columns::ORIG || column == columns::RESP {
-            different(&values).for_each(|address| address_tokens(address, &mut tokens));
+            coded.entries.iter().for_each(|address| address_tokens(address, &mut tokens));
         }
-        if let Some(bytes) = encoding::dictionary(&values) {
+        if let Some(bytes) = encoding::dictionary(&coded) {
             columns.push((column, bytes));
         }
     }
     for (field, lists) in metadata(&sorted) {
-        let column = Column(field);
-        let values: Vec<&[u8]> = lists.ends.iter().enumerate().map(|(at, _)| lists.value(at)).collect();
-        for value in different(&values) {
-            if let Some(AttributeValue::Text(text)) = columns::value_of(value) {
-                tokens.push(text_token(field, &text));
-            } else {
-                tokens.push(Token::new(field, value));
-            }
+        let values: Vec<&[u8]> = lists.values().collect();
+        let coded = encoding::code(&values);
+        for value in &coded.entries {
+            tokens.push(match columns::borrowed_value(value) {
+                Some(Value::Text(text)) => text_token(field, &text),
+                _ => Token::new(field, value),
+            });
         }
-        if let Some(bytes) = encoding::lists(&lists.counts, &values) {
-            columns.push((column, bytes));
+        if let Some(bytes) = encoding::lists(&lists.counts, &coded) {
+            columns.push((Column(field), bytes));
         }
     }
     ranges.sort_unstable();
@@ -179,9 +177,9 @@ struct Lists {
 }
 
 impl Lists {
-    fn value(&self, at: usize) -> &[u8] {
-        let start = at.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.bytes[start..self.ends[at]]
+    fn values(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, end)| &self.bytes[start..*end])
     }
 }
 
@@ -199,11 +197,6 @@ fn metadata(rows: &[&StoredFlow]) -> std::collections::BTreeMap<u16, Lists> {
     }
     fields.values_mut().for_each(|lists| lists.counts.resize(rows.len(), 0));
     fields
-}
-
-fn different<'v>(values: &[&'v [u8]]) -> impl Iterator<Item = &'v [u8]> + use<'v> {
-    let set: std::collections::HashSet<&[u8], Mixing> = values.iter().copied().collect();
-    set.into_iter()
 }
 
 fn address_tokens(address: &[u8], tokens: &mut Vec<Token>) {
