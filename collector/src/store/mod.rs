@@ -30,6 +30,8 @@ pub(crate) mod testing;
 mod writer;
 
 #[cfg(test)]
+mod block_tests;
+#[cfg(test)]
 mod retime_tests;
 #[cfg(test)]
 mod tests;

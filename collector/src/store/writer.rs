@@ -201,9 +201,12 @@ impl Writer {
             Some(flow) => Some((flow.record.revision, flow.ingested)),
             None => self.shared.live().get(id).map(|flow| (flow.record.revision, flow.ingested)),
         };
-        // Only a record that was open when it went into a block can have a later revision.
+        // Only a record that was open when it went into a block can have a later revision. That what is final does not
+        // come twice is the ledger's business.
         let known = match known {
-            None if record.revision > 0 => self.leave_block(id, record.revision, stage)?,
+            None if record.revision > 0 || record.end.is_none() => {
+                self.leave_block(id, record.revision, stage)?
+            }
             known => known,
         };
         if known.is_some_and(|(revision, _)| record.revision <= revision) {
