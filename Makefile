@@ -1,12 +1,13 @@
 # gnomon. `make demo` shows the main job on live traffic; `make test` runs every test. Both install what they lack.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test fuzz bench lint generate clean
+.PHONY: help deps build demo test fuzz bench bench-store lint generate clean
 
 IFACE ?=
 ONCE ?=
 ONLY ?=
 WRITE ?=
+ROWS ?= 5000000
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -30,6 +31,10 @@ fuzz: deps ## fuzz every parser with libFuzzer (SECONDS_EACH=600, ONLY=decode)
 
 bench: build ## speed beside tcpdump and a bare receiver, a profile, how soon a packet is found (ONLY=, WRITE=1)
 	@source deploy/build-env.sh && ONLY="$(ONLY)" WRITE="$(WRITE)" deploy/bench.sh "$$target_dir/release"
+
+bench-store: deps ## records in, bytes each, and how soon questions are answered, on made-up traffic (ROWS=5000000)
+	@source deploy/build-env.sh && cargo build --release --locked -p gnomon-collector --example store_bench && dir=$$(mktemp -d) && \
+		trap 'rm -rf "$$dir"' EXIT && "$$target_dir/release/examples/store_bench" "$$dir" $(ROWS)
 
 lint: deps ## formatting, clippy, tidy, generated files, licences, deployment files
 	@source deploy/build-env.sh && deploy/lint.sh

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use gnomon_flow::{Field, StoredFlow, Value, field};
 
 use super::aggregate::Sums;
-use super::select::{Codes, Values, values};
+use super::values::{Codes, Values, values};
 use crate::store::block::bloom::Mixing;
 use crate::store::live::RowSet;
 use crate::store::{Reader, StoreError};

@@ -14,6 +14,7 @@ mod tail;
 #[cfg(test)]
 pub(crate) mod testing;
 mod text_set;
+mod values;
 
 #[cfg(test)]
 mod tests;
