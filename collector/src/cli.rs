@@ -2,19 +2,21 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use gnomon_clock::{Clock, KernelClock};
 use gnomon_daemon::config::{self, Loaded};
-use gnomon_daemon::exit::WithHint;
+use gnomon_daemon::exit::{self, WithHint};
 use gnomon_daemon::shutdown::Shutdown;
 use gnomon_daemon::{build_info, telemetry};
 
 use crate::certs;
 use crate::config::{Config, DEFAULT_FILE, PROGRAM, example};
 use crate::pipeline;
+use crate::verify::{self, Output};
 
 /// Stores what agents send, and answers searches.
 #[derive(Debug, Parser)]
@@ -39,6 +41,9 @@ enum Command {
     Run,
     /// Make a certificate authority and pairs for the collector, agents and people.
     Certs(Certs),
+    /// Check every byte of the data of a collector that does not run. Exit code 0: all is good, 1: something is damaged,
+    /// 2: it could not be checked.
+    Verify(Verify),
     /// Look at the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -65,6 +70,15 @@ struct Certs {
     force: bool,
 }
 
+#[derive(Debug, clap::Args)]
+struct Verify {
+    /// The data directory [default: `data_dir` of the configuration].
+    #[arg(value_name = "DIR")]
+    dir: Option<PathBuf>,
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
     /// Print the configuration in force, and where each value comes from.
@@ -85,8 +99,9 @@ impl Cli {
     ///
     /// # Errors
     /// Whatever went wrong, to be told by `gnomon_daemon::exit::report`.
-    pub fn run(self) -> anyhow::Result<()> {
-        match &self.command {
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let done = match &self.command {
+            Some(Command::Verify(order)) => return Ok(self.verify(order)),
             None | Some(Command::Run) => self.serve(),
             Some(Command::Certs(order)) => make_certs(order),
             Some(Command::Config(ConfigCommand::Show)) => print(&self.load()?.show(true)),
@@ -96,6 +111,27 @@ impl Cli {
             }
             Some(Command::Config(ConfigCommand::Example)) => print(&example()),
             Some(Command::Version) => print(&format!("{PROGRAM} {}\n", build_info::long_version())),
+        };
+        done.map(|()| ExitCode::SUCCESS)
+    }
+
+    fn verify(&self, order: &Verify) -> ExitCode {
+        let checked = || {
+            let dir = match &order.dir {
+                Some(dir) => dir.clone(),
+                None => self.load()?.value.data_dir,
+            };
+            let report = verify::check(&dir)?;
+            verify::show(&report, order.output)?;
+            Ok::<_, anyhow::Error>(report.damaged == 0)
+        };
+        match checked() {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => {
+                eprint!("{}", exit::explain(&error));
+                ExitCode::from(exit::USAGE)
+            }
         }
     }
 

@@ -14,3 +14,4 @@ pub mod secured;
 pub mod store;
 pub mod timekeeper;
 pub mod tls;
+pub mod verify;

@@ -6,5 +6,5 @@ use clap::Parser;
 use gnomon_collector::cli::Cli;
 
 fn main() -> ExitCode {
-    gnomon_daemon::exit::report(Cli::parse().run())
+    Cli::parse().run().unwrap_or_else(|error| gnomon_daemon::exit::report(Err(error)))
 }

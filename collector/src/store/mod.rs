@@ -27,6 +27,7 @@ mod segments;
 mod stage;
 #[cfg(test)]
 pub(crate) mod testing;
+mod verify;
 mod writer;
 
 #[cfg(test)]
@@ -55,6 +56,7 @@ pub use rocks::RocksError;
 pub(crate) use scan::{Filter, Part, Stop};
 pub use scan::{Scan, ScanKey, Span};
 pub use segments::{BLOCK_BYTES_MAX, BlockReader, FlowSpan, SegmentError, SliceLocation};
+pub use verify::{Damage, Report, size_of, verify};
 pub use writer::Writer;
 
 use crate::clock_gate::ClockGate;
@@ -88,6 +90,10 @@ pub enum StoreError {
     Block { id: u64, column: u16, error: DamagedValue },
     #[error("block {id} of records was given up for space")]
     BlockGone { id: u64 },
+    #[error("{} is in use by a running gnomon-collector: stop it first", path.display())]
+    InUse { path: PathBuf },
+    #[error("{} holds no store of a gnomon-collector", path.display())]
+    NoStore { path: PathBuf },
     #[error("a thread of the query ended by a fault in the collector; its log says more")]
     Fault,
     #[error(

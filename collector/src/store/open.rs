@@ -95,7 +95,11 @@ fn check_format(dir: &Path, rocks: &Rocks) -> Result<(), StoreError> {
         batch.put(Family::Meta, keys::META_FORMAT, numbers([u64::from(keys::FORMAT)]));
         return Ok(rocks.write(&batch, true)?);
     };
-    let [found] = numbers_of("the format's version", &value)?;
+    judge_format(dir, &value)
+}
+
+pub(super) fn judge_format(dir: &Path, value: &[u8]) -> Result<(), StoreError> {
+    let [found] = numbers_of("the format's version", value)?;
     if found > u64::from(keys::FORMAT) {
         return Err(StoreError::Newer { path: dir.to_owned(), found, known: keys::FORMAT });
     }

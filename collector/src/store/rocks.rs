@@ -101,6 +101,22 @@ impl Rocks {
         }
     }
 
+    /// For reading only: nothing is changed, and whether somebody else has it open is not asked.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(super) fn open_read_only(path: &Path) -> Result<Rocks, RocksError> {
+        let mut options = Options::default();
+        options.set_max_open_files(512);
+        options.set_log_level(LogLevel::Header);
+        let cache = Cache::new_lru_cache(CACHE_BYTES);
+        let families = Family::ALL
+            .map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache)));
+        let db = DB::open_cf_descriptors_read_only(&options, path, families, false);
+        let error = |error: rocksdb::Error| RocksError { path: path.to_owned(), message: error.to_string() };
+        Ok(Rocks { db: db.map_err(error)?, path: path.to_owned() })
+    }
+
     /// Drop what the database has of families that are no more.
     pub(super) fn drop_retired(&mut self) -> Result<(), RocksError> {
         for name in keys::RETIRED {

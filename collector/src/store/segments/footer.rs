@@ -254,6 +254,17 @@ impl Footer {
         Ok(Some(footer))
     }
 
+    /// Every page of it against its checksum.
+    pub(super) fn check(&self, file: &File) -> Result<(), Unreadable> {
+        for page in 0..self.frames.pages() {
+            self.frames.read(file, page)?;
+        }
+        for page in 0..self.entries.pages() {
+            self.entries.read(file, page)?;
+        }
+        read_checked(file, self.fences_at, self.entries.pages() as usize * 8).map(drop)
+    }
+
     /// The epochs with packets in the file, and the first RAW time of each.
     pub(super) fn epochs(&self) -> impl Iterator<Item = (EpochHash, RawNs)> {
         self.epochs.iter().map(|part| (part.epoch, part.first))

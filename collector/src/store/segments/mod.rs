@@ -60,6 +60,7 @@ mod rescan;
 mod sealer;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod writer;
 
 use std::io;
@@ -77,6 +78,7 @@ pub use frame::BLOCK_BYTES_MAX;
 pub(super) use frame::Frame;
 #[cfg(test)]
 use recovery::Recovered;
+pub(super) use verify::verify;
 pub(super) use writer::SegmentWriter;
 
 /// Where a slice block lies.

@@ -124,7 +124,7 @@ fn take_up(
     Ok(Some(file))
 }
 
-fn header_of(file: &File) -> Result<Header, String> {
+pub(super) fn header_of(file: &File) -> Result<Header, String> {
     let mut bytes = [0; HEADER_BYTES];
     let mut filled = 0;
     while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {

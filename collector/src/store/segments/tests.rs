@@ -268,6 +268,49 @@ fn every_flow_is_found_in_footers_alone_and_all_at_once() {
     assert_eq!(segments.oldest().iter().map(|(_, first)| first.0).min(), Some(0));
 }
 
+fn verified(dir: &Path, durable: Position) -> crate::store::Report {
+    let mut told = |_| {};
+    let mut findings = crate::store::verify::Findings { report: Default::default(), told: &mut told };
+    verify(dir, Some(durable), &BTreeMap::new(), &mut findings);
+    findings.report
+}
+
+#[test]
+fn a_check_finds_every_flipped_byte_of_a_sealed_file_and_every_cut() {
+    let filled = fill(3, 12);
+    let dir = filled.dir.path();
+    let good = verified(dir, filled.durable);
+    assert_eq!((good.damage.as_slice(), good.files, good.frames), (&[][..], 3, 36));
+    let path = path_of(dir, 2);
+    let whole = std::fs::read(&path).unwrap();
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    for at in 0..whole.len() {
+        file.write_all_at(&[whole[at] ^ 0x40], at as u64).unwrap();
+        let report = verified(dir, filled.durable);
+        assert!(report.damaged > 0, "byte {at}");
+        assert!(report.damage.iter().any(|damage| damage.file == path), "byte {at}: {:?}", report.damage);
+        assert!(report.frames >= 35, "byte {at}");
+        file.write_all_at(&whole[at..=at], at as u64).unwrap();
+    }
+    file.set_len(whole.len() as u64 / 3).unwrap();
+    assert!(verified(dir, filled.durable).damaged > 0);
+    std::fs::remove_file(&path).unwrap();
+    let report = verified(dir, filled.durable);
+    assert_eq!((report.damaged, report.damage[0].problem.as_str()), (1, "it is missing"));
+}
+
+#[test]
+fn a_file_that_another_took_the_place_of_breaks_the_chain() {
+    let (filled, other) = (fill(3, 12), fill(3, 11));
+    std::fs::copy(path_of(other.dir.path(), 2), path_of(filled.dir.path(), 2)).unwrap();
+    let report = verified(filled.dir.path(), filled.durable);
+    let problems: Vec<_> =
+        report.damage.iter().map(|damage| (&damage.file, damage.problem.as_str())).collect();
+    let broken = "the hash chain is broken: it does not go on where the file before ends";
+    let files = [path_of(filled.dir.path(), 2), path_of(filled.dir.path(), 3)];
+    assert_eq!(problems, [(&files[0], broken), (&files[1], broken)]);
+}
+
 #[test]
 fn every_flipped_byte_of_a_sealed_file_costs_one_frame_at_most() {
     let filled = fill(2, 12);
