@@ -1,5 +1,8 @@
 //! The gnomon collector: stores, indexes, answers, and keeps time honest.
 
+// For the largest `json!` of the API's description.
+#![recursion_limit = "256"]
+
 pub mod api;
 pub mod certs;
 pub mod cli;

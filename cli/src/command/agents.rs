@@ -128,6 +128,13 @@ fn live_text(agents: &[v1::Agent]) -> String {
 
 pub(crate) async fn status(client: &mut Client, format: Format) -> Result<Outcome> {
     let status = client.status(v1::StatusRequest {}).await?.into_inner();
+    if format == Format::Table {
+        let mut out = io::stdout().lock();
+        for line in reach_words(&status) {
+            writeln!(out, "{}", terminal_safe(&line))?;
+        }
+        writeln!(out)?;
+    }
     let pairs: Vec<(&str, Cell)> = vec![
         ("version", status.version.as_str().into()),
         ("flows", status.flows.into()),
@@ -135,8 +142,15 @@ pub(crate) async fn status(client: &mut Client, format: Format) -> Result<Outcom
         ("flows_quarantined", status.flows_quarantined.into()),
         ("flows_reach_back_to", time(status.oldest_flow_unix_ns)),
         ("newest_flow", time(status.newest_flow_unix_ns)),
+        ("flow_bytes", status.flows_bytes.into()),
+        ("flow_bytes_max", status.flows_bytes_max.into()),
+        ("flow_bytes_a_day", status.flow_bytes_a_day.into()),
+        ("flows_full_in", full_in(status.flows_full_in_s)),
         ("packets", status.slice_packets.into()),
-        ("packet_bytes", status.slice_bytes.into()),
+        ("packet_bytes", status.packets_bytes.into()),
+        ("packet_bytes_max", status.packets_bytes_max.into()),
+        ("packet_bytes_a_day", status.packet_bytes_a_day.into()),
+        ("packets_full_in", full_in(status.packets_full_in_s)),
         ("packets_reach_back_to", time(status.oldest_packet_unix_ns)),
         ("disk_free_bytes", status.disk_free_bytes.into()),
         ("now", time(Some(status.now_unix_ns))),
@@ -155,6 +169,40 @@ pub(crate) async fn status(client: &mut Client, format: Format) -> Result<Outcom
     Ok(Outcome::Found)
 }
 
+/// How far back each kind goes, and for how long it still grows.
+fn reach_words(status: &v1::StatusResponse) -> [String; 2] {
+    let words = |what: &str, oldest: Option<i64>, full_in_s: Option<u64>| {
+        let Some(oldest) = oldest else { return format!("{what} there are none") };
+        let back = rfc3339(UtcNs::from_unix_ns(oldest));
+        let end = match (full_in_s, status.rate_over_s) {
+            (Some(0), _) => "full: the oldest go as new ones come".to_owned(),
+            (Some(seconds), Some(over)) => {
+                format!("full in {} at the rate of the last {}", duration(seconds), duration(over))
+            }
+            (_, Some(_)) => "none came of late".to_owned(),
+            (_, None) => "the rate is not known yet".to_owned(),
+        };
+        format!("{what} reach back to {back}; {end}")
+    };
+    [
+        words("packets", status.oldest_packet_unix_ns, status.packets_full_in_s),
+        words("flows", status.oldest_flow_unix_ns, status.flows_full_in_s),
+    ]
+}
+
+fn full_in(seconds: Option<u64>) -> Cell {
+    seconds.map(duration).into()
+}
+
+/// In the largest unit of which there are two.
+fn duration(seconds: u64) -> String {
+    let units = [(365 * 86_400, "years"), (86_400, "days"), (3_600, "hours"), (60, "minutes")];
+    match units.into_iter().find(|(unit, _)| seconds >= 2 * unit) {
+        Some((unit, name)) => format!("{} {name}", seconds / unit),
+        None => format!("{seconds} seconds"),
+    }
+}
+
 pub(crate) async fn fields(client: &mut Client, format: Format) -> Result<Outcome> {
     let fields = client.fields(v1::FieldsRequest {}).await?.into_inner().fields;
     let mut sheet = Sheet::new(&["name", "type", "aliases", "doc"]);
@@ -163,4 +211,27 @@ pub(crate) async fn fields(client: &mut Client, format: Format) -> Result<Outcom
     }
     sheet.print(format)?;
     Ok(Outcome::Found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_far_back_and_how_long_still() {
+        let mut status = v1::StatusResponse::default();
+        assert_eq!(reach_words(&status), ["packets there are none", "flows there are none"]);
+        status.oldest_packet_unix_ns = Some(0);
+        status.oldest_flow_unix_ns = Some(0);
+        status.rate_over_s = Some(3_540);
+        status.packets_full_in_s = Some(0);
+        status.flows_full_in_s = Some(90 * 86_400);
+        let [packets, flows] = reach_words(&status);
+        assert!(packets.starts_with("packets reach back to 1970-01-01T00:00:00"), "{packets}");
+        assert!(packets.ends_with("Z; full: the oldest go as new ones come"), "{packets}");
+        assert!(flows.ends_with("; full in 90 days at the rate of the last 59 minutes"), "{flows}");
+        status.flows_full_in_s = None;
+        assert!(reach_words(&status)[1].ends_with("none came of late"));
+        assert_eq!((duration(119), duration(121)), ("119 seconds".to_owned(), "2 minutes".to_owned()));
+    }
 }

@@ -26,6 +26,15 @@ impl Api {
             now_unix_ns: now.utc.unix_ns(),
             now_err_ns: now.err_ns,
             clock_proven: now.proven,
+            packets_bytes: status.slice_bytes.saturating_add(status.index_bytes),
+            packets_bytes_max: status.packets_bytes_max,
+            flows_bytes: status.flows_bytes,
+            flows_bytes_max: status.flows_bytes_max,
+            rate_over_s: status.rate.map(|rate| rate.over_s),
+            packet_bytes_a_day: status.rate.map(|rate| rate.packet_bytes_a_day),
+            flow_bytes_a_day: status.flow_bytes_a_day,
+            packets_full_in_s: status.packets_full_in_s,
+            flows_full_in_s: status.flows_full_in_s,
         })
     }
 }

@@ -112,6 +112,15 @@ pub(super) fn status(status: &v1::StatusResponse) -> Value {
         "now": time(status.now_unix_ns),
         "now_err_ns": status.now_err_ns,
         "clock_proven": status.clock_proven,
+        "packets_bytes": status.packets_bytes,
+        "packets_bytes_max": status.packets_bytes_max,
+        "flows_bytes": status.flows_bytes,
+        "flows_bytes_max": status.flows_bytes_max,
+        "rate_over_s": status.rate_over_s,
+        "packet_bytes_a_day": status.packet_bytes_a_day,
+        "flow_bytes_a_day": status.flow_bytes_a_day,
+        "packets_full_in_s": status.packets_full_in_s,
+        "flows_full_in_s": status.flows_full_in_s,
     })
 }
 

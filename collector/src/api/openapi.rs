@@ -208,6 +208,11 @@ fn schemas() -> Value {
             "slice_packets": integer(), "slice_bytes": integer(), "disk_free_bytes": integer(),
             "oldest_flow": time(), "newest_flow": time(), "oldest_packet": time(),
             "now": {"type": "string", "format": "date-time"}, "now_err_ns": integer(), "clock_proven": {"type": "boolean"},
+            "packets_bytes": integer(), "packets_bytes_max": integer(), "flows_bytes": integer(), "flows_bytes_max": integer(),
+            "rate_over_s": {"type": ["integer", "null"], "description": "what the rates were measured over"},
+            "packet_bytes_a_day": {"type": ["integer", "null"]}, "flow_bytes_a_day": {"type": ["integer", "null"]},
+            "packets_full_in_s": {"type": ["integer", "null"], "description": "until the oldest packets are given up, at this rate"},
+            "flows_full_in_s": {"type": ["integer", "null"], "description": "until the oldest flows are given up, at this rate"},
         })),
         "CollectorClock": object(json!({
             "state": {"type": "string", "enum": ["proven", "unproven"]}, "reason": text(), "source": text(),

@@ -11,6 +11,7 @@ mod checkpoint;
 mod envelope;
 mod epochs;
 mod held;
+mod intake;
 mod keys;
 pub(crate) mod live;
 mod neighbours;
@@ -49,6 +50,7 @@ pub use batch::{BatchError, RecordBatch, RecordError};
 pub use change::{Body, Change, Committed, Content, Evidence, Slices};
 pub use envelope::DamagedValue;
 pub use held::Held;
+pub use intake::Rate;
 pub use open::open;
 pub(crate) use reader::Reader;
 pub use retention::Limits;
@@ -63,6 +65,7 @@ use crate::clock_gate::ClockGate;
 use crate::timekeeper::vote;
 use envelope::{Totals, numbers_of};
 use epochs::Epochs;
+use intake::{Intake, full_in_s};
 use keys::Family;
 use live::Live;
 use rocks::Rocks;
@@ -136,6 +139,19 @@ pub struct StoreStatus {
     pub slice_packets: u64,
     pub slice_bytes: u64,
     pub disk_free_bytes: u64,
+    /// Of the indexes of segment files, which count as packets.
+    pub index_bytes: u64,
+    /// The most that packets may take.
+    pub packets_bytes_max: u64,
+    /// What the database takes, and the most it may.
+    pub flows_bytes: u64,
+    pub flows_bytes_max: u64,
+    /// What comes in; `None` in the first minute.
+    pub rate: Option<Rate>,
+    pub flow_bytes_a_day: Option<u64>,
+    /// Until the oldest packets, and the oldest flows, are given up for new ones, at this rate; 0: they are.
+    pub packets_full_in_s: Option<u64>,
+    pub flows_full_in_s: Option<u64>,
     pub oldest_flow: Option<UtcNs>,
     pub newest_flow: Option<UtcNs>,
     pub oldest_packet: Option<UtcNs>,
@@ -166,6 +182,8 @@ struct Shared {
     gate: ClockGate,
     live: RwLock<Live>,
     totals: Mutex<Totals>,
+    intake: Mutex<Intake>,
+    limits: Limits,
     changes: broadcast::Sender<Arc<StoredFlow>>,
     /// Blocks of records.
     damaged_blocks: AtomicU64,
@@ -177,6 +195,12 @@ struct Shared {
 impl Shared {
     fn live(&self) -> RwLockReadGuard<'_, Live> {
         self.live.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes of packets and records that came in.
+    fn take_in(&self, (packet_bytes, records): (u64, u64)) {
+        let now = self.gate.monotonic();
+        self.intake.lock().unwrap_or_else(PoisonError::into_inner).add(now, packet_bytes, records);
     }
 
     fn totals(&self) -> Totals {
@@ -353,13 +377,47 @@ impl Store {
             }
         }
         let [indexed, pending, quarantined] = flows;
+        let records = indexed + pending + quarantined;
+        let disk_free_bytes = retention::free_bytes(&shared.dir)?;
+        let index_bytes = shared.segments.index_bytes();
+        let flows_bytes = Family::ALL.into_iter().map(|family| shared.rocks.bytes(family)).sum();
+        let rate = shared.intake.lock().unwrap_or_else(PoisonError::into_inner).rate(shared.gate.monotonic());
+        let packet_bytes_a_day = rate.map(|rate| rate.packet_bytes_a_day);
+        // Records take on disk what those there take.
+        let file_bytes = shared.rocks.file_bytes();
+        let flow_bytes_a_day = rate.filter(|_| file_bytes > 0).map(|rate| {
+            let bytes = u128::from(rate.records_a_day) * u128::from(file_bytes) / u128::from(records.max(1));
+            u64::try_from(bytes).unwrap_or(u64::MAX)
+        });
+        let Limits { packets_bytes_max, flows_bytes_max, free_bytes_min, .. } = shared.limits;
+        let disk_left = disk_free_bytes.saturating_sub(free_bytes_min);
+        // The disk fills with both.
+        let disk_full_in_s = packet_bytes_a_day
+            .zip(flow_bytes_a_day)
+            .and_then(|(packets, flows)| full_in_s(disk_left, packets.saturating_add(flows)));
+        let full = |max: u64, taken: u64, a_day: Option<u64>| {
+            let own = full_in_s(max.saturating_sub(taken), a_day?)?;
+            Some(disk_full_in_s.map_or(own, |disk| own.min(disk)))
+        };
         Ok(StoreStatus {
+            index_bytes,
+            packets_bytes_max,
+            flows_bytes,
+            flows_bytes_max,
+            rate,
+            flow_bytes_a_day,
+            packets_full_in_s: full(
+                packets_bytes_max,
+                totals.slice_bytes.saturating_add(index_bytes),
+                packet_bytes_a_day,
+            ),
+            flows_full_in_s: full(flows_bytes_max, flows_bytes, flow_bytes_a_day),
             flows: indexed,
             flows_pending: pending,
             flows_quarantined: quarantined,
             slice_packets: totals.slice_packets,
             slice_bytes: totals.slice_bytes,
-            disk_free_bytes: retention::free_bytes(&shared.dir)?,
+            disk_free_bytes,
             oldest_flow: span.map(|(oldest, _)| oldest),
             newest_flow: span.map(|(_, newest)| newest),
             oldest_packet: self.oldest_packet()?,

@@ -10,6 +10,7 @@ use tokio::sync::broadcast;
 
 use super::envelope::{Totals, numbers, numbers_of};
 use super::epochs::Epochs;
+use super::intake::Intake;
 use super::keys::{self, Family};
 use super::retention::{Limits, free_bytes, segment_table};
 use super::rocks::{Batch, Rocks};
@@ -50,6 +51,7 @@ pub fn open(dir: &Path, gate: ClockGate, limits: Limits) -> Result<(Store, Write
             "packets that were acknowledged are missing from the newest segment file: the disk lost them"
         );
     }
+    let intake = Mutex::new(Intake::new(gate.monotonic()));
     let (changes, _) = broadcast::channel(SUBSCRIBER_QUEUE);
     let shared = Arc::new(Shared {
         dir: dir.to_owned(),
@@ -59,6 +61,8 @@ pub fn open(dir: &Path, gate: ClockGate, limits: Limits) -> Result<(Store, Write
         gate,
         live: RwLock::default(),
         totals: Mutex::new(totals.unwrap_or_default()),
+        intake,
+        limits,
         changes,
         damaged_blocks: AtomicU64::new(0),
         torn_bytes: recovered.cut_bytes,

@@ -253,6 +253,14 @@ impl Rocks {
             .sum()
     }
 
+    /// Bytes of the files of all families.
+    pub(super) fn file_bytes(&self) -> u64 {
+        let of = |family| {
+            self.db.property_int_value_cf(self.family(family), "rocksdb.total-sst-files-size").ok().flatten()
+        };
+        Family::ALL.into_iter().filter_map(of).sum()
+    }
+
     /// Write everything from memory to its files.
     pub(super) fn flush(&self) -> Result<(), RocksError> {
         for family in Family::ALL {

@@ -84,7 +84,9 @@ impl Writer {
             stage.batch.put(Family::Segments, keys::segment(position.number), numbers(row));
             stage.batch.put(Family::Meta, keys::META_SEGMENT, position.encode());
         }
+        let taken_in = (stage.frames[1], answers.iter().map(|answer| answer.records).sum());
         self.publish(stage, true)?;
+        self.shared.take_in(taken_in);
         Ok(answers)
     }
 
