@@ -13,10 +13,11 @@ use gnomon_daemon::exit::{self, WithHint};
 use gnomon_daemon::shutdown::Shutdown;
 use gnomon_daemon::{build_info, telemetry};
 
-use crate::certs;
 use crate::config::{Config, DEFAULT_FILE, PROGRAM, example};
 use crate::pipeline;
+use crate::store::Report;
 use crate::verify::{self, Output};
+use crate::{backup, certs};
 
 /// Stores what agents send, and answers searches.
 #[derive(Debug, Parser)]
@@ -44,6 +45,18 @@ enum Command {
     /// Check every byte of the data of a collector that does not run. Exit code 0: all is good, 1: something is damaged,
     /// 2: it could not be checked.
     Verify(Verify),
+    /// Copy the data to an empty directory and check the copy, while the collector runs or not.
+    Backup {
+        #[arg(value_name = "DIR")]
+        to: PathBuf,
+    },
+    /// Copy a backup to an empty directory and check the copy, to be the data directory of a collector.
+    Restore {
+        #[arg(value_name = "FROM")]
+        from: PathBuf,
+        #[arg(value_name = "TO")]
+        to: PathBuf,
+    },
     /// Look at the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -102,6 +115,10 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let done = match &self.command {
             Some(Command::Verify(order)) => return Ok(self.verify(order)),
+            Some(Command::Backup { to }) => {
+                return copied(&backup::backup(&self.load()?.value.data_dir, to)?);
+            }
+            Some(Command::Restore { from, to }) => return copied(&backup::restore(from, to)?),
             None | Some(Command::Run) => self.serve(),
             Some(Command::Certs(order)) => make_certs(order),
             Some(Command::Config(ConfigCommand::Show)) => print(&self.load()?.show(true)),
@@ -161,6 +178,11 @@ impl Cli {
         telemetry.shutdown();
         done
     }
+}
+
+fn copied(report: &Report) -> anyhow::Result<ExitCode> {
+    verify::show(report, Output::Text)?;
+    Ok(if report.damaged == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn make_certs(order: &Certs) -> anyhow::Result<()> {

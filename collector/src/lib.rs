@@ -4,6 +4,7 @@
 #![recursion_limit = "256"]
 
 pub mod api;
+pub mod backup;
 pub mod certs;
 pub mod cli;
 pub mod clock_gate;

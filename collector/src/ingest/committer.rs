@@ -143,6 +143,7 @@ impl Work {
                 break;
             }
             self.writer.tick();
+            self.writer.answer_snapshot();
             if let Err(error) = self.writer.keep_time().and_then(|()| self.writer.expire()) {
                 self.say(&error);
             }

@@ -25,6 +25,7 @@ mod retime;
 mod rocks;
 mod scan;
 mod segments;
+mod snapshot;
 mod stage;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -58,6 +59,8 @@ pub use rocks::RocksError;
 pub(crate) use scan::{Filter, Part, Stop};
 pub use scan::{Scan, ScanKey, Span};
 pub use segments::{BLOCK_BYTES_MAX, BlockReader, FlowSpan, SegmentError, SliceLocation};
+pub use snapshot::Snapshot;
+pub(crate) use verify::Hold;
 pub use verify::{Damage, Report, size_of, verify};
 pub use writer::Writer;
 

@@ -15,6 +15,7 @@ use super::keys::{self, Family};
 use super::retention::{Limits, free_bytes, segment_table};
 use super::rocks::{Batch, Rocks};
 use super::segments::{Position, Segments};
+use super::snapshot::clear_leftovers;
 use super::writer::Writer;
 use super::{SUBSCRIBER_QUEUE, Shared, Store, StoreError};
 use crate::clock_gate::ClockGate;
@@ -35,6 +36,7 @@ pub fn open(dir: &Path, gate: ClockGate, limits: Limits) -> Result<(Store, Write
     let mut rocks = Rocks::open(&dir.join("db"))?;
     check_format(dir, &rocks)?;
     rocks.drop_retired()?;
+    clear_leftovers(dir);
     let meta = |key| rocks.get(Family::Meta, key);
     let totals = meta(keys::META_TOTALS)?.map(|v| Totals::decode(&v)).transpose()?;
     let durable = meta(keys::META_SEGMENT)?.map(|value| Position::decode(&value)).transpose()?;

@@ -7,6 +7,7 @@
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, IteratorMode, LogLevel, Options,
     ReadOptions, WriteBatch, WriteOptions,
@@ -251,6 +252,12 @@ impl Rocks {
             .iter()
             .filter_map(|name| self.db.property_int_value_cf(self.family(family), *name).ok().flatten())
             .sum()
+    }
+
+    /// A copy of all that was written, made of links where `to` is on the same file system. `to` must not be there.
+    pub(super) fn checkpoint(&self, to: &Path) -> Result<(), RocksError> {
+        let checkpoint = Checkpoint::new(&self.db).map_err(|e| self.error(e))?;
+        checkpoint.create_checkpoint(to).map_err(|e| self.error(e))
     }
 
     /// Bytes of the files of all families.

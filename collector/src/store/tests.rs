@@ -488,10 +488,15 @@ fn what_was_acknowledged_survives_sigkill() {
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let seqs = lines.map_while(Result::ok).filter_map(|l| l.strip_prefix("acked ")?.parse::<u64>().ok());
         for seq in seqs.take(5 + (round * 7 % 11) as usize) {
+            if acked == 0 {
+                let refused = super::verify(dir.path(), &mut |_| {});
+                assert!(matches!(refused, Err(StoreError::InUse { .. })), "{refused:?}");
+            }
             acked = seq;
         }
         child.kill().unwrap();
         child.wait().unwrap();
+        assert_eq!(super::verify(dir.path(), &mut |_| {}).unwrap().damage, [], "round {round}");
 
         let (store, writer) = open(dir.path(), &FakeClock::new());
         let flows = scan(&store, Span::ALL, false);

@@ -16,7 +16,7 @@ use super::footer::Footer;
 use super::frame::{CheckedFrame, FRAME_BYTES_MAX};
 use super::memory_index::{FrameRow, MemoryIndex};
 use super::pages::Unreadable;
-use super::{SegmentError, SliceLocation, index_path_of, path_of, recovery};
+use super::{SegmentError, SliceLocation, index_path_of, numbers_in, path_of, recovery};
 
 /// Files kept open for reading.
 const OPEN_FILES_MAX: usize = 128;
@@ -129,6 +129,24 @@ impl Segments {
             match std::fs::remove_file(&path) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
                     return Err(SegmentError::Io { path, doing: "remove it", source });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Links the files before `number`, with the indexes beside them, into `to`, which is on the same file system.
+    pub(in crate::store) fn link(&self, number: u32, to: &Path) -> Result<(), SegmentError> {
+        let io = |path: &Path, doing, source| SegmentError::Io { path: path.to_owned(), doing, source };
+        let numbers = numbers_in(&self.dir).map_err(|error| io(&self.dir, "list the directory", error))?;
+        for number in numbers.into_iter().filter(|n| *n < number) {
+            let path = path_of(&self.dir, number);
+            std::fs::hard_link(&path, path_of(to, number)).map_err(|error| io(&path, "link it", error))?;
+            let beside = index_path_of(&self.dir, number);
+            match std::fs::hard_link(&beside, index_path_of(to, number)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(io(&beside, "link it", error));
                 }
                 _ => {}
             }

@@ -268,6 +268,30 @@ fn every_flow_is_found_in_footers_alone_and_all_at_once() {
     assert_eq!(segments.oldest().iter().map(|(_, first)| first.0).min(), Some(0));
 }
 
+#[test]
+fn a_large_file_is_finished_and_linked_so_that_little_is_copied() {
+    let (dir, links) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (segments, mut writer, _) = open(dir.path(), None, 1 << 30);
+    let block = vec![7; 9 << 20];
+    for n in 0..2 {
+        let (epoch, first, last) = (EpochHash(1), RawNs(n), RawNs(n));
+        let flows = &[FlowId(5)];
+        let frame =
+            Frame { epoch, first, last, packets: 1, block_bytes: 9, interface: "", flows, block: &block };
+        writer.append(&frame).unwrap();
+    }
+    let durable = writer.sync().unwrap();
+    writer.commit();
+    let newest = writer.finish_large().unwrap();
+    assert_eq!((newest.number, newest.len), (2, header::HEADER_BYTES as u64));
+    segments.link(newest.number, links.path()).unwrap();
+    let (found, _, recovered) = open(links.path(), Some(durable), BIG);
+    assert_eq!(recovered, Recovered::default());
+    assert_eq!(places(&found, 1, 5), places(&segments, 1, 5));
+    let again = writer.finish_large().unwrap();
+    assert_eq!(again, newest, "a small one is left");
+}
+
 fn verified(dir: &Path, durable: Position) -> crate::store::Report {
     let mut told = |_| {};
     let mut findings = crate::store::verify::Findings { report: Default::default(), told: &mut told };

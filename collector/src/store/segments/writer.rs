@@ -88,6 +88,21 @@ impl SegmentWriter {
         if !full || self.position.len <= HEADER_BYTES as u64 {
             return Ok(false);
         }
+        self.rotate()?;
+        Ok(true)
+    }
+
+    /// So that little has to be copied of the file being written: begin the next one if it is large, and wait until all
+    /// before it are sealed. Only between groups. How far the file being written goes.
+    pub(in crate::store) fn finish_large(&mut self) -> Result<Position, SegmentError> {
+        if self.position.len >= SEALED_AT_STOP_BYTES_MIN {
+            self.rotate()?;
+        }
+        self.sealer.join();
+        Ok(self.position)
+    }
+
+    fn rotate(&mut self) -> Result<(), SegmentError> {
         let number = self.position.number.saturating_add(1);
         let (file, position) = create(self.segments.dir(), number, self.position.chain)?;
         self.sealer.seal(self.position);
@@ -95,7 +110,7 @@ impl SegmentWriter {
         self.position = position;
         self.pending = Pending::none(position);
         self.index = growing(&self.segments, number);
-        Ok(true)
+        Ok(())
     }
 
     /// Append a frame. It is not durable before [`SegmentWriter::sync`], and is undone by
