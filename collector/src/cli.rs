@@ -14,9 +14,10 @@ use gnomon_daemon::shutdown::Shutdown;
 use gnomon_daemon::{build_info, telemetry};
 
 use crate::config::{Config, DEFAULT_FILE, PROGRAM, example};
+use crate::output::{self, Output};
 use crate::pipeline;
 use crate::store::Report;
-use crate::verify::{self, Output};
+use crate::verify;
 use crate::{backup, certs};
 
 /// Stores what agents send, and answers searches.
@@ -139,7 +140,7 @@ impl Cli {
                 None => self.load()?.value.data_dir,
             };
             let report = verify::check(&dir)?;
-            verify::show(&report, order.output)?;
+            output::show(&report, order.output)?;
             Ok::<_, anyhow::Error>(report.damaged == 0)
         };
         match checked() {
@@ -181,7 +182,7 @@ impl Cli {
 }
 
 fn copied(report: &Report) -> anyhow::Result<ExitCode> {
-    verify::show(report, Output::Text)?;
+    output::show(report, Output::Text)?;
     Ok(if report.damaged == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -12,6 +12,7 @@ pub mod config;
 pub mod fleet;
 pub mod ingest;
 pub mod metrics;
+pub mod output;
 pub mod pipeline;
 pub mod query;
 pub mod secured;

@@ -26,9 +26,10 @@ const CRATES: [Confined; 3] = [
         name: "serde_json",
         places: &[
             "collector/src/api",
-            // The two programs that print JSON for people and scripts.
+            // The programs that print JSON for people and scripts.
             "agent/src/output",
             "cli/src/output",
+            "collector/src/output",
             // A JSON Schema is a JSON value; nothing else of it leaves the file.
             "crates/daemon/src/config/schema.rs",
         ],
