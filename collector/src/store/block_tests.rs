@@ -1,9 +1,12 @@
 //! Records in blocks: replaced, corrected, held, damaged, given up.
 
+use std::sync::Arc;
+
 use gnomon_clock::UtcNs;
 use gnomon_flow::{EpochHash, FlowId, FlowRef, StoredFlow, TimeState};
 
 use super::keys::{self, Family};
+use super::live::{Sealed, Times};
 use super::rocks::Batch;
 use super::testing::{FakeClock, NOW, S, epoch, fix, fixes, flows, open, record, settle};
 use super::{Span, Store, StoreError, Writer};
@@ -169,4 +172,38 @@ fn a_block_whose_time_turns_out_to_be_in_the_future_leaves_the_index() {
     let (store, mut writer) = open(dir.path(), &clock);
     settle(&mut writer);
     check(&store);
+}
+
+#[test]
+fn a_block_that_drifted_a_little_is_still_found_where_its_records_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut writer) = open(dir.path(), &FakeClock::new());
+    let e = epoch(1);
+    writer.commit(&[fixes(e, vec![fix(100, 200)]), flows(e, 1, vec![record(1, 0, 10 * S, 11 * S)])]).unwrap();
+    seal(&mut writer, |_| true);
+    let first = all(&store, Span::ALL)[0].first.unwrap().utc;
+    for by_ms in [-400, 400] {
+        let block = Sealed::clone(&store.view().blocks[0]);
+        let true_times = block.times.unwrap();
+        let shift = |at: UtcNs| at.saturating_add_ns(by_ms * 1_000_000);
+        let stale = Times {
+            first_min: shift(true_times.first_min),
+            first_max: shift(true_times.first_max),
+            last_max: shift(true_times.last_max),
+        };
+        let put = |times| {
+            let mut live = store.shared.live.write().unwrap();
+            live.change_blocks(vec![Arc::new(Sealed { times: Some(times), ..block.clone() })], &[]);
+        };
+        put(stale);
+        let around = |from_ms: i64, to_ms: i64| Span {
+            since: first.saturating_add_ns(from_ms * 1_000_000),
+            until: first.saturating_add_ns(to_ms * 1_000_000),
+            by_ingest: false,
+        };
+        assert_eq!(all(&store, around(-1, 1)).len(), 1, "{by_ms}");
+        assert_eq!(all(&store, around(999, 2000)).len(), 1, "its last packet, {by_ms}");
+        assert_eq!(all(&store, around(1001, 2000)).len() + all(&store, around(-2000, 0)).len(), 0, "{by_ms}");
+        put(true_times);
+    }
 }

@@ -18,9 +18,13 @@ use super::{Shared, StoreError};
 
 /// Records in no block. Beyond them, those that may still change are put into blocks too.
 pub(super) const HOT_ROWS_MAX: usize = 16 * ROWS;
-/// Batches whose records are in no block, and their bytes: what an open has to read again.
+/// Batches whose records are in no block: what an open has to read again.
 const RECENT_MAX: u64 = 65_536;
+/// Text of records in no block; beyond it blocks are made of fewer records.
+const HOT_TEXT_BYTES_MAX: usize = 128 << 20;
 
+/// A block of final records has at least so many.
+const FINALS_MIN: usize = 256;
 /// Text that a block has about, at most: a question reads whole columns into memory.
 const BLOCK_TEXT_BYTES: usize = 64 << 20;
 
@@ -33,15 +37,15 @@ impl Writer {
         let enough = {
             let live = self.shared.live();
             let recent = self.recent.1 - self.recent.0;
-            let class = [true, false].into_iter().find(|indexed| live.finals(*indexed) >= ROWS);
-            match class {
+            let (text, majority) = (live.text_bytes(), live.counts.indexed >= live.counts.held());
+            // Many batches of few records, or records of much text: what is final goes, in a small block if need be.
+            let little = recent > RECENT_MAX || text > HOT_TEXT_BYTES_MAX;
+            let final_class = |least: usize| [true, false].into_iter().find(|is| live.finals(*is) >= least);
+            let too_many =
+                live.hot_len() > HOT_ROWS_MAX || recent > 2 * RECENT_MAX || text > 2 * HOT_TEXT_BYTES_MAX;
+            match final_class(if little { FINALS_MIN } else { ROWS }) {
                 Some(indexed) => Some((true, indexed)),
-                // Many batches of few records: what is final goes, in a small block if need be.
-                None if recent > RECENT_MAX && live.finals(true) > 0 => Some((true, true)),
-                None if live.hot_len() > HOT_ROWS_MAX || recent > 2 * RECENT_MAX => {
-                    let indexed = live.counts.indexed >= live.counts.held();
-                    Some((false, indexed))
-                }
+                None if too_many => Some((false, majority)),
                 None => None,
             }
         };
@@ -116,7 +120,8 @@ impl Writer {
         for (row, at) in order.iter().enumerate() {
             let (id_of_row, flow) = &rows[*at as usize];
             if flow.record.end.is_none() {
-                let value = numbers([id, row as u64, u64::from(flow.record.revision)]);
+                let ingested = flow.ingested.unwrap_or(UtcNs::MIN).tai_ns().cast_unsigned();
+                let value = numbers([id, row as u64, u64::from(flow.record.revision), ingested]);
                 batch.put(Family::Loose, keys::reference(*id_of_row), value);
             }
         }

@@ -11,7 +11,7 @@
 //! dead         [block 8]                                                 one bit a row that is in the block no more
 //! recent       [number 8]                                                a batch of records that are in no block yet
 //! waiting      [epoch 8][flow 8][segment 4]                              a record in no block whose batch is gone
-//! loose        [epoch 8][flow 8][segment 4]                              block, row, revision of an open record
+//! loose        [epoch 8][flow 8][segment 4]                              block, row, revision, ingest time of an open record
 //! slices       [epoch 8][flow 8][segment file 4][offset 8]               retired: segment files have their own index
 //! segments     [segment file 4]                                          packets and bytes in it, and when it was written
 //! epochs       [epoch 8]                                                 the epoch, the agent's name, the fixes

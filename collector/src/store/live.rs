@@ -180,6 +180,8 @@ pub(super) struct Live {
     pub(super) counts: Counts,
     /// Hot records that nothing will change any more, by whether they are indexed.
     finals: [usize; 2],
+    /// Of all hot records' metadata.
+    text_bytes: usize,
 }
 
 /// What a reader sees: it does not change.
@@ -206,6 +208,10 @@ impl Live {
         self.hot.len()
     }
 
+    pub(super) fn text_bytes(&self) -> usize {
+        self.text_bytes
+    }
+
     /// Final records, indexed or (`false`) held.
     pub(super) fn finals(&self, indexed: bool) -> usize {
         self.finals[usize::from(indexed)]
@@ -214,6 +220,7 @@ impl Live {
     pub(super) fn insert(&mut self, id: FlowRef, flow: Arc<StoredFlow>) {
         self.remove(id);
         *self.counts.of(flow.time_state) += 1;
+        self.text_bytes += flow.record.attributes.text_bytes();
         if flow.record.end.is_some() {
             self.finals[usize::from(flow.time_state == TimeState::Indexed)] += 1;
         }
@@ -224,6 +231,7 @@ impl Live {
         let Some(flow) = self.hot.remove(&id) else { return };
         let count = self.counts.of(flow.time_state);
         *count = count.saturating_sub(1);
+        self.text_bytes = self.text_bytes.saturating_sub(flow.record.attributes.text_bytes());
         if flow.record.end.is_some() {
             let finals = &mut self.finals[usize::from(flow.time_state == TimeState::Indexed)];
             *finals = finals.saturating_sub(1);

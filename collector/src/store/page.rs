@@ -91,7 +91,8 @@ impl Store {
             return Ok(Page { behind: Some(after.cloned().unwrap_or(beginning)), stopped: true, ..page });
         }
         let after = after.and_then(|key| keys::timed_of(&key.0));
-        let order = Order { span, newest_first, after, filter };
+        let slack_ns = self.shared.gate.rekey_ns().cast_signed();
+        let order = Order { span, newest_first, after, filter, slack_ns };
         let view = self.view();
         // One more than asked for tells whether there is another page.
         let best = Mutex::new(Best { limit: limit + 1, newest_first, found: BTreeMap::new() });

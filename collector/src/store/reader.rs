@@ -159,12 +159,6 @@ impl Reader {
         Ok(None)
     }
 
-    /// When a row's first revision came in.
-    pub(crate) fn ingested(&self, row: usize) -> Result<Option<UtcNs>, StoreError> {
-        let ingested = self.integers(columns::INGESTED)?;
-        Ok(ingested.get(row).map(|at| UtcNs::from_tai_ns(at.cast_signed())))
-    }
-
     /// When each row's first revision came in.
     pub(crate) fn all_ingested(&self) -> Result<Rc<Vec<UtcNs>>, StoreError> {
         let ingested = self.integers(columns::INGESTED)?;

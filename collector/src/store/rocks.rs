@@ -225,10 +225,11 @@ impl Rocks {
         prefix: &[u8],
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        const RUN: usize = 1024;
+        // A batch of records may be megabytes, everything else is small.
+        let run_len = if family == Family::Recent { 8 } else { 1024 };
         let mut after: Option<Box<[u8]>> = None;
         loop {
-            let run = self.prefix(family, prefix, after.as_deref(), RUN)?;
+            let run = self.prefix(family, prefix, after.as_deref(), run_len)?;
             for (key, value) in &run {
                 visit(key, value)?;
             }

@@ -136,6 +136,8 @@ pub(super) struct Order<'o> {
     pub(super) newest_first: bool,
     pub(super) after: Option<(UtcNs, FlowRef)>,
     pub(super) filter: &'o dyn Filter,
+    /// A block's times are worked out anew when they moved by about this much.
+    pub(super) slack_ns: i64,
 }
 
 impl Order<'_> {
@@ -146,7 +148,12 @@ impl Order<'_> {
             return Some((min, max, max));
         }
         let times = block.times.filter(|_| !block.held)?;
-        Some((times.first_min, times.first_max, times.last_max))
+        let wider = |at: UtcNs, by: i64| at.saturating_add_ns(by);
+        Some((
+            wider(times.first_min, -self.slack_ns),
+            wider(times.first_max, self.slack_ns),
+            wider(times.last_max, self.slack_ns),
+        ))
     }
 
     /// Whether some record of the block may be on the page.
@@ -247,7 +254,7 @@ impl Store {
         stop: &(dyn Fn() -> Stop + Sync),
         mut each: impl FnMut(StoredFlow, &Arc<StoredFlow>) -> Result<(), StoreError>,
     ) -> Result<bool, StoreError> {
-        let slack = self.shared.gate.rekey_ns().cast_signed();
+        let slack = order.slack_ns;
         let reads_times = order.filter.reads_times();
         for (at, hot) in view.hot.iter().enumerate() {
             if at % HOT_RUN == 0 && stop() == Stop::Now {
@@ -286,7 +293,8 @@ impl Store {
         stop: &(dyn Fn() -> Stop + Sync),
         each: &(dyn Fn(&mut T, Part<'_>) -> Result<(), StoreError> + Sync),
     ) -> Result<Walked<T>, StoreError> {
-        let order = Order { span, newest_first: true, after: None, filter };
+        let slack_ns = self.shared.gate.rekey_ns().cast_signed();
+        let order = Order { span, newest_first: true, after: None, filter, slack_ns };
         let view = self.view();
         let mut parts: Vec<T> = Vec::new();
         let mut first = T::default();

@@ -287,7 +287,7 @@ impl Records<'_> {
     fn check_others(&mut self) {
         self.each(Family::Loose, |_, key, value| {
             keys::reference_of(key).ok_or_else(|| StoreError::Key { bytes: key.to_vec() })?;
-            let [_block, _row, _revision] = numbers_of("a loose record", value)?;
+            let [_block, _row, _revision, _ingested] = numbers_of("a loose record", value)?;
             Ok(())
         });
         self.each(Family::Ledger, |_, key, value| {

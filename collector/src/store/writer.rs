@@ -242,13 +242,9 @@ impl Writer {
         let Some(value) = self.shared.rocks.get(Family::Loose, &keys::reference(id))? else {
             return Ok(None);
         };
-        let [block, row, known] = numbers_of("a loose record", &value)?;
+        let [block, row, known, ingested] = numbers_of("a loose record", &value)?;
         let known = u32::try_from(known).unwrap_or(u32::MAX);
-        let ingested = match self.shared.live().block(block).cloned() {
-            Some(block) => self.store().read(&block).ingested(row as usize)?,
-            // Given up for space since.
-            None => None,
-        };
+        let ingested = Some(UtcNs::from_tai_ns(ingested.cast_signed()));
         if revision > known {
             stage.leave(id, block, row as usize);
         }

@@ -116,7 +116,7 @@ pub(crate) fn of_own_network(bin_dir: &Path, once: bool) -> Result<()> {
         200,
     )?;
     checks.finds(&gnomon, "ping", "ip.protocol == icmp", 1)?;
-    checks.finds(&gnomon, "the bulk transfer in jumbo frames", "port.dst == 5201 && bytes > 200000000", 1)?;
+    checks.finds(&gnomon, "the bulk transfer in jumbo frames", "port.dst == 5201 && bytes > 50000000", 1)?;
 
     heading("live rates");
     gnomon.show(&["live", "--times", "1"])?;
@@ -134,7 +134,7 @@ pub(crate) fn of_own_network(bin_dir: &Path, once: bool) -> Result<()> {
     let jumbo = dir.join("jumbo.pcapng");
     gnomon.answer(&[
         "pcap",
-        "port.dst == 5201 && bytes > 200000000",
+        "port.dst == 5201 && bytes > 50000000",
         "-w",
         &jumbo.to_string_lossy(),
         "--packets",
