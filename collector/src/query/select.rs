@@ -161,7 +161,7 @@ fn entry_value(column: Column, entry: &[u8]) -> Option<Value<'_>> {
     if column.0 < ATTRIBUTE_ID_FIRST {
         return columns::ip_of(entry).map(Value::Ip);
     }
-    columns::borrowed_value(entry)
+    columns::value_of(entry)
 }
 
 impl Values {

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use gnomon_flow::field::{ATTRIBUTE_ID_FIRST, protocol_name};
-use gnomon_flow::{AttributeValue, DecodeProblem, Field, FlowEndReason, FlowKey, TcpState, TimeState, Value};
+use gnomon_flow::{DecodeProblem, Field, FlowEndReason, FlowKey, TcpState, TimeState, Value};
 
 use crate::store::block::columns::{self, Way};
 use crate::store::block::{Column, Dictionary};
@@ -65,7 +65,7 @@ pub(super) fn values(field: &Field, block: &Reader) -> Result<Option<Vec<Values>
     match field.id.0 {
         id if id >= ATTRIBUTE_ID_FIRST => one(attribute(block, Column(id))?),
         2..=5 => one(by_source(block, field)?),
-        14 if !block.block().held => {
+        14 if !block.block().held() => {
             let entries = vec![Some(Value::Text(TimeState::Indexed.name().into()))];
             one(Values::Coded { entries, codes: Codes::Plain(Rc::new(vec![0; block.rows()])) })
         }
@@ -112,16 +112,8 @@ fn attribute(block: &Reader, column: Column) -> Result<Values, StoreError> {
     let Some(dictionary) = block.dictionary(column, true)? else {
         return Ok(Values::Coded { entries: Vec::new(), codes: Codes::None });
     };
-    let entries = dictionary.entries().map(|entry| columns::value_of(entry).map(value_of)).collect();
+    let entries = dictionary.entries().map(|entry| columns::value_of(entry).map(Value::into_owned)).collect();
     Ok(Values::Coded { entries, codes: Codes::Dictionary(dictionary) })
-}
-
-fn value_of(value: AttributeValue) -> Value<'static> {
-    match value {
-        AttributeValue::Integer(n) => Value::Integer(n),
-        AttributeValue::Text(text) => Value::Text(text.into()),
-        AttributeValue::Ip(ip) => Value::Ip(ip),
-    }
 }
 
 fn ips(block: &Reader, column: Column) -> Result<Values, StoreError> {

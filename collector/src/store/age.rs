@@ -82,7 +82,7 @@ impl Writer {
                 .filter(|block| {
                     let (first, last) = block.summary.ingested;
                     let captured = block.times.is_some_and(|times| times.last_max < before);
-                    first.is_plausible() && last < before && (block.held || captured)
+                    first.is_plausible() && last < before && (block.held() || captured)
                 })
                 .map(|block| (block.id, block.records()))
                 .collect();

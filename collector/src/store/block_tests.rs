@@ -207,3 +207,25 @@ fn a_block_that_drifted_a_little_is_still_found_where_its_records_are() {
         put(true_times);
     }
 }
+
+#[test]
+fn a_damaged_block_holds_up_no_other_when_evidence_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut writer) = open(dir.path(), &FakeClock::new());
+    let e = epoch(1);
+    for n in 0..2 {
+        let records = (0..10).map(|id| record(n * 10 + id, 0, (10 + n) * S, (11 + n) * S)).collect();
+        writer.commit(&[flows(e, n + 1, records)]).unwrap();
+        seal(&mut writer, |_| true);
+    }
+    let first = store.view().blocks[0].id;
+    let mut batch = Batch::default();
+    batch.put(Family::Columns, keys::column(first, super::block::columns::FIRST.0), b"rot".to_vec());
+    store.shared.rocks.write(&batch, true).unwrap();
+    writer.commit(&[fixes(e, vec![fix(100, 200)])]).unwrap();
+    settle(&mut writer);
+    assert_eq!(all(&store, Span::ALL).len(), 10);
+    let status = store.status().unwrap();
+    assert_eq!((status.flows, status.flows_pending), (10, 10));
+    assert!(status.damaged_blocks > 0);
+}

@@ -127,7 +127,6 @@ impl Writer {
         }
         let mut sealed = Sealed {
             id,
-            held: built.summary.held,
             dead: Arc::new(RowSet::none(built.summary.rows)),
             summary: Arc::new(built.summary),
             times: None,

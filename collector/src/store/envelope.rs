@@ -50,7 +50,7 @@ pub(super) struct Envelope {
     pub(super) record: FlowRecord,
 }
 
-fn state_byte(state: TimeState) -> u8 {
+pub(super) fn state_byte(state: TimeState) -> u8 {
     match state {
         TimeState::Indexed => 0,
         TimeState::Pending => 1,
@@ -58,7 +58,7 @@ fn state_byte(state: TimeState) -> u8 {
     }
 }
 
-fn state_of(byte: u8) -> Option<TimeState> {
+pub(super) fn state_of(byte: u8) -> Option<TimeState> {
     TimeState::ALL.into_iter().find(|state| state_byte(*state) == byte)
 }
 

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use gnomon_clock::{CollectorNow, RawNs};
+use gnomon_clock::{CollectorNow, Estimate};
 use gnomon_flow::TimeState;
 
 use super::block::columns;
-use super::epochs::Epoch;
 use super::{Store, StoreError};
 
 /// Held records by state and reason.
@@ -35,37 +34,33 @@ impl Store {
             seen += 1;
             let id = flow.id();
             let Some(epoch) = shared.epochs.get(&shared.rocks, id.epoch)? else { continue };
-            let reason = self.reason(&epoch, flow.record.first, flow.record.last, &now)?;
+            let record = &flow.record;
+            let reason = self.reason(
+                shared.estimate(&epoch, record.first)?,
+                shared.estimate(&epoch, record.last)?,
+                &now,
+            );
             *held.counts.entry((flow.time_state.name(), reason)).or_default() += 1;
         }
-        for block in view.blocks.iter().filter(|block| block.held) {
+        for block in view.blocks.iter().filter(|block| block.held()) {
             if seen >= records_max {
                 held.left_out += block.records();
                 continue;
             }
             let reader = self.read(block);
-            let (firsts, lengths) = (reader.integers(columns::FIRST)?, reader.integers(columns::LENGTH)?);
             let states = reader.integers(columns::STATE)?;
             for row in reader.alive().iter() {
                 seen += 1;
-                let Some(epoch) = shared.epochs.get(&shared.rocks, reader.epoch_of(row)?)? else { continue };
-                let (first, length) = (firsts[row], lengths[row]);
-                let reason = self.reason(&epoch, RawNs(first), RawNs(first.saturating_add(length)), &now)?;
-                *held.counts.entry((columns::state_of(states[row]).name(), reason)).or_default() += 1;
+                let (first, last) = reader.estimates(row)?;
+                let state = columns::state_of(states[row]).name();
+                *held.counts.entry((state, self.reason(first, last, &now))).or_default() += 1;
             }
         }
         Ok(held)
     }
 
-    fn reason(
-        &self,
-        epoch: &Epoch,
-        first: RawNs,
-        last: RawNs,
-        now: &CollectorNow,
-    ) -> Result<&'static str, StoreError> {
-        let (first, last) = (self.shared.estimate(epoch, first)?, self.shared.estimate(epoch, last)?);
+    fn reason(&self, first: Option<Estimate>, last: Option<Estimate>, now: &CollectorNow) -> &'static str {
         // What can be indexed by now is on its way there.
-        Ok(self.shared.gate.reason(first, last, now).unwrap_or("on-its-way"))
+        self.shared.gate.reason(first, last, now).unwrap_or("on-its-way")
     }
 }

@@ -15,8 +15,6 @@ use super::block::bloom::Mixing;
 pub(crate) struct Sealed {
     pub(crate) id: u64,
     pub(crate) summary: Arc<Summary>,
-    /// Its records wait outside the time index.
-    pub(crate) held: bool,
     pub(crate) dead: Arc<RowSet>,
     /// By the evidence of now; `None` when that says nothing, as for held records.
     pub(crate) times: Option<Times>,
@@ -31,6 +29,11 @@ pub(crate) struct Times {
 }
 
 impl Sealed {
+    /// Its records wait outside the time index.
+    pub(crate) fn held(&self) -> bool {
+        self.summary.held
+    }
+
     /// Records in it that are alive.
     pub(crate) fn records(&self) -> u64 {
         self.summary.rows.saturating_sub(self.dead.len()) as u64

@@ -374,8 +374,8 @@ impl Store {
             }
         }
         for block in view.blocks.iter() {
-            flows[usize::from(block.held)] += block.records();
-            if let Some(times) = block.times.filter(|times| !block.held && times.last_max != UtcNs::MAX) {
+            flows[usize::from(block.held())] += block.records();
+            if let Some(times) = block.times.filter(|times| !block.held() && times.last_max != UtcNs::MAX) {
                 seen(times.first_min, times.first_max);
             }
         }
@@ -383,7 +383,7 @@ impl Store {
         let records = indexed + pending + quarantined;
         let disk_free_bytes = retention::free_bytes(&shared.dir)?;
         let index_bytes = shared.segments.index_bytes();
-        let flows_bytes = Family::ALL.into_iter().map(|family| shared.rocks.bytes(family)).sum();
+        let flows_bytes = shared.rocks.bytes();
         let rate = shared.intake.lock().unwrap_or_else(PoisonError::into_inner).rate(shared.gate.monotonic());
         let packet_bytes_a_day = rate.map(|rate| rate.packet_bytes_a_day);
         // Records take on disk what those there take.

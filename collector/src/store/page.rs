@@ -128,15 +128,10 @@ impl Store {
                 missed.fetch_min(at, Ordering::Relaxed);
                 return Ok(false);
             }
-            match self.candidates(block, &order, limit + 1, &best) {
-                Err(error) if error.is_damage() => {
-                    self.note_damage(&error);
-                    damaged.fetch_add(1, Ordering::Relaxed);
-                    Ok(true)
-                }
-                Err(StoreError::BlockGone { .. }) => Ok(true),
-                other => other.map(|()| true),
+            if !self.served(self.candidates(block, &order, limit + 1, &best))? {
+                damaged.fetch_add(1, Ordering::Relaxed);
             }
+            Ok(true)
         })?;
         page.damaged = damaged.into_inner();
         let Best { mut found, .. } = best.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -228,12 +223,8 @@ impl Store {
             let (block, places) = &rows[at];
             let reader = self.read(block);
             for (place, row) in places {
-                match reader.flow(*row) {
-                    Ok(flow) => lock(&made).push((*place, flow)),
-                    Err(error) if error.is_damage() => self.note_damage(&error),
-                    Err(StoreError::BlockGone { .. }) => {}
-                    Err(error) => return Err(error),
-                }
+                // What cannot be had is counted where it is missed.
+                self.served(reader.flow(*row).map(|flow| lock(&made).push((*place, flow))))?;
             }
             Ok(true)
         })?;

@@ -25,6 +25,7 @@ pub(crate) struct Reader {
     dictionaries: RefCell<HashMap<(Column, bool), Rc<Dictionary>, Mixing>>,
     epochs: RefCell<Option<Rc<Vec<Arc<Epoch>>>>>,
     firsts: RefCell<Option<Rc<Vec<UtcNs>>>>,
+    whole: RefCell<Option<Rc<Whole>>>,
 }
 
 impl Store {
@@ -36,6 +37,7 @@ impl Store {
             dictionaries: RefCell::default(),
             epochs: RefCell::default(),
             firsts: RefCell::default(),
+            whole: RefCell::default(),
         }
     }
 }
@@ -227,10 +229,8 @@ impl Reader {
     /// A record of nothing but where the records of a source come from.
     pub(crate) fn flow_of_source(&self, place: usize) -> Result<StoredFlow, StoreError> {
         let epochs = self.epochs()?;
-        let values =
-            Values { integers: HashMap::default(), bytes: HashMap::default(), lists: Vec::new(), row: 0 };
         Ok(StoredFlow {
-            record: columns::record_of(&values),
+            record: columns::record_of(&WholeRow { whole: &Whole::default(), row: 0 }),
             origin: self.origin(&epochs[place], place),
             first: None,
             last: None,
@@ -248,24 +248,34 @@ impl Reader {
         }
     }
 
-    /// The record of a row as searches show it.
-    pub(crate) fn flow(&self, row: usize) -> Result<StoredFlow, StoreError> {
-        let mut values =
-            Values { integers: HashMap::default(), bytes: HashMap::default(), lists: Vec::new(), row };
+    /// Every column, for whole records.
+    fn whole(&self) -> Result<Rc<Whole>, StoreError> {
+        if let Some(known) = self.whole.borrow().as_ref() {
+            return Ok(Rc::clone(known));
+        }
+        let mut whole = Whole::default();
         for column in &self.summary().columns {
             if column.0 >= ATTRIBUTE_ID_FIRST {
                 if let Some(lists) = self.dictionary(*column, true)? {
-                    values.lists.push((FieldId(column.0), lists));
+                    whole.lists.push((FieldId(column.0), lists));
                 }
             } else if columns::BYTES.contains(column) {
                 if let Some(bytes) = self.dictionary(*column, true)? {
-                    values.bytes.insert(*column, bytes);
+                    whole.bytes.insert(*column, bytes);
                 }
             } else {
-                let value = self.integers(*column)?.get(row).copied().unwrap_or(0);
-                values.integers.insert(*column, value);
+                whole.integers.insert(*column, self.integers(*column)?);
             }
         }
+        let whole = Rc::new(whole);
+        *self.whole.borrow_mut() = Some(Rc::clone(&whole));
+        Ok(whole)
+    }
+
+    /// The record of a row as searches show it.
+    pub(crate) fn flow(&self, row: usize) -> Result<StoredFlow, StoreError> {
+        let whole = self.whole()?;
+        let values = WholeRow { whole: &whole, row };
         let record = columns::record_of(&values);
         let source = self.source(&self.integers(columns::SOURCE)?, row)?;
         let epochs = self.epochs()?;
@@ -277,7 +287,7 @@ impl Reader {
             last,
             origin: self.origin(epoch, source),
             ingested: Some(UtcNs::from_tai_ns(values.integer(columns::INGESTED).cast_signed())),
-            time_state: match (self.block.held, state) {
+            time_state: match (self.block.held(), state) {
                 (false, _) => TimeState::Indexed,
                 (true, TimeState::Indexed) => TimeState::Pending,
                 (true, state) => state,
@@ -287,25 +297,31 @@ impl Reader {
     }
 }
 
-struct Values {
-    integers: HashMap<Column, u64, Mixing>,
+/// The columns of a block.
+#[derive(Default)]
+struct Whole {
+    integers: HashMap<Column, Rc<Vec<u64>>, Mixing>,
     bytes: HashMap<Column, Rc<Dictionary>, Mixing>,
     lists: Vec<(FieldId, Rc<Dictionary>)>,
+}
+
+struct WholeRow<'w> {
+    whole: &'w Whole,
     row: usize,
 }
 
-impl Row for Values {
+impl Row for WholeRow<'_> {
     fn integer(&self, column: Column) -> u64 {
-        self.integers.get(&column).copied().unwrap_or(0)
+        self.whole.integers.get(&column).and_then(|values| values.get(self.row)).copied().unwrap_or(0)
     }
 
     fn bytes(&self, column: Column) -> &[u8] {
-        let Some(dictionary) = self.bytes.get(&column) else { return &[] };
+        let Some(dictionary) = self.whole.bytes.get(&column) else { return &[] };
         dictionary.of_row(self.row).first().map_or(&[], |code| dictionary.entry(*code as usize))
     }
 
     fn lists(&self, each: &mut dyn FnMut(FieldId, &[u8])) {
-        for (field, lists) in &self.lists {
+        for (field, lists) in &self.whole.lists {
             lists.of_row(self.row).iter().for_each(|code| each(*field, lists.entry(*code as usize)));
         }
     }

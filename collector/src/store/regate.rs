@@ -9,11 +9,10 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 
-use gnomon_clock::{Estimate, RawNs};
 use gnomon_flow::{EpochHash, FlowRef, StoredFlow, TimeState};
 
 use super::StoreError;
-use super::block::{Summary, columns};
+use super::block::Summary;
 use super::envelope::Envelope;
 use super::epochs::Epoch;
 use super::keys::{self, Family};
@@ -65,8 +64,8 @@ impl Writer {
         });
         let blocks = live.blocks().iter().filter(|block| match cause {
             Cause::Evidence(epoch) => block.summary.has_epoch(epoch),
-            Cause::Waiting => block.held,
-            Cause::Future => !block.held,
+            Cause::Waiting => block.held(),
+            Cause::Future => !block.held(),
         });
         let blocks: VecDeque<u64> = blocks.map(|block| block.id).collect();
         drop(live);
@@ -80,7 +79,7 @@ impl Writer {
         let live = self.shared.live();
         let concerns = moved
             || live.has_held(epoch)
-            || live.blocks().iter().any(|block| block.held && block.summary.has_epoch(epoch));
+            || live.blocks().iter().any(|block| block.held() && block.summary.has_epoch(epoch));
         drop(live);
         if concerns {
             self.queue(Cause::Evidence(epoch));
@@ -107,7 +106,7 @@ impl Writer {
         let many_due = now.since(self.regated_at.1) >= REGATE_MANY_NS;
         let live = self.shared.live();
         let held = live.counts.held();
-        let many = held > HELD_FEW || live.blocks().iter().any(|block| block.held);
+        let many = held > HELD_FEW || live.blocks().iter().any(|block| block.held());
         drop(live);
         if many_due {
             self.regated_at.1 = now;
@@ -126,23 +125,26 @@ impl Writer {
         if self.seal()? {
             return Ok(true);
         }
-        let Some(job) = self.jobs.front().cloned() else { return Ok(false) };
-        if job.rows.is_empty() {
-            if let Some(id) = job.blocks.front() {
-                self.judge_block(job.cause, *id)?;
-            }
-            if let Some(job) = self.jobs.front_mut() {
+        let Some(job) = self.jobs.front() else { return Ok(false) };
+        let (cause, block) = (job.cause, job.blocks.front().copied());
+        let run: Vec<FlowRef> = job.rows.iter().take(RUN).copied().collect();
+        if !run.is_empty() {
+            self.judge_rows(cause, &run)?;
+        } else if let Some(id) = block {
+            // A damaged block stays as it is, and holds up no other.
+            let judged = self.judge_block(cause, id);
+            self.store().served(judged)?;
+        }
+        // Neither has queued anything before this one.
+        if let Some(job) = self.jobs.front_mut() {
+            if run.is_empty() {
                 job.blocks.pop_front();
-            }
-        } else {
-            let run: Vec<FlowRef> = job.rows.iter().take(RUN).copied().collect();
-            self.judge_rows(job.cause, &run)?;
-            if let Some(job) = self.jobs.front_mut() {
+            } else {
                 job.rows.drain(..run.len());
             }
-        }
-        if self.jobs.front().is_some_and(|job| job.rows.is_empty() && job.blocks.is_empty()) {
-            self.jobs.pop_front();
+            if job.rows.is_empty() && job.blocks.is_empty() {
+                self.jobs.pop_front();
+            }
         }
         Ok(!self.jobs.is_empty())
     }
@@ -189,7 +191,7 @@ impl Writer {
 
     fn judge_block(&mut self, cause: Cause, id: u64) -> Result<(), StoreError> {
         let Some(block) = self.shared.live().block(id).cloned() else { return Ok(()) };
-        if block.held { self.judge_held_block(&block) } else { self.judge_indexed_block(cause, &block) }
+        if block.held() { self.judge_held_block(&block) } else { self.judge_indexed_block(cause, &block) }
     }
 
     /// A block of records that wait. All are let in at once where all can be; else those that can go on by themselves.
@@ -205,7 +207,7 @@ impl Writer {
             let summary = Summary { held: false, ..Summary::clone(&block.summary) };
             let mut batch = super::rocks::Batch::default();
             batch.put(Family::Blocks, keys::block(block.id), summary.encode());
-            let mut sealed = Sealed { held: false, summary: Arc::new(summary), ..Sealed::clone(block) };
+            let mut sealed = Sealed { summary: Arc::new(summary), ..Sealed::clone(block) };
             sealed.times = self.shared.times(&sealed)?;
             self.shared.rocks.write(&batch, true)?;
             let mut live = self.shared.live.write().unwrap_or_else(PoisonError::into_inner);
@@ -255,18 +257,10 @@ impl Writer {
     /// What the gate makes of each row.
     fn verdicts(&self, block: &Arc<Sealed>) -> Result<Vec<TimeState>, StoreError> {
         let reader = self.store().read(block);
-        let (firsts, lengths) = (reader.integers(columns::FIRST)?, reader.integers(columns::LENGTH)?);
-        let sources = reader.integers(columns::SOURCE)?;
-        let epochs = reader.epochs()?;
         let now = self.shared.gate.now();
-        let estimate = |epoch: &Epoch, raw: u64| -> Result<Option<Estimate>, StoreError> {
-            self.shared.estimate(epoch, RawNs(raw))
-        };
         let mut verdicts = Vec::with_capacity(reader.rows());
         for row in 0..reader.rows() {
-            let epoch = &epochs[(sources[row] as usize).min(epochs.len() - 1)];
-            let first = estimate(epoch, firsts[row])?;
-            let last = estimate(epoch, firsts[row].saturating_add(lengths[row]))?;
+            let (first, last) = reader.estimates(row)?;
             verdicts.push(self.shared.gate.judge(first, last, &now).state);
         }
         Ok(verdicts)

@@ -30,7 +30,6 @@ impl Writer {
             match Summary::decode(value) {
                 Ok(summary) => sealed.push(Sealed {
                     id,
-                    held: summary.held,
                     dead: Arc::new(RowSet::none(summary.rows)),
                     summary: Arc::new(summary),
                     times: None,

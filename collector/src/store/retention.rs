@@ -109,7 +109,7 @@ impl Writer {
         let short = free < self.limits.free_bytes_min;
         if due {
             self.pruned_at = Some(now);
-            let bytes: u64 = Family::ALL.into_iter().map(|family| self.shared.rocks.bytes(family)).sum();
+            let bytes = self.shared.rocks.bytes();
             if bytes > self.limits.flows_bytes_max || short && bytes > self.limits.flows_bytes_kept {
                 self.prune()?;
             }

@@ -247,26 +247,26 @@ impl Rocks {
         }
     }
 
-    /// Bytes of a family on disk and in memory.
-    pub(super) fn bytes(&self, family: Family) -> u64 {
-        ["rocksdb.total-sst-files-size", "rocksdb.cur-size-all-mem-tables"]
-            .iter()
-            .filter_map(|name| self.db.property_int_value_cf(self.family(family), *name).ok().flatten())
-            .sum()
+    /// Bytes of all families on disk and in memory.
+    pub(super) fn bytes(&self) -> u64 {
+        self.file_bytes() + self.property("rocksdb.cur-size-all-mem-tables")
+    }
+
+    /// Bytes of the files of all families.
+    pub(super) fn file_bytes(&self) -> u64 {
+        self.property("rocksdb.total-sst-files-size")
+    }
+
+    /// A number that RocksDB knows of each family, summed up.
+    fn property(&self, name: &str) -> u64 {
+        let of = |family| self.db.property_int_value_cf(self.family(family), name).ok().flatten();
+        Family::ALL.into_iter().filter_map(of).sum()
     }
 
     /// A copy of all that was written, made of links where `to` is on the same file system. `to` must not be there.
     pub(super) fn checkpoint(&self, to: &Path) -> Result<(), RocksError> {
         let checkpoint = Checkpoint::new(&self.db).map_err(|e| self.error(e))?;
         checkpoint.create_checkpoint(to).map_err(|e| self.error(e))
-    }
-
-    /// Bytes of the files of all families.
-    pub(super) fn file_bytes(&self) -> u64 {
-        let of = |family| {
-            self.db.property_int_value_cf(self.family(family), "rocksdb.total-sst-files-size").ok().flatten()
-        };
-        Family::ALL.into_iter().filter_map(of).sum()
     }
 
     /// Write everything from memory to its files.

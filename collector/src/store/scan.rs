@@ -147,7 +147,7 @@ impl Order<'_> {
             let (min, max) = block.summary.ingested;
             return Some((min, max, max));
         }
-        let times = block.times.filter(|_| !block.held)?;
+        let times = block.times.filter(|_| !block.held())?;
         let wider = |at: UtcNs, by: i64| at.saturating_add_ns(by);
         Some((
             wider(times.first_min, -self.slack_ns),
@@ -342,15 +342,10 @@ impl Store {
                 }
                 each(&mut part, Part::Flows(&flows))
             });
-            match walked {
-                Err(error) if error.is_damage() => {
-                    self.note_damage(&error);
-                    damaged.fetch_add(1, Ordering::Relaxed);
-                    Ok(true)
-                }
-                Err(StoreError::BlockGone { .. }) => Ok(true),
-                other => other.map(|()| true),
+            if !self.served(walked)? {
+                damaged.fetch_add(1, Ordering::Relaxed);
             }
+            Ok(true)
         })?;
         stopped |= told.into_inner();
         parts.extend(
@@ -359,9 +354,18 @@ impl Store {
         Ok(Walked { parts, damaged: damaged.into_inner(), stopped })
     }
 
-    pub(super) fn note_damage(&self, error: &StoreError) {
-        tracing::error!(%error, "a block of records is damaged: the others are served");
-        self.shared.damaged_blocks.fetch_add(1, Ordering::Relaxed);
+    /// What came of reading a block: false when it is damaged, which is said, counted and passed. One that was given up for
+    /// space meanwhile had nothing to give.
+    pub(super) fn served(&self, read: Result<(), StoreError>) -> Result<bool, StoreError> {
+        match read {
+            Err(error) if error.is_damage() => {
+                tracing::error!(%error, "a block of records is damaged: the others are served");
+                self.shared.damaged_blocks.fetch_add(1, Ordering::Relaxed);
+                Ok(false)
+            }
+            Err(StoreError::BlockGone { .. }) => Ok(true),
+            other => other.map(|()| true),
+        }
     }
 
     /// One record by its id.

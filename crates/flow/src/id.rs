@@ -44,10 +44,15 @@ impl EpochHash {
     pub fn of(epoch: &EpochId) -> EpochHash {
         let opened = epoch.opened.0.to_be_bytes();
         let bytes = epoch.agent.iter().chain(&epoch.boot_id).chain(&opened);
-        EpochHash(bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        }))
+        EpochHash(fnv1a(bytes.copied()))
     }
+}
+
+/// FNV-1a of 64 bits. What it gives is written to disk: it never changes.
+pub fn fnv1a(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 /// A flow, unique inside its epoch: the worker's number in the top byte, a counter below.

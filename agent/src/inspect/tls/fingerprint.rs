@@ -9,6 +9,8 @@ use std::fmt::Write;
 use md5::{Digest, Md5};
 use ring::digest::{SHA256, digest};
 
+use crate::inspect::hex;
+
 use super::hello::{ALPN, ClientHello, SERVER_NAME, SIGNATURE_ALGORITHMS, SUPPORTED_GROUPS, ServerHello};
 
 /// What carries the hello, the first letter of a JA4.
@@ -109,14 +111,6 @@ fn hash_12(list: &str) -> String {
         return NO_HASH.to_owned();
     }
     hex(&digest(&SHA256, list.as_bytes()).as_ref()[..6])
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::LazyLock;
 
+use gnomon_flow::id::fnv1a;
+
 const LINE_WORDS: usize = 8;
 const LINE_BYTES: usize = 32;
 /// Bits a value: one look in a hundred finds what is not there.
@@ -19,9 +21,7 @@ impl Token {
     /// `kind` keeps equal bytes of different fields apart.
     pub(crate) fn new(kind: u16, bytes: &[u8]) -> Token {
         let all = kind.to_le_bytes().into_iter().chain(bytes.iter().copied());
-        Token(mix(all.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        })))
+        Token(mix(fnv1a(all)))
     }
 }
 

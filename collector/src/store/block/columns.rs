@@ -9,6 +9,8 @@ use gnomon_flow::{
     FlowKey, FlowRecord, StoredFlow, TcpState, TcpSummary, TimeState, Value,
 };
 
+use crate::store::envelope;
+
 /// The number of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Column(pub(crate) u16);
@@ -114,7 +116,7 @@ pub(super) fn integers_of(flow: &StoredFlow, mut put: impl FnMut(Column, u64)) {
     put(SEGMENT, u64::from(*segment));
     put(REVISION, u64::from(*revision));
     put(INGESTED, flow.ingested.map_or(0, |at| at.tai_ns().cast_unsigned()));
-    put(STATE, place(&TimeState::ALL, &flow.time_state));
+    put(STATE, u64::from(envelope::state_byte(flow.time_state)));
     put(GUESSED, u64::from(*direction_guessed));
     put(END, end.map_or(0, |end| 1 + place(&FlowEndReason::ALL, &end)));
     put(PROBLEM, problem.map_or(0, |problem| 1 + place(&DecodeProblem::ALL, &problem)));
@@ -196,19 +198,17 @@ pub(crate) fn value_bytes(value: &AttributeValue, out: &mut Vec<u8>) {
     }
 }
 
-/// `None`: no value of this version.
-pub(crate) fn value_of(entry: &[u8]) -> Option<AttributeValue> {
-    let (kind, bytes) = entry.split_first()?;
-    Some(match *kind {
-        VALUE_INTEGER => AttributeValue::Integer(u64::from_be_bytes(bytes.try_into().ok()?)),
-        VALUE_TEXT => AttributeValue::Text(std::str::from_utf8(bytes).ok()?.to_owned()),
-        VALUE_IP => AttributeValue::Ip(ip_of(bytes)?),
-        _ => return None,
+fn attribute_of(value: Value<'_>) -> Option<AttributeValue> {
+    Some(match value {
+        Value::Integer(n) => AttributeValue::Integer(n),
+        Value::Text(text) => AttributeValue::Text(text.into_owned()),
+        Value::Ip(ip) => AttributeValue::Ip(ip),
+        Value::Time(_) | Value::Bool(_) => return None,
     })
 }
 
-/// The same without a copy, as a value of the field table.
-pub(crate) fn borrowed_value(entry: &[u8]) -> Option<Value<'_>> {
+/// An entry as a value of the field table; `None`: no value of this version.
+pub(crate) fn value_of(entry: &[u8]) -> Option<Value<'_>> {
     let (kind, bytes) = entry.split_first()?;
     Some(match *kind {
         VALUE_INTEGER => Value::Integer(u64::from_be_bytes(bytes.try_into().ok()?)),
@@ -269,7 +269,7 @@ pub(crate) fn record_of(row: &impl Row) -> FlowRecord {
     });
     let mut attributes = Attributes::default();
     row.lists(&mut |field, entry| {
-        if let Some(value) = value_of(entry) {
+        if let Some(value) = value_of(entry).and_then(attribute_of) {
             attributes.push(field, value);
         }
     });
@@ -303,7 +303,7 @@ pub(crate) fn record_of(row: &impl Row) -> FlowRecord {
 }
 
 pub(crate) fn state_of(code: u64) -> TimeState {
-    TimeState::ALL.get(code as usize).copied().unwrap_or(TimeState::Quarantined)
+    u8::try_from(code).ok().and_then(envelope::state_of).unwrap_or(TimeState::Quarantined)
 }
 
 fn place<T: PartialEq>(all: &[T], one: &T) -> u64 {

@@ -79,7 +79,7 @@ pub(super) fn build(rows: &[Arc<StoredFlow>]) -> (Built, Vec<u32>) {
         let values: Vec<&[u8]> = lists.values().collect();
         let coded = encoding::code(&values);
         for value in &coded.entries {
-            tokens.push(match columns::borrowed_value(value) {
+            tokens.push(match columns::value_of(value) {
                 Some(Value::Text(text)) => text_token(field, &text),
                 _ => Token::new(field, value),
             });
