@@ -174,7 +174,7 @@ impl Table {
     }
 
     /// Where to look for a packet's flow. Asks memory for it, without waiting.
-    #[inline]
+    #[inline(always)]
     pub fn seek(&self, packet: &Packet<'_>) -> Sought {
         let (key, from_high) = TableKey::of(packet);
         let hash = self.hasher.hash(&key);
@@ -191,7 +191,7 @@ impl Table {
     }
 
     /// Count the packet of a frame whose flow was sought. Records that it closed (at most two) are pushed to `out`.
-    #[inline]
+    #[inline(always)]
     pub fn observe(
         &mut self,
         packet: &Packet<'_>,
@@ -243,7 +243,7 @@ impl Table {
     }
 
     /// End the flow or its segment if `packet` belongs to the next one. Whether a new flow begins.
-    #[inline]
+    #[inline(always)]
     fn split(
         &mut self,
         at: u32,
@@ -264,13 +264,38 @@ impl Table {
         } else if stamp.raw.since(entry.first) >= self.config.active_timeout_ns
             || entry.packets() >= u64::from(self.config.active_packets_max)
         {
-            out.push(entry.record(Some(FlowEndReason::Active), stamp.raw, self.config.interim.as_ref()));
-            entry.next_segment(stamp.raw);
-            self.stats.records_final += 1;
+            self.end_segment(at, stamp, out);
             return false;
         } else {
             return false;
         };
+        self.begin_anew(at, key, from_high, packet, stamp, reason, out);
+        true
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn end_segment(&mut self, at: u32, stamp: Stamp, out: &mut Vec<FlowRecord>) {
+        let entry = &mut self.entries[at as usize];
+        out.push(entry.record(Some(FlowEndReason::Active), stamp.raw, self.config.interim.as_ref()));
+        entry.next_segment(stamp.raw);
+        self.stats.records_final += 1;
+    }
+
+    /// End the flow for `reason`; another one with its key begins with `packet`.
+    #[cold]
+    #[inline(never)]
+    fn begin_anew(
+        &mut self,
+        at: u32,
+        key: TableKey,
+        from_high: bool,
+        packet: &Packet<'_>,
+        stamp: Stamp,
+        reason: FlowEndReason,
+        out: &mut Vec<FlowRecord>,
+    ) {
+        let entry = &mut self.entries[at as usize];
         entry.inspected.conclude(&mut self.budget);
         out.push(entry.record(Some(reason), stamp.raw, None));
         entry.inspected.end(&mut self.budget);
@@ -282,7 +307,6 @@ impl Table {
         entry.timer = timer;
         self.stats.records_final += 1;
         self.stats.flows_made += 1;
-        true
     }
 
     fn begin(

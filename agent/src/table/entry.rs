@@ -184,7 +184,7 @@ impl Entry {
     }
 
     /// Count a packet. Returns which of its payload comes next in its TCP stream.
-    #[inline]
+    #[inline(always)]
     pub(super) fn add(
         &mut self,
         frame: &Frame<'_>,

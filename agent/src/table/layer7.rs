@@ -51,9 +51,14 @@ pub(super) enum Inspected {
     /// No payload yet.
     #[default]
     NotBegun,
-    Going(Box<Layer7>),
-    Over(Box<Told>),
+    Going(Box<Layer7>, Deaf),
+    Over(Box<Told>, Deaf),
 }
+
+/// Directions of which nothing more is wanted: said here so that their packets need not go and look.
+type Deaf = [bool; 2];
+
+const _: () = assert!(size_of::<Inspected>() <= 16);
 
 impl Inspected {
     /// `in_order` says which of a TCP segment's bytes come next in its stream.
@@ -69,12 +74,15 @@ impl Inspected {
         if packet.payload.is_empty() {
             return;
         }
-        if let Inspected::Over(told) = self {
+        match self {
+            Inspected::Going(_, deaf) | Inspected::Over(_, deaf) if deaf[side] => return,
             // One side may have said all before the other one spoke.
-            if told.first.wants(side == 0) {
+            Inspected::Over(told, deaf) => {
                 told.add_first(packet, side, in_order);
+                deaf[side] = !told.first.wants(side == 0, packet.tcp.is_some());
+                return;
             }
-            return;
+            Inspected::NotBegun | Inspected::Going(..) => {}
         }
         if let Some(header) = packet.tcp {
             if in_order == InOrder::Nothing {
@@ -88,10 +96,10 @@ impl Inspected {
 
     fn begun(&mut self) -> Option<&mut Layer7> {
         if matches!(self, Inspected::NotBegun) {
-            *self = Inspected::Going(Box::default());
+            *self = Inspected::Going(Box::default(), Deaf::default());
         }
         match self {
-            Inspected::Going(layer7) => Some(layer7),
+            Inspected::Going(layer7, _) => Some(layer7),
             _ => None,
         }
     }
@@ -120,7 +128,7 @@ impl Inspected {
             InOrder::Late => {}
         }
         layer7.take(side, start, packet.payload, packet.payload_len, now, budget);
-        self.end_if_over(budget);
+        self.end_if_over(side, budget);
     }
 
     fn feed_udp(&mut self, packet: &Packet<'_>, side: usize, budget: &mut Budget) {
@@ -136,22 +144,26 @@ impl Inspected {
         let ports = (packet.key.orig_port, packet.key.resp_port);
         let out = &mut layer7.told.attributes;
         layer7.inspection.udp_payload(side == 0, ports.0, ports.1, packet.payload, out, &mut budget.inspect);
-        self.end_if_over(budget);
+        if layer7.inspection.is_done_with_datagrams(side == 0) {
+            layer7.inspected[side] = INSPECTED_BYTES_MAX;
+        }
+        self.end_if_over(side, budget);
     }
 
-    fn end_if_over(&mut self, budget: &mut Budget) {
-        if let Inspected::Going(layer7) = self
-            && (layer7.inspection.is_done() || layer7.inspected == [INSPECTED_BYTES_MAX; 2])
-        {
+    /// What `side` just said may have been all that is wanted.
+    fn end_if_over(&mut self, side: usize, budget: &mut Budget) {
+        let Inspected::Going(layer7, deaf) = self else { return };
+        deaf[side] = layer7.inspected[side] >= INSPECTED_BYTES_MAX;
+        if layer7.inspection.is_done() || layer7.inspected == [INSPECTED_BYTES_MAX; 2] {
             layer7.release(budget);
             let told = std::mem::take(&mut layer7.told);
-            *self = Inspected::Over(Box::new(told));
+            *self = Inspected::Over(Box::new(told), Deaf::default());
         }
     }
 
     /// No more packets will come: what waits for segments that were lost is inspected without them.
     pub(super) fn conclude(&mut self, budget: &mut Budget) {
-        if let Inspected::Going(layer7) = self {
+        if let Inspected::Going(layer7, _) = self {
             for side in [0, 1] {
                 while layer7.streams[side].is_waiting() {
                     layer7.streams[side].give_up();
@@ -165,8 +177,8 @@ impl Inspected {
     pub(super) fn attributes(&self) -> Attributes {
         let told = match self {
             Inspected::NotBegun => return Attributes::default(),
-            Inspected::Going(layer7) => &layer7.told,
-            Inspected::Over(told) => told,
+            Inspected::Going(layer7, _) => &layer7.told,
+            Inspected::Over(told, _) => told,
         };
         let mut attributes = told.attributes.clone();
         told.first.tell(&mut attributes);
@@ -175,7 +187,7 @@ impl Inspected {
 
     /// The flow ends: what is held goes back to the budget.
     pub(super) fn end(&mut self, budget: &mut Budget) {
-        if let Inspected::Going(layer7) = self {
+        if let Inspected::Going(layer7, _) = self {
             layer7.release(budget);
         }
         *self = Inspected::NotBegun;
