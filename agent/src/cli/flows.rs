@@ -1,6 +1,6 @@
 //! `gnomon-agent flows`: the records of capture files, on standard output.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -24,6 +24,10 @@ pub(super) struct Flows {
 
 impl Flows {
     pub(super) fn run(&self, config: &Config) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            !self.output.is_binary() || !io::stdout().is_terminal(),
+            "IPFIX is no text: send standard output to a file or a pipe"
+        );
         let mut printer = Printer::new(BufWriter::new(io::stdout().lock()), self.output);
         printer.begin()?;
         let mut failed = 0;
@@ -37,9 +41,13 @@ impl Flows {
                 eprintln!("{error:#}");
             }
         }
+        let left = printer.tally().words();
         match printer.end() {
             Err(error) if is_closed_pipe(&error) => return Ok(()),
             other => drop(other?),
+        }
+        if let Some(left) = left {
+            eprintln!("{left}");
         }
         anyhow::ensure!(failed == 0, "{failed} of {} files could not be read to the end", self.files.len());
         Ok(())
