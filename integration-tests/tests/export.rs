@@ -61,9 +61,13 @@ impl Scene {
 
     /// `gnomon export --follow`, running.
     fn follow(&self, arguments: &[&str], said: &Path) -> Result<Child> {
+        self.follow_to(Stdio::null(), arguments, said)
+    }
+
+    fn follow_to(&self, stdout: Stdio, arguments: &[&str], said: &Path) -> Result<Child> {
         let mut command = Command::new(self.bin_dir.join("gnomon"));
         command.args(["export", "--follow"]).args(arguments).env("GNOMON_SERVER", self.collector.url());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(std::fs::File::create(said)?);
+        command.stdin(Stdio::null()).stdout(stdout).stderr(std::fs::File::create(said)?);
         command.spawn().context("run gnomon export --follow")
     }
 }
@@ -257,6 +261,23 @@ fn what_a_dead_sink_cannot_take_is_counted_and_said() -> Result<()> {
     assert!(waited > 1_000 && waited + dropped + missed >= 14_000, "{said}");
     assert!(missed > 0 || waited + dropped == 14_000, "{said}");
     assert!(said.contains("Connection refused"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_holds_no_process() -> Result<()> {
+    let scene = Scene::new()?;
+    let said = scene.path("said");
+    let mut child = scene.follow_to(Stdio::piped(), &["--format", "ecs"], &said)?;
+    // Open, and never read.
+    let _pipe = child.stdout.take();
+    std::thread::sleep(Duration::from_secs(1));
+    scene.import(0..1_000)?;
+    scene.ids(1_000)?;
+    let code = terminate(child)?;
+    let said = std::fs::read_to_string(&said)?;
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("flows waited and were not taken"), "{said}");
     Ok(())
 }
 
