@@ -155,6 +155,20 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn the_forms_of_others_have_the_same_record() {
+        let file = udp_pcap(3);
+        for output in [Output::ZeekJson, Output::Ecs, Output::Eve] {
+            let (lines, result) = output_of(output, &file);
+            result.unwrap();
+            assert_eq!(lines.lines().count(), 1, "{output:?}");
+            assert!(lines.contains("\"10.0.0.1\""), "{output:?}: {lines}");
+        }
+        let (zeek, _) = output_of(Output::Zeek, &file);
+        assert!(zeek.starts_with("#separator") && zeek.contains("\t10.0.0.1\t"), "{zeek}");
+        assert_eq!(output_of(Output::Zeek, &udp_pcap(0)).0.lines().count(), 7);
+    }
+
+    #[test]
     fn a_cut_file_gives_what_it_has() {
         let mut file = udp_pcap(3);
         file.truncate(file.len() - 7);

@@ -66,7 +66,16 @@ async fn range(client: &mut Client, query: Query, sink: &mut Sink) -> Result<Out
     let mut exported: Recent<FlowRef> = Recent::new(REMEMBERED_MAX);
     let mut progress = Progress::new();
     loop {
-        let answer = client.search(request.clone()).await?.into_inner();
+        let answer = match client.search(request.clone()).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status) => {
+                progress.clear();
+                if sink.tally().written > 0 {
+                    eprintln!("partial: {} flows were written before", sink.tally().written);
+                }
+                return Err(status.into());
+            }
+        };
         if answer.partial.is_some() && !partial {
             progress.clear();
             partial = warn_partial(answer.partial.as_ref());

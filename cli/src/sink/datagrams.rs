@@ -22,13 +22,23 @@ pub(super) struct Datagrams {
     socket: Option<UdpSocket>,
     pub(super) encoder: Encoder,
     burst: u32,
-    refused: u64,
+    /// Datagrams that could not be sent, and the last reason.
+    failed: u64,
+    reason: String,
     too_long: u64,
 }
 
 impl Datagrams {
     pub(super) fn new(address: &str, encoder: Encoder) -> Datagrams {
-        Datagrams { address: address.to_owned(), socket: None, encoder, burst: 0, refused: 0, too_long: 0 }
+        Datagrams {
+            address: address.to_owned(),
+            socket: None,
+            encoder,
+            burst: 0,
+            failed: 0,
+            reason: String::new(),
+            too_long: 0,
+        }
     }
 
     pub(super) async fn send(&mut self, flows: &[StoredFlow]) -> Result<(), Failure> {
@@ -48,11 +58,10 @@ impl Datagrams {
                 self.too_long += 1;
                 continue;
             }
-            match socket.send(datagram).await {
-                Ok(_) => {}
-                // About an earlier one: nobody listens there.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => self.refused += 1,
-                Err(error) => return Err(Failure::lasting(0, &error)),
+            // A refusal is about an earlier one: nobody listens there. The network may be back for the next.
+            if let Err(error) = socket.send(datagram).await {
+                self.failed += 1;
+                self.reason = error.to_string();
             }
             self.burst += 1;
             if self.burst == BURST {
@@ -74,8 +83,8 @@ impl Datagrams {
 
     pub(super) fn losses(&self) -> Option<String> {
         let mut parts = Vec::new();
-        if self.refused > 0 {
-            parts.push(format!("{} datagrams or more were refused: nobody listens there", self.refused));
+        if self.failed > 0 {
+            parts.push(format!("{} datagrams or more did not arrive: {}", self.failed, self.reason));
         }
         if self.too_long > 0 {
             parts.push(format!("{} records are longer than a datagram", self.too_long));

@@ -106,6 +106,18 @@ async fn every_datagram_is_a_message_of_its_own() {
     assert!(datagrams > 5, "{datagrams}");
 }
 
+#[tokio::test]
+async fn datagrams_that_nobody_takes_are_told() {
+    let gone = UdpSocket::bind("127.0.0.1:0").await.expect("bind").local_addr().expect("an address");
+    let mut sink = sink(&format!("udp://{gone}"), Format::Eve);
+    for id in 0..5 {
+        sink.deliver(&[flow(id)], Some(1)).await.expect("sent");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let losses = sink.losses().expect("losses");
+    assert!(losses.contains("did not arrive: Connection refused"), "{losses}");
+}
+
 /// Answers one request on each connection, in turn.
 async fn server(answers: &'static [&'static str]) -> (String, tokio::task::JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
