@@ -60,19 +60,31 @@ impl Scene {
     }
 
     /// `gnomon export --follow`, running.
-    fn follow(&self, arguments: &[&str], said: &Path) -> Result<Child> {
+    fn follow(&self, arguments: &[&str], said: &Path) -> Result<Follower> {
         self.follow_to(Stdio::null(), arguments, said)
     }
 
-    fn follow_to(&self, stdout: Stdio, arguments: &[&str], said: &Path) -> Result<Child> {
+    fn follow_to(&self, stdout: Stdio, arguments: &[&str], said: &Path) -> Result<Follower> {
         let mut command = Command::new(self.bin_dir.join("gnomon"));
         command.args(["export", "--follow"]).args(arguments).env("GNOMON_SERVER", self.collector.url());
         command.stdin(Stdio::null()).stdout(stdout).stderr(std::fs::File::create(said)?);
-        command.spawn().context("run gnomon export --follow")
+        command.spawn().context("run gnomon export --follow").map(Follower)
     }
 }
 
-fn terminate(mut child: Child) -> Result<Option<i32>> {
+/// Killed when dropped, so that a failed test leaves none behind.
+struct Follower(Child);
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn terminate(mut follower: Follower) -> Result<Option<i32>> {
+    let child = &mut follower.0;
     Command::new("kill").args(["-TERM", &child.id().to_string()]).status()?;
     eventually("gnomon ended", 10, || Ok(child.try_wait()?.map(|status| status.code())), Option::is_some)
         .map(Option::flatten)
@@ -270,7 +282,7 @@ fn a_pipe_that_nobody_reads_holds_no_process() -> Result<()> {
     let said = scene.path("said");
     let mut child = scene.follow_to(Stdio::piped(), &["--format", "ecs"], &said)?;
     // Open, and never read.
-    let _pipe = child.stdout.take();
+    let _pipe = child.0.stdout.take();
     std::thread::sleep(Duration::from_secs(1));
     scene.import(0..1_000)?;
     scene.ids(1_000)?;
