@@ -1,6 +1,6 @@
 //! `gnomon-agent flows`: the records of capture files, on standard output.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -24,6 +24,10 @@ pub(super) struct Flows {
 
 impl Flows {
     pub(super) fn run(&self, config: &Config) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            !self.output.is_binary() || !io::stdout().is_terminal(),
+            "IPFIX is no text: send standard output to a file or a pipe"
+        );
         let mut printer = Printer::new(BufWriter::new(io::stdout().lock()), self.output);
         printer.begin()?;
         let mut failed = 0;
@@ -37,9 +41,13 @@ impl Flows {
                 eprintln!("{error:#}");
             }
         }
+        let left = printer.tally().words();
         match printer.end() {
             Err(error) if is_closed_pipe(&error) => return Ok(()),
             other => drop(other?),
+        }
+        if let Some(left) = left {
+            eprintln!("{left}");
         }
         anyhow::ensure!(failed == 0, "{failed} of {} files could not be read to the end", self.files.len());
         Ok(())
@@ -144,6 +152,20 @@ pub(super) mod tests {
         let (table, _) = output_of(Output::Table, &file);
         assert!(table.contains("10.0.0.1") && table.lines().count() == 2, "{table}");
         assert_eq!(output_of(Output::Json, &udp_pcap(0)).0, "[]\n");
+    }
+
+    #[test]
+    fn the_forms_of_others_have_the_same_record() {
+        let file = udp_pcap(3);
+        for output in [Output::ZeekJson, Output::Ecs, Output::Eve] {
+            let (lines, result) = output_of(output, &file);
+            result.unwrap();
+            assert_eq!(lines.lines().count(), 1, "{output:?}");
+            assert!(lines.contains("\"10.0.0.1\""), "{output:?}: {lines}");
+        }
+        let (zeek, _) = output_of(Output::Zeek, &file);
+        assert!(zeek.starts_with("#separator") && zeek.contains("\t10.0.0.1\t"), "{zeek}");
+        assert_eq!(output_of(Output::Zeek, &udp_pcap(0)).0.lines().count(), 7);
     }
 
     #[test]
