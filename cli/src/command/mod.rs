@@ -39,9 +39,12 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Tail { expression, output, limit } => {
             flows::tail(&mut client, expression, output, limit).await
         }
-        Command::Count { query, output } => aggregate::count(&mut client, query, output.output).await,
-        Command::Top { words, range, by, limit, output } => {
-            aggregate::top(&mut client, words, &range, by, limit, output.output).await
+        Command::Count { query, distinct, output } => {
+            aggregate::count(&mut client, query, distinct, output.output).await
+        }
+        Command::Top { words, range, by, distinct, limit, output } => {
+            let ranked = aggregate::Ranked { by, distinct, limit };
+            aggregate::top(&mut client, words, &range, ranked, output.output).await
         }
         Command::Histogram { query, interval, group, output } => {
             aggregate::histogram(&mut client, query, interval, group, output.output).await

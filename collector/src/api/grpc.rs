@@ -16,8 +16,8 @@ use tonic::{Code, Request, Response, Status};
 use super::answers::Failure;
 use super::{Api, REQUEST_BYTES_MAX};
 use crate::query::{
-    Histogram, Measure, PcapFormat, PcapPiece, PcapRequest, PcapSummary, QueryError, Search, Sums, TimeRange,
-    Top,
+    Different, Histogram, Measure, PcapFormat, PcapPiece, PcapRequest, PcapSummary, QueryError, Search, Sums,
+    TimeRange, Top, TopRow,
 };
 
 /// `routes` with the services for people and programs: queries, health, reflection.
@@ -104,8 +104,14 @@ fn summary(summary: PcapSummary) -> v1::PcapSummary {
     }
 }
 
-fn top_row(values: Vec<String>, sums: Sums) -> v1::TopRow {
-    v1::TopRow { values, flows: sums.flows, packets: sums.packets, bytes: sums.bytes }
+fn distinct(list: &[Different]) -> Vec<v1::Distinct> {
+    list.iter().map(|different| v1::Distinct { count: different.count, error: different.error }).collect()
+}
+
+fn top_row(row: TopRow) -> v1::TopRow {
+    let TopRow { values, sums, distinct: different } = row;
+    let Sums { flows, packets, bytes } = sums;
+    v1::TopRow { values, flows, packets, bytes, distinct: distinct(&different) }
 }
 
 type Streaming<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -143,13 +149,14 @@ impl Query for Door {
 
     async fn count(&self, request: Request<v1::CountRequest>) -> Result<Response<v1::CountResponse>, Status> {
         let wire = request.into_inner();
-        let answer = self.api.queries.count(&wire.expression, range(wire.range)).await;
+        let answer = self.api.queries.count(&wire.expression, range(wire.range), &wire.distinct).await;
         let answer = answer.map_err(|error| status(&error))?;
         Ok(Response::new(v1::CountResponse {
             flows: answer.sums.flows,
             packets: answer.sums.packets,
             bytes: answer.sums.bytes,
             partial: partial(answer.partial),
+            distinct: distinct(&answer.distinct),
         }))
     }
 
@@ -159,13 +166,15 @@ impl Query for Door {
             Ok(v1::Measure::Unspecified | v1::Measure::Flows) => Measure::Flows,
             Ok(v1::Measure::Packets) => Measure::Packets,
             Ok(v1::Measure::Bytes) => Measure::Bytes,
+            Ok(v1::Measure::Distinct) => Measure::Distinct,
             Err(_) => return Err(Status::invalid_argument(format!("by: {} is no measure", wire.by))),
         };
         let (expression, range) = (wire.expression, range(wire.range));
-        let top = Top { expression, range, fields: wire.fields, by, limit: wire.limit };
+        let (fields, distinct) = (wire.fields, wire.distinct);
+        let top = Top { expression, range, fields, distinct, by, limit: wire.limit };
         let answer = self.api.queries.top(top).await.map_err(|error| status(&error))?;
         Ok(Response::new(v1::TopResponse {
-            rows: answer.rows.into_iter().map(|row| top_row(row.values, row.sums)).collect(),
+            rows: answer.rows.into_iter().map(top_row).collect(),
             others_flows: answer.others_flows,
             partial: partial(answer.partial),
         }))

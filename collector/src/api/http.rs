@@ -104,7 +104,8 @@ async fn answer(
             Ok(written(&json::Page::of(&queries.search(search).await?)))
         }
         Door::Count => {
-            let answer = queries.count(&expression(), parameters.range(now)?).await?;
+            let answer =
+                queries.count(&expression(), parameters.range(now)?, &parameters.list("distinct")).await?;
             Ok(written(&json::count(&answer)))
         }
         Door::Top => {
@@ -112,12 +113,14 @@ async fn answer(
                 "" | "flows" => Measure::Flows,
                 "packets" => Measure::Packets,
                 "bytes" => Measure::Bytes,
-                _ => return Err(invalid("by", "is one of flows, packets, bytes")),
+                "distinct" => Measure::Distinct,
+                _ => return Err(invalid("by", "is one of flows, packets, bytes, distinct")),
             };
             let top = Top {
                 expression: expression(),
                 range: parameters.range(now)?,
                 fields: parameters.list("fields"),
+                distinct: parameters.list("distinct"),
                 by,
                 limit: parameters.number("limit")?,
             };

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::clock::source_word;
-use crate::query::{CountAnswer, HistogramAnswer, SearchPage, Sums, TailItem, TopAnswer};
+use crate::query::{CountAnswer, Different, HistogramAnswer, SearchPage, Sums, TailItem, TopAnswer};
 
 #[derive(Serialize)]
 pub(super) struct Partial<'a> {
@@ -71,12 +71,24 @@ fn with_sums(mut object: Value, of: &Sums) -> Value {
     object
 }
 
+/// `object` with the counts of different values, where any were asked for.
+fn with_distinct(mut object: Value, of: &[Different]) -> Value {
+    if let (Some(object), false) = (object.as_object_mut(), of.is_empty()) {
+        let list = of.iter().map(|different| json!({"count": different.count, "error": different.error}));
+        object.insert("distinct".to_owned(), list.collect());
+    }
+    object
+}
+
 pub(super) fn count(answer: &CountAnswer) -> Value {
-    with_partial(sums(&answer.sums), &answer.partial)
+    with_partial(with_distinct(sums(&answer.sums), &answer.distinct), &answer.partial)
 }
 
 pub(super) fn top(answer: &TopAnswer) -> Value {
-    let rows = answer.rows.iter().map(|row| with_sums(json!({"values": row.values}), &row.sums));
+    let rows = answer
+        .rows
+        .iter()
+        .map(|row| with_distinct(with_sums(json!({"values": row.values}), &row.sums), &row.distinct));
     let object = json!({"rows": rows.collect::<Vec<_>>(), "others_flows": answer.others_flows});
     with_partial(object, &answer.partial)
 }

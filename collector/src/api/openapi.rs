@@ -170,11 +170,19 @@ fn schemas() -> Value {
             "partial": partial(),
         })),
         "CountResponse": object(json!({
-            "flows": integer(), "packets": integer(), "bytes": integer(), "partial": partial(),
+            "flows": integer(), "packets": integer(), "bytes": integer(), "distinct": array("Distinct"),
+            "partial": partial(),
+        })),
+        "Distinct": object(json!({
+            "count": integer(),
+            "error": {
+                "type": "number", "minimum": 0,
+                "description": "the standard error of an estimate as a part of it (0.016: 1.6 %); 0: the count is exact",
+            },
         })),
         "TopRow": object(json!({
             "values": {"type": "array", "items": text()},
-            "flows": integer(), "packets": integer(), "bytes": integer(),
+            "flows": integer(), "packets": integer(), "bytes": integer(), "distinct": array("Distinct"),
         })),
         "TopResponse": object(json!({
             "rows": array("TopRow"), "others_flows": integer(), "partial": partial(),

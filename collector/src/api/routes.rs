@@ -102,9 +102,19 @@ pub(super) static ROUTES: &[Route] = &[
         path: "/api/v1/count",
         door: Door::Count,
         post: true,
-        parameters: &[EXPRESSION, SINCE, UNTIL, BY_INGEST],
+        parameters: &[
+            EXPRESSION,
+            SINCE,
+            UNTIL,
+            BY_INGEST,
+            parameter(
+                "distinct",
+                Kind::List,
+                "Fields whose different values are counted, at most 4: exact up to 65536, within 0.8 % beyond.",
+            ),
+        ],
         answer: Answer::Json("CountResponse"),
-        doc: "How many flows match, with their packets and bytes.",
+        doc: "How many flows match, with their packets and bytes, and how many different values they have.",
     },
     Route {
         path: "/api/v1/top",
@@ -118,13 +128,18 @@ pub(super) static ROUTES: &[Route] = &[
             BY_INGEST,
             parameter(
                 "by",
-                Kind::OneOf(&["flows", "packets", "bytes"]),
-                "What rows are ranked by: flows unless given.",
+                Kind::OneOf(&["flows", "packets", "bytes", "distinct"]),
+                "What rows are ranked by: flows unless given; distinct is by the first field of distinct.",
+            ),
+            parameter(
+                "distinct",
+                Kind::List,
+                "Fields whose different values are counted in each row, at most 4: exact up to 1024, within 1.6 % beyond.",
             ),
             parameter("limit", Kind::Number, "Rows: 10 unless given, at most 10000."),
         ],
         answer: Answer::Json("TopResponse"),
-        doc: "The values of fields with the most flows, packets or bytes.",
+        doc: "The values of fields with the most flows, packets, bytes or different values of other fields.",
     },
     Route {
         path: "/api/v1/histogram",

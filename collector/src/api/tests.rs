@@ -267,7 +267,9 @@ async fn the_openapi_document_has_every_route_and_is_true_of_answers() {
     for (uri, schema) in [
         ("/api/v1/search", "SearchResponse"),
         ("/api/v1/count", "CountResponse"),
+        ("/api/v1/count?distinct=ip,port", "CountResponse"),
         ("/api/v1/top?fields=ip", "TopResponse"),
+        ("/api/v1/top?fields=ip&distinct=port.dst&by=distinct", "TopResponse"),
         ("/api/v1/histogram", "HistogramResponse"),
         ("/api/v1/agents", "AgentsResponse"),
         ("/api/v1/fields", "FieldsResponse"),
@@ -334,9 +336,15 @@ async fn grpc_and_http_share_a_port() {
     let first = gnomon_flow::StoredFlow::try_from(&page.flows[0]).expect("a flow");
     let one = client.get(v1::GetRequest { id: first.id().to_string() }).await.expect("get").into_inner();
     assert_eq!(one, page.flows[0]);
-    let top = v1::TopRequest { fields: vec!["port.dst".into()], ..Default::default() };
+    let top = v1::TopRequest {
+        fields: vec!["port.dst".into()],
+        distinct: vec!["ip".into()],
+        by: v1::Measure::Distinct.into(),
+        ..Default::default()
+    };
     let top = client.top(top).await.expect("top").into_inner();
     assert_eq!((top.rows[0].values.as_slice(), top.rows[0].flows), (["53".to_owned()].as_slice(), 20));
+    assert_eq!(top.rows[0].distinct, [v1::Distinct { count: 2, error: 0.0 }]);
     let histogram = client.histogram(v1::HistogramRequest::default()).await.expect("histogram").into_inner();
     assert_eq!(histogram.buckets.iter().map(|b| b.flows).sum::<u64>(), 20);
     assert_eq!(client.count(v1::CountRequest::default()).await.expect("count").into_inner().packets, 20);

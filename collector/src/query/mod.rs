@@ -1,6 +1,7 @@
 //! Questions and their answers: the language, matching, aggregation, capture files.
 
 mod aggregate;
+mod distinct;
 mod execute;
 pub mod expression;
 mod group;
@@ -20,6 +21,7 @@ mod values;
 mod tests;
 
 pub use aggregate::{Bucket, CountAnswer, Histogram, HistogramAnswer, Measure, Sums, Top, TopAnswer, TopRow};
+pub use distinct::Different;
 pub use execute::{Queries, QueryError, QueryLimits, TimeRange};
 pub use pcap_export::{IDS_MAX, PcapDownload, PcapPiece, PcapRequest, PcapSummary};
 pub use pcap_file::PcapFormat;
