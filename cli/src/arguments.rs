@@ -18,6 +18,7 @@ Examples:
   gnomon search 'ip.src == 10.0.0.0/8 && port.dst == [22,443] && packets >= 3' --since -1h
   gnomon pcap 'dns.host == *example.com' -w - | tshark -r -
   gnomon top ip.src port.dst 'tcp.state == syn-sent' --by flows
+  gnomon facets 'tls.host == *example.com' --fields ip.src,tls.ja4 --since -1d
   gnomon fields                  every name an expression can use";
 
 /// Search flows and packets that gnomon's agents have captured.
@@ -172,6 +173,19 @@ pub(crate) enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// The most frequent values of many fields at once; on a terminal they are shown while flows are still being read.
+    Facets {
+        #[command(flatten)]
+        query: Query,
+        /// Fields; every one but times, ids, counters and those that stand for others when left out.
+        #[arg(long, value_name = "FIELD,…", value_delimiter = ',')]
+        fields: Vec<String>,
+        /// Most values of each field.
+        #[arg(long, short = 'n', default_value_t = 10)]
+        limit: u32,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Write the packets of flows as a capture file.
     Pcap {
         #[command(flatten)]
@@ -241,6 +255,7 @@ impl Command {
             Command::Search { query, .. }
             | Command::Count { query, .. }
             | Command::Histogram { query, .. }
+            | Command::Facets { query, .. }
             | Command::Pcap { query, .. } => Some(&query.expression),
             Command::Tail { expression, .. } => Some(expression),
             Command::Top { words, .. } => words.last().map(String::as_str),

@@ -3,6 +3,7 @@
 mod agents;
 mod aggregate;
 mod clock;
+mod facets;
 mod flows;
 mod pcap;
 
@@ -48,6 +49,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Outcome> {
         }
         Command::Histogram { query, interval, group, output } => {
             aggregate::histogram(&mut client, query, interval, group, output.output).await
+        }
+        Command::Facets { query, fields, limit, output } => {
+            facets::show(&mut client, query, fields, limit, output.output).await
         }
         Command::Pcap { query, write, id, format, packets } => {
             pcap::write(&mut client, query, &write, id, format, packets).await

@@ -77,6 +77,11 @@ impl Sheet {
         out.flush()
     }
 
+    /// The table, line by line.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.table().lines().collect()
+    }
+
     fn objects(&self) -> impl Iterator<Item = Value> {
         self.rows.iter().map(|row| {
             let pairs = self.columns.iter().cloned().zip(row.iter().map(|cell| cell.0.clone()));

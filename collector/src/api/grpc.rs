@@ -16,8 +16,8 @@ use tonic::{Code, Request, Response, Status};
 use super::answers::Failure;
 use super::{Api, REQUEST_BYTES_MAX};
 use crate::query::{
-    Different, Histogram, Measure, PcapFormat, PcapPiece, PcapRequest, PcapSummary, QueryError, Search, Sums,
-    TimeRange, Top, TopRow,
+    Different, FacetField, FacetValue, Facets, FacetsAnswer, Histogram, Measure, PcapFormat, PcapPiece,
+    PcapRequest, PcapSummary, QueryError, Search, Sums, TimeRange, Top, TopRow,
 };
 
 /// `routes` with the services for people and programs: queries, health, reflection.
@@ -114,10 +114,30 @@ fn top_row(row: TopRow) -> v1::TopRow {
     v1::TopRow { values, flows, packets, bytes, distinct: distinct(&different) }
 }
 
+fn facets_answer(answer: FacetsAnswer) -> v1::FacetsResponse {
+    let value = |value: FacetValue| v1::FacetValue { value: value.value, flows: value.flows };
+    let field = |field: FacetField| v1::Facet {
+        field: field.name.to_owned(),
+        flows: field.flows,
+        values: field.values.into_iter().map(value).collect(),
+        different: field.different,
+        missed_max: field.missed_max,
+    };
+    v1::FacetsResponse {
+        fields: answer.fields.into_iter().map(field).collect(),
+        flows: answer.flows,
+        records_read: answer.records_read,
+        records: answer.records,
+        last: answer.last,
+        partial: partial(answer.partial),
+    }
+}
+
 type Streaming<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl Query for Door {
+    type FacetsStream = Streaming<v1::FacetsResponse>;
     type PcapStream = Streaming<v1::PcapChunk>;
     type TailStream = Streaming<v1::TailResponse>;
 
@@ -204,6 +224,24 @@ impl Query for Door {
             buckets: buckets.collect(),
             partial: partial(answer.partial),
         }))
+    }
+
+    async fn facets(
+        &self,
+        request: Request<v1::FacetsRequest>,
+    ) -> Result<Response<Self::FacetsStream>, Status> {
+        let wire = request.into_inner();
+        let facets = Facets {
+            expression: wire.expression,
+            range: range(wire.range),
+            fields: wire.fields,
+            limit: wire.limit,
+            refine: wire.refine,
+        };
+        let answers = self.api.queries.facets(facets).await.map_err(|error| status(&error))?;
+        let answers = ReceiverStream::new(answers)
+            .map(|answer| answer.map(facets_answer).map_err(|error| status(&error)));
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn pcap(&self, request: Request<v1::PcapRequest>) -> Result<Response<Self::PcapStream>, Status> {

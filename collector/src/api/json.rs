@@ -8,7 +8,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::clock::source_word;
-use crate::query::{CountAnswer, Different, HistogramAnswer, SearchPage, Sums, TailItem, TopAnswer};
+use crate::query::{
+    CountAnswer, Different, FacetsAnswer, HistogramAnswer, SearchPage, Sums, TailItem, TopAnswer,
+};
 
 #[derive(Serialize)]
 pub(super) struct Partial<'a> {
@@ -98,6 +100,27 @@ pub(super) fn histogram(answer: &HistogramAnswer) -> Value {
         with_sums(json!({"start": rfc3339(bucket.start), "group": bucket.group}), &bucket.sums)
     });
     let object = json!({"interval_ns": answer.interval_ns, "buckets": buckets.collect::<Vec<_>>()});
+    with_partial(object, &answer.partial)
+}
+
+pub(super) fn facets(answer: &FacetsAnswer) -> Value {
+    let fields = answer.fields.iter().map(|field| {
+        let values = field.values.iter().map(|value| json!({"value": value.value, "flows": value.flows}));
+        json!({
+            "field": field.name,
+            "flows": field.flows,
+            "values": values.collect::<Vec<_>>(),
+            "different": field.different,
+            "missed_max": field.missed_max,
+        })
+    });
+    let object = json!({
+        "fields": fields.collect::<Vec<_>>(),
+        "flows": answer.flows,
+        "records_read": answer.records_read,
+        "records": answer.records,
+        "last": answer.last,
+    });
     with_partial(object, &answer.partial)
 }
 

@@ -43,6 +43,11 @@ fn operation(route: &Route, id: &str, parameters: &Value, body: Option<Value>) -
             "application/x-ndjson": {"schema": reference(schema)},
             "text/event-stream": {"schema": {"type": "string"}},
         }),
+        Answer::JsonOrLines(schema) => json!({
+            "application/json": {"schema": reference(schema)},
+            "application/x-ndjson": {"schema": reference(schema)},
+            "text/event-stream": {"schema": {"type": "string"}},
+        }),
         Answer::Capture => json!({
             "application/x-pcapng": {"schema": {"type": "string", "format": "binary"}},
             "application/vnd.tcpdump.pcap": {"schema": {"type": "string", "format": "binary"}},
@@ -194,6 +199,20 @@ fn schemas() -> Value {
         "HistogramResponse": object(json!({
             "interval_ns": integer(), "buckets": array("HistogramBucket"), "partial": partial(),
         })),
+        "FacetsResponse": object(json!({
+            "fields": array("Facet"),
+            "flows": {"type": "integer", "minimum": 0, "description": "that match, of those read"},
+            "records_read": {"type": "integer", "minimum": 0, "description": "so far, of records"},
+            "records": integer(), "last": {"type": "boolean"}, "partial": partial(),
+        })),
+        "Facet": object(json!({
+            "field": text(),
+            "flows": {"type": "integer", "minimum": 0, "description": "that have any value"},
+            "values": array("FacetValue"),
+            "different": {"type": "integer", "minimum": 0, "description": "values; at least so many, where missed_max is not 0"},
+            "missed_max": {"type": "integer", "minimum": 0, "description": "counts may be too low by so much; 0: they are exact"},
+        })),
+        "FacetValue": object(json!({"value": text(), "flows": integer()})),
         "TailResponse": object(json!({
             "flow": {"$ref": "#/components/schemas/Flow"}, "missed": integer(),
         })),

@@ -7,6 +7,7 @@ pub(super) enum Door {
     Count,
     Top,
     Histogram,
+    Facets,
     Flow,
     Pcap,
     Tail,
@@ -29,6 +30,8 @@ pub(super) enum Answer {
     Capture,
     /// One JSON object a line, or server-sent events, without end.
     Lines(&'static str),
+    /// One, or with `refine` several as [`Answer::Lines`].
+    JsonOrLines(&'static str),
     Text,
 }
 
@@ -159,6 +162,31 @@ pub(super) static ROUTES: &[Route] = &[
         ],
         answer: Answer::Json("HistogramResponse"),
         doc: "Flows, packets and bytes along time. Buckets without flows are left out.",
+    },
+    Route {
+        path: "/api/v1/facets",
+        door: Door::Facets,
+        post: true,
+        parameters: &[
+            EXPRESSION,
+            SINCE,
+            UNTIL,
+            BY_INGEST,
+            parameter(
+                "fields",
+                Kind::List,
+                "Fields; every one but times, ids, counters and those that stand for others unless given.",
+            ),
+            parameter("limit", Kind::Number, "Values of each field: 10 unless given, at most 1000."),
+            parameter(
+                "refine",
+                Kind::Flag,
+                "Answer while flows are being read, too: one JSON object a line, or server-sent events for those who accept \
+                 text/event-stream. The last one has last set, or is an error.",
+            ),
+        ],
+        answer: Answer::JsonOrLines("FacetsResponse"),
+        doc: "The most frequent values of many fields at once.",
     },
     Route {
         path: "/api/v1/flows/{id}",

@@ -226,6 +226,46 @@ async fn http_sends_a_capture_file_and_a_tail() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn facets_come_once_or_as_they_get_better() {
+    let fixture = filled();
+    let api = api(&fixture);
+    let router = router(&api);
+    let uri = "/api/v1/facets?fields=port.dst,ip.src&expression=port==53";
+    let whole = json_of(&router, uri).await;
+    let field = json!({
+        "field": "port.dst", "flows": 20, "values": [{"value": "53", "flows": 20}], "different": 1, "missed_max": 0,
+    });
+    assert_eq!((&whole["fields"][0], &whole["flows"], &whole["last"]), (&field, &json!(20), &json!(true)));
+    for (accept, kind, start) in
+        [("*/*", "application/x-ndjson", ""), ("text/event-stream", "text/event-stream", "data: ")]
+    {
+        let request = Request::get(format!("{uri}&refine=true")).header("accept", accept).body(Body::empty());
+        let response = router.clone().oneshot(request.expect("request")).await.expect("infallible");
+        assert_eq!(response.headers()["content-type"], kind);
+        let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.expect("body");
+        let text = String::from_utf8(body.to_vec()).expect("text");
+        let lines: Vec<Value> = text
+            .lines()
+            .filter(|line| !line.is_empty())
+            .map(|line| serde_json::from_str(line.strip_prefix(start).expect("a frame")).expect("json"))
+            .collect();
+        assert!(lines.len() > 1 && lines[0]["last"] == false, "{text}");
+        assert_eq!(lines.last(), Some(&whole));
+    }
+
+    let address = served(&api, &fixture.shutdown).await;
+    let mut client = QueryClient::connect(format!("http://{address}")).await.expect("connect");
+    let request = v1::FacetsRequest { fields: vec!["port.dst".into()], refine: true, ..Default::default() };
+    let answers = client.facets(request.clone()).await.expect("facets").into_inner();
+    let answers: Vec<_> = answers.map(|answer| answer.expect("answer")).collect().await;
+    let last = answers.last().expect("a last one");
+    assert!(answers.len() > 1 && last.last && last.fields[0].values[0].flows == 20, "{answers:?}");
+    let wrong = v1::FacetsRequest { fields: vec!["nonsense".into()], ..request };
+    let error = client.facets(wrong).await.expect_err("no field");
+    assert_eq!(error.code(), tonic::Code::InvalidArgument);
+}
+
 #[tokio::test]
 async fn the_openapi_document_has_every_route_and_is_true_of_answers() {
     let fixture = filled();
@@ -271,6 +311,7 @@ async fn the_openapi_document_has_every_route_and_is_true_of_answers() {
         ("/api/v1/top?fields=ip", "TopResponse"),
         ("/api/v1/top?fields=ip&distinct=port.dst&by=distinct", "TopResponse"),
         ("/api/v1/histogram", "HistogramResponse"),
+        ("/api/v1/facets?limit=3", "FacetsResponse"),
         ("/api/v1/agents", "AgentsResponse"),
         ("/api/v1/fields", "FieldsResponse"),
         ("/api/v1/status", "StatusResponse"),

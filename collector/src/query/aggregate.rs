@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use gnomon_clock::UtcNs;
 use gnomon_flow::{Field, StoredFlow, Value, field};
 
+use super::coded::each_value;
 use super::distinct::{Different, Distinct, OF_ALL, hash_of};
 use super::execute::{Queries, QueryError, TimeRange, joined, limit_or};
-use super::group::{ByCode, COMBINATIONS_MAX, GroupBy, Groups, Measures, distinct, each_value};
+use super::group::{ByCode, COMBINATIONS_MAX, GroupBy, Groups, Measures, distinct};
 use crate::store::live::RowSet;
 use crate::store::{Part, Reader, StoreError};
 

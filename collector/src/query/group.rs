@@ -6,8 +6,9 @@ use std::rc::Rc;
 use gnomon_flow::{Field, StoredFlow, Value, field};
 
 use super::aggregate::Sums;
+use super::coded::Coded;
 use super::distinct::{Distinct, OF_ROW, hash_of};
-use super::values::{Codes, Values, values};
+use super::values::{Values, values};
 use crate::store::block::bloom::Mixing;
 use crate::store::live::RowSet;
 use crate::store::{Reader, StoreError};
@@ -55,19 +56,6 @@ pub(super) const KEYS_MAX: usize = 200_000;
 /// Bytes of text that the keys may hold together.
 const KEY_BYTES_MAX: usize = 64 << 20;
 
-/// The values of one field in a block by small numbers.
-struct Coded {
-    values: Vec<Value<'static>>,
-    lists: Vec<List>,
-}
-
-enum List {
-    /// From the codes of a column to the numbers here; `u32::MAX` for what is no value.
-    Codes { codes: Codes, numbers: Vec<u32> },
-    /// A number here for each row; `u32::MAX` where it has none.
-    Rows(Vec<u32>),
-}
-
 /// The packets and bytes of each row.
 pub(super) struct Measures {
     packets: Rc<Vec<u64>>,
@@ -93,78 +81,8 @@ impl Measures {
     }
 }
 
-impl Coded {
-    fn of(field: &'static Field, block: &Reader, rows: &RowSet) -> Result<Option<Coded>, StoreError> {
-        let Some(lists) = values(field, block)? else { return Ok(None) };
-        let mut known: HashMap<Value<'static>, u32, Mixing> = HashMap::default();
-        let mut integers: HashMap<u64, u32, Mixing> = HashMap::default();
-        let mut coded = Coded { values: Vec::new(), lists: Vec::with_capacity(lists.len()) };
-        for list in lists {
-            coded.lists.push(match list {
-                Values::Integers { values: of_rows, present } => {
-                    let mut numbers = vec![u32::MAX; of_rows.len()];
-                    for row in rows.iter().filter(|row| present.as_ref().is_none_or(|set| set.has(*row))) {
-                        let value = of_rows[row];
-                        numbers[row] = *integers.entry(value).or_insert_with(|| {
-                            coded.values.push(Value::Integer(value));
-                            coded.values.len() as u32 - 1
-                        });
-                    }
-                    List::Rows(numbers)
-                }
-                Values::Coded { entries, codes } => {
-                    let number = |entry: Option<Value<'static>>| {
-                        let Some(value) = entry else { return u32::MAX };
-                        *known.entry(value).or_insert_with_key(|value| {
-                            coded.values.push(value.clone());
-                            coded.values.len() as u32 - 1
-                        })
-                    };
-                    List::Codes { codes, numbers: entries.into_iter().map(number).collect() }
-                }
-            });
-        }
-        Ok(Some(coded))
-    }
-
-    /// The different values of a row.
-    fn each(&self, row: usize, found: &mut Vec<u32>) {
-        found.clear();
-        let mut push = |number: u32| {
-            if number != u32::MAX && !found.contains(&number) {
-                found.push(number);
-            }
-        };
-        for list in &self.lists {
-            match list {
-                List::Codes { codes, numbers } => {
-                    codes.each(row, |code| push(numbers.get(code).copied().unwrap_or(u32::MAX)));
-                }
-                List::Rows(numbers) => push(numbers[row]),
-            }
-        }
-    }
-}
-
 /// Sums by the values of one field; `None` in a key where there is none.
 pub(super) type ByCode<K> = HashMap<(K, u32), Sums, Mixing>;
-
-/// Calls `each` with every row and the number of each of its values in `field`; gives the values by number. `None` when
-/// columns do not tell.
-pub(super) fn each_value(
-    field: &'static Field,
-    block: &Reader,
-    rows: &RowSet,
-    mut each: impl FnMut(usize, u32),
-) -> Result<Option<Vec<Value<'static>>>, StoreError> {
-    let Some(coded) = Coded::of(field, block, rows)? else { return Ok(None) };
-    let mut found = Vec::new();
-    for row in rows.iter() {
-        coded.each(row, &mut found);
-        found.iter().take(COMBINATIONS_MAX).for_each(|number| each(row, *number));
-    }
-    Ok(Some(coded.values))
-}
 
 impl Groups {
     /// Counts rows of a block.

@@ -1,9 +1,12 @@
 //! Questions and their answers: the language, matching, aggregation, capture files.
 
 mod aggregate;
+mod coded;
 mod distinct;
 mod execute;
 pub mod expression;
+mod facet_counts;
+mod facets;
 mod group;
 mod pcap_export;
 mod pcap_file;
@@ -23,6 +26,7 @@ mod tests;
 pub use aggregate::{Bucket, CountAnswer, Histogram, HistogramAnswer, Measure, Sums, Top, TopAnswer, TopRow};
 pub use distinct::Different;
 pub use execute::{Queries, QueryError, QueryLimits, TimeRange};
+pub use facets::{FacetField, FacetValue, Facets, FacetsAnswer, faceted};
 pub use pcap_export::{IDS_MAX, PcapDownload, PcapPiece, PcapRequest, PcapSummary};
 pub use pcap_file::PcapFormat;
 pub use plan::{Hints, Plan};

@@ -10,7 +10,7 @@ use crate::query::*;
 use crate::store::testing::{S, epoch, record, seal};
 
 /// Records with something in every field, or nothing, as the dice fall.
-fn records(random: &mut SimRandom, ids: std::ops::Range<u64>) -> Vec<FlowRecord> {
+pub(super) fn records(random: &mut SimRandom, ids: std::ops::Range<u64>) -> Vec<FlowRecord> {
     ids.map(|id| {
         let mut pick = |to: i64| u64::try_from(random.range(0, to - 1)).unwrap_or(0);
         let first = S + pick(90_000) * 1_000_000;
