@@ -19,6 +19,7 @@ Examples:
   gnomon pcap 'dns.host == *example.com' -w - | tshark -r -
   gnomon top ip.src port.dst 'tcp.state == syn-sent' --by flows
   gnomon facets 'tls.host == *example.com' --fields ip.src,tls.ja4 --since -1d
+  gnomon hunt scan --since -5d
   gnomon fields                  every name an expression can use";
 
 /// Search flows and packets that gnomon's agents have captured.
@@ -186,6 +187,24 @@ pub(crate) enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// Suspects, the worst first: `gnomon hunt scan`, `ntp-monlist`, `http-flood`. Lists them when no name is given.
+    Hunt {
+        /// Which hunt.
+        name: Option<String>,
+        /// Only flows that match are looked at.
+        #[arg(default_value = "", hide_default_value = true)]
+        expression: String,
+        #[command(flatten)]
+        range: Range,
+        /// A number the hunt goes by, as `targets=50` (may be given several times); `gnomon hunt` lists them.
+        #[arg(long, value_name = "NAME=NUMBER")]
+        set: Vec<String>,
+        /// Most findings.
+        #[arg(long, short = 'n', default_value_t = 20)]
+        limit: u32,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Write the packets of flows as a capture file.
     Pcap {
         #[command(flatten)]
@@ -257,7 +276,7 @@ impl Command {
             | Command::Histogram { query, .. }
             | Command::Facets { query, .. }
             | Command::Pcap { query, .. } => Some(&query.expression),
-            Command::Tail { expression, .. } => Some(expression),
+            Command::Tail { expression, .. } | Command::Hunt { expression, .. } => Some(expression),
             Command::Top { words, .. } => words.last().map(String::as_str),
             _ => None,
         }

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use gnomon_clock::{Clock, EpochId, Fix, FixSource, KernelClock, MonoNs, Policy, RawNs, UtcNs};
 use gnomon_collector::clock_gate::ClockGate;
-use gnomon_collector::query::{Histogram, Measure, Queries, QueryLimits, Search, TimeRange, Top};
+use gnomon_collector::query::{
+    Facets, Histogram, Hunt, Measure, Queries, QueryError, QueryLimits, Search, TimeRange, Top,
+};
 use gnomon_collector::store::{Body, Change, Content, Evidence, Limits, RecordBatch, Store, Writer, open};
 use gnomon_collector::timekeeper::Timekeeper;
 use gnomon_flow::{
@@ -315,6 +317,30 @@ fn ingest(mut writer: Writer, store: &Store, rows: u64, dir: &Path) -> anyhow::R
     Ok(writer)
 }
 
+/// What facets are asked of.
+const FACETS: [&str; 20] = [
+    "node",
+    "ip.src",
+    "ip.dst",
+    "port.src",
+    "port.dst",
+    "ip.protocol",
+    "vlan",
+    "mac.src",
+    "ttl.src",
+    "tcp.state",
+    "end.reason",
+    "protocols",
+    "tags",
+    "dns.host",
+    "dns.status",
+    "tls.host",
+    "tls.ja3",
+    "http.host",
+    "http.uri",
+    "http.user-agent",
+];
+
 fn ask(store: &Store, clock: &Arc<dyn Clock>, rows: u64) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let limits = QueryLimits { deadline_ms: 600_000, ..QueryLimits::default() };
@@ -352,6 +378,41 @@ fn ask(store: &Store, clock: &Arc<dyn Clock>, rows: u64) -> anyhow::Result<()> {
         ("source and port, last day", &["ip.src", "port.dst"], last(DAY_NS)),
     ] {
         timed(what, &mut || Ok(runtime.block_on(queries.top(top(fields, range)))?.rows.len() as u64))?;
+    }
+    let distinct = Top {
+        distinct: vec!["port.dst".to_owned()],
+        by: Measure::Distinct,
+        ..top(&["ip.src", "ip.dst"], last(DAY_NS))
+    };
+    timed("pairs by distinct ports, last day", &mut || {
+        Ok(runtime.block_on(queries.top(distinct.clone()))?.rows.len() as u64)
+    })?;
+    let hunt = Hunt { name: "scan".to_owned(), ..Hunt::default() };
+    timed("hunt for scanners, 5 days", &mut || {
+        let answer = runtime.block_on(queries.hunt(hunt.clone()))?;
+        if let Some(first) = answer.findings.first() {
+            eprintln!("first of the hunt: {} {}", first.score, first.expression);
+        }
+        Ok(answer.findings.len() as u64)
+    })?;
+    for (what, expression, range) in [
+        ("facets, 20 fields, 1 hour", "", last(3_600_000_000_000)),
+        ("facets, 20 fields, 5 days, port filter", "port.dst == 443", TimeRange::default()),
+        ("facets, 20 fields, 5 days, no filter", "", TimeRange::default()),
+    ] {
+        let facets = Facets {
+            expression: expression.to_owned(),
+            range,
+            fields: FACETS.iter().map(|name| (*name).to_owned()).collect(),
+            ..Facets::default()
+        };
+        timed(what, &mut || {
+            let answer = runtime.block_on(async {
+                let mut answers = queries.facets(facets.clone()).await?;
+                answers.recv().await.unwrap_or(Err(QueryError::Cancelled))
+            })?;
+            Ok(answer.fields.iter().map(|field| field.values.len() as u64).sum())
+        })?;
     }
     let histogram =
         Histogram { interval_ns: 300_000_000_000, group: "node".to_owned(), ..Histogram::default() };

@@ -5,6 +5,7 @@ mod aggregate;
 mod clock;
 mod facets;
 mod flows;
+mod hunt;
 mod pcap;
 
 use std::io;
@@ -52,6 +53,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Outcome> {
         }
         Command::Facets { query, fields, limit, output } => {
             facets::show(&mut client, query, fields, limit, output.output).await
+        }
+        Command::Hunt { name: None, output, .. } => hunt::list(&mut client, output.output).await,
+        Command::Hunt { name: Some(name), expression, range, set, limit, output } => {
+            hunt::go(&mut client, (name, expression), &range, set, limit, output.output).await
         }
         Command::Pcap { query, write, id, format, packets } => {
             pcap::write(&mut client, query, &write, id, format, packets).await

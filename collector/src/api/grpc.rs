@@ -14,9 +14,9 @@ use tonic::service::Routes;
 use tonic::{Code, Request, Response, Status};
 
 use super::answers::Failure;
-use super::{Api, REQUEST_BYTES_MAX};
+use super::{Api, REQUEST_BYTES_MAX, hunts};
 use crate::query::{
-    Different, FacetField, FacetValue, Facets, FacetsAnswer, Histogram, Measure, PcapFormat, PcapPiece,
+    Different, FacetField, FacetValue, Facets, FacetsAnswer, Histogram, Hunt, Measure, PcapFormat, PcapPiece,
     PcapRequest, PcapSummary, QueryError, Search, Sums, TimeRange, Top, TopRow,
 };
 
@@ -242,6 +242,27 @@ impl Query for Door {
         let answers = ReceiverStream::new(answers)
             .map(|answer| answer.map(facets_answer).map_err(|error| status(&error)));
         Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn hunt(&self, request: Request<v1::HuntRequest>) -> Result<Response<v1::HuntResponse>, Status> {
+        let wire = request.into_inner();
+        let hunt = Hunt {
+            name: wire.name,
+            expression: wire.expression,
+            range: range(wire.range),
+            parameters: wire.parameters.into_iter().collect(),
+            limit: wire.limit,
+        };
+        let answer = self.api.queries.hunt(hunt).await.map_err(|error| status(&error))?;
+        Ok(Response::new(v1::HuntResponse {
+            findings: answer.findings.into_iter().map(hunts::finding).collect(),
+            others: answer.others,
+            partial: partial(answer.partial),
+        }))
+    }
+
+    async fn hunts(&self, _: Request<v1::HuntsRequest>) -> Result<Response<v1::HuntsResponse>, Status> {
+        Ok(Response::new(hunts::list()))
     }
 
     async fn pcap(&self, request: Request<v1::PcapRequest>) -> Result<Response<Self::PcapStream>, Status> {

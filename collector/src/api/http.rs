@@ -19,9 +19,9 @@ use tokio_stream::{Stream, StreamExt};
 use super::answers::Failure;
 use super::parameters::Parameters;
 use super::routes::{Door, ROUTES, Route};
-use super::{Api, REQUEST_BYTES_MAX, json, openapi};
+use super::{Api, REQUEST_BYTES_MAX, hunts, json, openapi};
 use crate::query::{
-    Facets, FacetsAnswer, Histogram, Measure, PcapFormat, PcapPiece, PcapRequest, QueryError, Search,
+    Facets, FacetsAnswer, Histogram, Hunt, Measure, PcapFormat, PcapPiece, PcapRequest, QueryError, Search,
     TailItem, Top,
 };
 
@@ -158,6 +158,17 @@ async fn answer(
             };
             Ok(lines(ReceiverStream::new(answers).map(text), events))
         }
+        Door::Hunt => {
+            let hunt = Hunt {
+                name: parameters.text("name").to_owned(),
+                expression: expression(),
+                range: parameters.range(now)?,
+                parameters: hunts::parameters(&parameters.list("parameters"))?,
+                limit: parameters.number("limit")?,
+            };
+            Ok(written(&hunts::findings_json(&queries.hunt(hunt).await?)))
+        }
+        Door::Hunts => Ok(written(&hunts::list_json())),
         Door::Pcap => {
             let format = match parameters.text("format") {
                 "" | "pcapng" => PcapFormat::Pcapng,

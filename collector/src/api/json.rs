@@ -54,7 +54,7 @@ impl Tail<'_> {
 }
 
 /// `object` with `partial` when the answer is not whole.
-fn with_partial(mut object: Value, partial: &Option<String>) -> Value {
+pub(super) fn with_partial(mut object: Value, partial: &Option<String>) -> Value {
     if let (Some(object), Some(reason)) = (object.as_object_mut(), partial) {
         object.insert("partial".to_owned(), json!({"reason": reason}));
     }

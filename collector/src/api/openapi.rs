@@ -213,6 +213,20 @@ fn schemas() -> Value {
             "missed_max": {"type": "integer", "minimum": 0, "description": "counts may be too low by so much; 0: they are exact"},
         })),
         "FacetValue": object(json!({"value": text(), "flows": integer()})),
+        "HuntResponse": object(json!({
+            "findings": array("HuntFinding"), "others": integer(), "partial": partial(),
+        })),
+        "HuntFinding": object(json!({
+            "score": {"type": "number", "description": "compares findings of one answer, and means nothing else"},
+            "what": text(),
+            "evidence": {"type": "object", "description": "the same keys in all findings of a hunt"},
+            "expression": {"type": "string", "description": "finds the flows behind it"},
+        })),
+        "HuntParameter": object(json!({
+            "name": text(), "default": integer(), "min": integer(), "max": integer(), "doc": text(),
+        })),
+        "HuntKind": object(json!({"name": text(), "doc": text(), "parameters": array("HuntParameter")})),
+        "HuntsResponse": object(json!({"hunts": array("HuntKind")})),
         "TailResponse": object(json!({
             "flow": {"$ref": "#/components/schemas/Flow"}, "missed": integer(),
         })),

@@ -266,6 +266,36 @@ async fn facets_come_once_or_as_they_get_better() {
     assert_eq!(error.code(), tonic::Code::InvalidArgument);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn hunts_are_listed_and_found_at_both_doors() {
+    let mut fixture = filled();
+    let probe = |port: u64| {
+        let mut probe = record(1000 + port, 0, 50 * S, 50 * S);
+        probe.key.resp_port = port as u16;
+        probe
+    };
+    fixture.add(epoch(1), 40, (1..=30).map(probe).collect());
+    let api = api(&fixture);
+    let router = router(&api);
+    let answer = json_of(&router, "/api/v1/hunt?name=scan&parameters=targets=25").await;
+    let found = &answer["findings"][0];
+    assert_eq!((&found["what"], &found["evidence"]["ports"]), (&json!("ports"), &json!(31)), "{answer}");
+    assert_eq!(found["evidence"]["first"].as_str().map(|at| at.ends_with('Z')), Some(true));
+    let (_, _, body) = ask(&router, Method::GET, "/api/v1/hunt?name=scan&parameters=targets", "").await;
+    assert!(String::from_utf8_lossy(&body).contains("is no name=number"));
+
+    let address = served(&api, &fixture.shutdown).await;
+    let mut client = QueryClient::connect(format!("http://{address}")).await.expect("connect");
+    let parameters = [("targets".to_owned(), 25)].into();
+    let request = v1::HuntRequest { name: "scan".into(), parameters, ..Default::default() };
+    let findings = client.hunt(request).await.expect("hunt").into_inner().findings;
+    assert_eq!(findings[0].what, "ports");
+    assert_eq!(json!(findings[0].score), found["score"]);
+    assert_eq!(findings[0].expression, found["expression"]);
+    let hunts = client.hunts(v1::HuntsRequest {}).await.expect("hunts").into_inner().hunts;
+    assert!(hunts.iter().any(|hunt| hunt.name == "scan" && !hunt.parameters.is_empty()));
+}
+
 #[tokio::test]
 async fn the_openapi_document_has_every_route_and_is_true_of_answers() {
     let fixture = filled();
@@ -312,6 +342,8 @@ async fn the_openapi_document_has_every_route_and_is_true_of_answers() {
         ("/api/v1/top?fields=ip&distinct=port.dst&by=distinct", "TopResponse"),
         ("/api/v1/histogram", "HistogramResponse"),
         ("/api/v1/facets?limit=3", "FacetsResponse"),
+        ("/api/v1/hunt?name=scan&parameters=targets=2,hours=1", "HuntResponse"),
+        ("/api/v1/hunts", "HuntsResponse"),
         ("/api/v1/agents", "AgentsResponse"),
         ("/api/v1/fields", "FieldsResponse"),
         ("/api/v1/status", "StatusResponse"),

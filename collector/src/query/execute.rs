@@ -9,7 +9,7 @@ use gnomon_flow::{FlowRef, StoredFlow};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::expression::{ParseError, parse};
+use super::expression::{Expression, ParseError, parse};
 use super::plan::Plan;
 use crate::store::{Part, Progress, ScanKey, Span, Stop, Store, StoreError};
 
@@ -191,7 +191,16 @@ impl Queries {
 
     /// The records that `expression` and `range` select, in order, from behind `after` on.
     pub(super) fn selection(&self, expression: &str, range: TimeRange) -> Result<Selection, QueryError> {
-        let plan = Plan::new(&parse(expression)?, self.store.now().utc);
+        self.selection_of(&parse(expression)?, range)
+    }
+
+    /// See [`Queries::selection`].
+    pub(super) fn selection_of(
+        &self,
+        expression: &Expression,
+        range: TimeRange,
+    ) -> Result<Selection, QueryError> {
+        let plan = Plan::new(expression, self.store.now().utc);
         if let (Some(since), Some(until)) = (range.since, range.until)
             && since >= until
         {

@@ -8,6 +8,7 @@ pub mod expression;
 mod facet_counts;
 mod facets;
 mod group;
+mod hunt;
 mod pcap_export;
 mod pcap_file;
 mod pcap_merge;
@@ -27,6 +28,7 @@ pub use aggregate::{Bucket, CountAnswer, Histogram, HistogramAnswer, Measure, Su
 pub use distinct::Different;
 pub use execute::{Queries, QueryError, QueryLimits, TimeRange};
 pub use facets::{FacetField, FacetValue, Facets, FacetsAnswer, faceted};
+pub use hunt::{Evidence, HUNTS, Hunt, HuntAnswer, HuntFinding, HuntKind, HuntParameter};
 pub use pcap_export::{IDS_MAX, PcapDownload, PcapPiece, PcapRequest, PcapSummary};
 pub use pcap_file::PcapFormat;
 pub use plan::{Hints, Plan};
