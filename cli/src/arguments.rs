@@ -181,6 +181,9 @@ pub(crate) enum Command {
         /// Fields; every one but times, ids, counters and those that stand for others when left out.
         #[arg(long, value_name = "FIELD,…", value_delimiter = ',')]
         fields: Vec<String>,
+        /// Read every flow: without an expression, the most frequent values kept of each block are added up else.
+        #[arg(long)]
+        exact: bool,
         /// Most values of each field.
         #[arg(long, short = 'n', default_value_t = 10)]
         limit: u32,

@@ -14,15 +14,15 @@ use crate::output::{Cell, Sheet, human};
 pub(crate) async fn show(
     client: &mut Client,
     query: Query,
-    fields: Vec<String>,
+    (fields, exact): (Vec<String>, bool),
     limit: u32,
     format: Format,
 ) -> Result<Outcome> {
     // What is not looked at by people has no use for answers that are not the last.
     let refine = format == Format::Table && io::stdout().is_terminal();
     let range = time_range(client, &query.range).await?;
-    let request =
-        v1::FacetsRequest { expression: query.expression, range: Some(range), fields, limit, refine };
+    let (expression, range) = (query.expression, Some(range));
+    let request = v1::FacetsRequest { expression, range, fields, limit, refine, exact };
     let mut answers = client.facets(request).await?.into_inner();
     let mut drawn = false;
     while let Some(answer) = answers.message().await? {
@@ -35,16 +35,22 @@ pub(crate) async fn show(
             write!(io::stdout().lock(), "{CLEAR}")?;
         }
         sheet(&answer, format == Format::Table).print(format)?;
-        for field in answer.fields.iter().filter(|field| field.missed_max > 0) {
-            let (name, missed) = (&field.field, field.missed_max);
-            eprintln!(
-                "{name} has too many different values to count each: counts may be too low by {missed}"
-            );
+        let missed = missed(&answer);
+        // Programs have the column.
+        if !missed.is_empty() && format == Format::Table {
+            let hint = if exact { "" } else { " (--exact reads everything)" };
+            eprintln!("counts may be too low, by at most: {missed}{hint}");
         }
         let found = answer.fields.iter().any(|field| !field.values.is_empty());
         return Ok(Outcome::of(found, warn_partial(answer.partial.as_ref())));
     }
     Err(anyhow!("the collector ended its answer before it was whole"))
+}
+
+/// By how much counts may be too low, field by field.
+fn missed(answer: &v1::FacetsResponse) -> String {
+    let fields = answer.fields.iter().filter(|field| field.missed_max > 0);
+    fields.map(|field| format!("{} {}", field.field, field.missed_max)).collect::<Vec<_>>().join(", ")
 }
 
 /// Home and clear.

@@ -51,8 +51,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Histogram { query, interval, group, output } => {
             aggregate::histogram(&mut client, query, interval, group, output.output).await
         }
-        Command::Facets { query, fields, limit, output } => {
-            facets::show(&mut client, query, fields, limit, output.output).await
+        Command::Facets { query, fields, exact, limit, output } => {
+            facets::show(&mut client, query, (fields, exact), limit, output.output).await
         }
         Command::Hunt { name: None, output, .. } => hunt::list(&mut client, output.output).await,
         Command::Hunt { name: Some(name), expression, range, set, limit, output } => {

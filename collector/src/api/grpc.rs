@@ -237,6 +237,7 @@ impl Query for Door {
             fields: wire.fields,
             limit: wire.limit,
             refine: wire.refine,
+            exact: wire.exact,
         };
         let answers = self.api.queries.facets(facets).await.map_err(|error| status(&error))?;
         let answers = ReceiverStream::new(answers)

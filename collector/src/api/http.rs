@@ -144,6 +144,7 @@ async fn answer(
                 fields: parameters.list("fields"),
                 limit: parameters.number("limit")?,
                 refine,
+                exact: parameters.flag("exact")?,
             };
             let mut answers = queries.facets(facets).await?;
             if !refine {

@@ -181,6 +181,11 @@ pub(super) static ROUTES: &[Route] = &[
             ),
             parameter("limit", Kind::Number, "Values of each field: 10 unless given, at most 1000."),
             parameter(
+                "exact",
+                Kind::Flag,
+                "Read every flow, also where the most frequent values kept of each block would do.",
+            ),
+            parameter(
                 "refine",
                 Kind::Flag,
                 "Answer while flows are being read, too: one JSON object a line, or server-sent events for those who accept \

@@ -9,6 +9,7 @@ use super::coded::Coded;
 use super::group::distinct;
 use crate::store::block::bloom::Mixing;
 use crate::store::live::RowSet;
+use crate::store::rollup::Rollup;
 use crate::store::{Reader, StoreError};
 
 /// What the values of all fields may take. Beyond it the field that takes most lets its rarest values go.
@@ -74,16 +75,25 @@ impl Counts {
         }
     }
 
-    /// Counts rows of a block.
+    /// Counts rows of a block: by its rollup the fields that have one there.
     pub(super) fn add_rows(
         &mut self,
         fields: &[&'static Field],
         block: &Reader,
         rows: &RowSet,
+        rollup: Option<&Rollup>,
     ) -> Result<(), StoreError> {
         self.flows += rows.len() as u64;
         let mut by_record = Vec::new();
         for (field, to) in fields.iter().zip(&mut self.fields) {
+            if let Some(rolled) = rollup.and_then(|rollup| rollup.of(field.id)) {
+                to.flows += rolled.flows;
+                to.missed += rolled.missed;
+                for (value, count) in &rolled.values {
+                    self.bytes += to.add(value, *count);
+                }
+                continue;
+            }
             let Some(coded) = Coded::of(field, block, rows)? else {
                 by_record.push((*field, to));
                 continue;

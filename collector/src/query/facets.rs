@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use super::aggregate::named;
 use super::execute::{Queries, QueryError, TimeRange, joined, limit_or};
 use super::facet_counts::{Counts, OfField};
+use super::plan::Predicate;
 use crate::store::Part;
 
 /// Values of a field unless the caller says otherwise.
@@ -88,6 +89,8 @@ pub struct Facets {
     pub limit: u32,
     /// Answer with what there is so far, too.
     pub refine: bool,
+    /// Read every block, also where its rollup would do.
+    pub exact: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,7 +116,8 @@ pub struct FacetField {
     pub values: Vec<FacetValue>,
     /// Different values; at least so many, where some were let go.
     pub different: u64,
-    /// Counts may be too low by so much, where there are too many different values to count each; 0: they are exact.
+    /// Counts may be too low by so much, by what rollups left out and where there are too many different values to count
+    /// each; 0: they are exact.
     pub missed_max: u64,
 }
 
@@ -149,6 +153,8 @@ impl Queries {
         }
         let asked = Asked { fields, named, limit };
         let selection = self.selection(&facets.expression, facets.range)?;
+        // Rollups know of nothing but all records of a block.
+        let rolled = !facets.exact && matches!(selection.plan.predicate, Predicate::All);
         self.stream(move |control, so_far| {
             let places: Vec<Mutex<Counts>> =
                 (0..PLACES).map(|_| Mutex::new(Counts::of(asked.fields.len()))).collect();
@@ -158,7 +164,7 @@ impl Queries {
                     if matches!(part, Part::Flows([])) {
                         return Ok(());
                     }
-                    count(&places, &asked.fields, &part)?;
+                    count(&places, &asked.fields, &part, rolled)?;
                     // Who comes by when it is time makes the answer; the others go on reading.
                     let Ok(mut next) = next.try_lock() else { return Ok(()) };
                     if facets.refine && control.now() >= *next {
@@ -182,6 +188,7 @@ fn count(
     places: &[Mutex<Counts>],
     fields: &[&'static Field],
     part: &Part<'_>,
+    rolled: bool,
 ) -> Result<(), crate::store::StoreError> {
     let mut free = loop {
         let free = places.iter().find_map(|place| match place.try_lock() {
@@ -195,7 +202,11 @@ fn count(
         }
     };
     match part {
-        Part::Rows(block, rows) => free.add_rows(fields, block, rows),
+        Part::Rows(block, rows) => {
+            let whole = rolled && rows.len() == block.rows();
+            let rollup = if whole { block.rollup()? } else { None };
+            free.add_rows(fields, block, rows, rollup.as_ref())
+        }
         Part::Flows(flows) => {
             flows.iter().for_each(|flow| free.add(fields, flow));
             Ok(())

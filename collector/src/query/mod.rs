@@ -13,6 +13,7 @@ mod pcap_export;
 mod pcap_file;
 mod pcap_merge;
 mod plan;
+mod rollup;
 mod search;
 mod select;
 mod tail;
@@ -32,5 +33,6 @@ pub use hunt::{Evidence, HUNTS, Hunt, HuntAnswer, HuntFinding, HuntKind, HuntPar
 pub use pcap_export::{IDS_MAX, PcapDownload, PcapPiece, PcapRequest, PcapSummary};
 pub use pcap_file::PcapFormat;
 pub use plan::{Hints, Plan};
+pub use rollup::Roller;
 pub use search::{LIMIT_MAX, Search, SearchPage};
 pub use tail::TailItem;

@@ -24,6 +24,7 @@ mod replay;
 mod retention;
 mod retime;
 mod rocks;
+pub(crate) mod rollup;
 mod scan;
 mod segments;
 mod snapshot;

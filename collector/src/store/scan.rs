@@ -201,7 +201,7 @@ impl Order<'_> {
             // RAW may run a tenth faster or slower than time while a clock is slewed.
             let last = first.saturating_add_ns(length);
             let doubt = FIRSTS_NS + length / 8;
-            let close = |bound: UtcNs, at: UtcNs| bound.minus(at).abs() <= doubt;
+            let close = |bound: UtcNs, at: UtcNs| bound.minus(at).unsigned_abs() <= doubt.unsigned_abs();
             let has = if close(self.span.since, last) || close(self.span.until, first) {
                 let (first, last) = reader.estimates(row)?;
                 first.is_some_and(|first| self.span.has(first.utc, last.map_or(first.utc, |last| last.utc)))

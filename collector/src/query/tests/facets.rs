@@ -156,3 +156,95 @@ async fn work_ends_when_nobody_waits_for_it() {
     assert!(fixture.queries.count("", TimeRange::default(), &[]).await.is_ok());
     assert!(ended.load(Ordering::SeqCst));
 }
+
+/// A store of blocks with few different ports and many different sources.
+async fn rolled() -> (testing::Fixture, Roller) {
+    let mut fixture = fixture(QueryLimits::default());
+    for block in 0..4u64 {
+        for chunk in 0..3 {
+            let of = |n: u64| {
+                let mut flow = record(block * 10_000 + chunk * 1000 + n, 0, (1 + block) * S, (1 + block) * S);
+                // One in two from 10.0.0.0, the others from ever others.
+                let source = if n.is_multiple_of(2) { 0 } else { block * 3000 + chunk * 1000 + n };
+                flow.key.addresses = gnomon_flow::Addresses::V4 {
+                    orig: [10, (source >> 16) as u8, (source >> 8) as u8, source as u8],
+                    resp: [10, 9, 9, (n % 3) as u8],
+                };
+                flow.key.resp_port = [53, 443, 22][(n % 3) as usize];
+                // The very first is still open.
+                flow.end = flow.end.filter(|_| flow.id.0 > 0);
+                flow
+            };
+            fixture.add(epoch(1), 1 + block * 3 + chunk, (0..1000).map(of).collect());
+        }
+        seal(&mut fixture.writer);
+    }
+    let roller = Roller::new(fixture.store.clone());
+    (fixture, roller)
+}
+
+const ROLLED: [&str; 6] = ["ip.src", "ip.dst", "port.dst", "node", "direction.guessed", "tls.host"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rollups_say_how_much_they_miss_and_never_miss_more() {
+    let (mut fixture, mut roller) = rolled().await;
+    let ask = |exact| Facets { exact, limit: 5, ..asked(&ROLLED, "") };
+    // Older stores have none: then it is exact.
+    let exact = last(&fixture.queries, ask(false)).await;
+    assert!(exact.fields.iter().all(|field| field.missed_max == 0));
+    assert_eq!(roller.round().expect("round"), 4);
+    assert_eq!(roller.round().expect("round"), 0, "once each");
+    assert_eq!(last(&fixture.queries, ask(true)).await, exact);
+    let from_rollups = last(&fixture.queries, ask(false)).await;
+    assert_eq!(from_rollups.flows, 12_000);
+    for (found, exact) in from_rollups.fields.iter().zip(&exact.fields) {
+        assert_eq!((found.name, found.flows), (exact.name, exact.flows));
+        if exact.different < 100 {
+            assert_eq!(found, exact, "few values are all kept");
+        }
+    }
+    let sources = &from_rollups.fields[0];
+    assert_eq!(sources.missed_max, 4, "one in each block was the most that was left out");
+    assert_eq!(sources.values[0], exact.fields[0].values[0]);
+    assert!(sources.different < exact.fields[0].different);
+    // What is filtered is read.
+    let filtered = last(&fixture.queries, Facets { limit: 5, ..asked(&["ip.src"], "packets > 0") }).await;
+    assert_eq!(filtered.fields[0], exact.fields[0]);
+
+    // A range has the rollups of the blocks in it.
+    let oldest = fixture.store.status().expect("status").oldest_flow.expect("flows");
+    let range = TimeRange { until: Some(oldest.saturating_add_ns(500_000_000)), ..TimeRange::default() };
+    let first = last(&fixture.queries, Facets { range, ..ask(false) }).await;
+    assert_eq!((first.flows, first.fields[0].missed_max), (3000, 1));
+    // A block that a record has left is read.
+    let mut again = record(0, 1, S, S);
+    again.key.resp_port = 9;
+    fixture.add(epoch(1), 99, vec![again]);
+    let changed = last(&fixture.queries, ask(false)).await;
+    assert_eq!((changed.flows, changed.fields[0].missed_max), (12_000, 3));
+    let ports = &changed.fields[2].values;
+    assert_eq!(ports[0], FacetValue { value: "53".into(), flows: 4007 });
+    assert_eq!(ports.last(), Some(&FacetValue { value: "9".into(), flows: 1 }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollup_goes_with_its_block() {
+    let (mut fixture, mut roller) = rolled().await;
+    roller.round().expect("round");
+    let store = fixture.store.clone();
+    let ids: Vec<u64> = store.blocks().iter().map(|block| block.id).collect();
+    let has = |id: &u64| store.has_rollup(*id).expect("get");
+    assert!(ids.len() == 4 && ids.iter().all(has));
+    let mut anew = Roller::new(store.clone());
+    assert_eq!(anew.round().expect("round"), 0, "what is there is not made again");
+    fixture.writer.drop_blocks(&ids[..2]).expect("drop");
+    assert_eq!(ids.iter().map(has).collect::<Vec<_>>(), [false, false, true, true]);
+    // One that was being made when its block went is not kept.
+    let nothing = crate::store::rollup::Rollup::default();
+    store.put_rollup(ids[0], &nothing).expect("put");
+    assert!(!has(&ids[0]));
+    // One that is of no use is passed by.
+    store.put_rollup(ids[2], &nothing).expect("put");
+    let answer = last(&fixture.queries, asked(&ROLLED, "")).await;
+    assert_eq!((answer.flows, answer.fields[0].missed_max, answer.partial), (6000, 1, None));
+}
