@@ -397,7 +397,7 @@ fn ask(store: &Store, clock: &Arc<dyn Clock>, rows: u64) -> anyhow::Result<()> {
         Ok(answer.findings.len() as u64)
     })?;
     let rolling = Watch::start();
-    let before = (cpu(), store.status()?.flows_bytes);
+    let before = cpu();
     let mut roller = Roller::new(store.clone());
     let mut rollups = 0;
     loop {
@@ -408,10 +408,10 @@ fn ask(store: &Store, clock: &Arc<dyn Clock>, rows: u64) -> anyhow::Result<()> {
     }
     if rollups > 0 {
         println!(
-            "{rollups} rollups: {:?}, {:.2} us of CPU and {:.1} bytes a record",
+            "{rollups} rollups: {:?}, {:.2} us of CPU and {:.1} bytes a record, not yet compressed",
             rolling.elapsed(),
-            (cpu() - before.0) / rows as f64 * 1e6,
-            store.status()?.flows_bytes.saturating_sub(before.1) as f64 / rows as f64,
+            (cpu() - before) / rows as f64 * 1e6,
+            roller.bytes() as f64 / rows as f64,
         );
     }
     for (what, expression, range, exact) in [

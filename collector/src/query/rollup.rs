@@ -29,11 +29,17 @@ pub struct Roller {
     store: Store,
     /// Blocks that have one.
     done: HashSet<u64, Mixing>,
+    bytes: u64,
 }
 
 impl Roller {
     pub fn new(store: Store) -> Roller {
-        Roller { store, done: HashSet::default() }
+        Roller { store, done: HashSet::default(), bytes: 0 }
+    }
+
+    /// Of all it made, before the database compresses them.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Makes the next few. Blocking.
@@ -52,7 +58,7 @@ impl Roller {
             }
             if !self.store.has_rollup(block.id)? {
                 match of(&self.store.read(block)) {
-                    Ok(rollup) => self.store.put_rollup(block.id, &rollup)?,
+                    Ok(rollup) => self.bytes += self.store.put_rollup(block.id, &rollup)?,
                     // A question that reads the block says so.
                     Err(error) if error.is_damage() => {}
                     Err(StoreError::BlockGone { .. }) => {}

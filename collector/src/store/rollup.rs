@@ -111,16 +111,18 @@ impl Store {
         Ok(self.shared.rocks.get(Family::Rollups, &keys::block(block))?.is_some())
     }
 
-    /// Keeps a block's rollup, unless the block has gone meanwhile.
-    pub(crate) fn put_rollup(&self, block: u64, rollup: &Rollup) -> Result<(), StoreError> {
+    /// Keeps a block's rollup, unless the block has gone meanwhile. Its bytes.
+    pub(crate) fn put_rollup(&self, block: u64, rollup: &Rollup) -> Result<u64, StoreError> {
         let mut batch = Batch::default();
-        batch.put(Family::Rollups, keys::block(block), rollup.encode());
+        let value = rollup.encode();
+        let bytes = value.len() as u64;
+        batch.put(Family::Rollups, keys::block(block), value);
         // Whoever takes a block out takes its rollup out behind that: see `Writer::drop_blocks`.
         let live = self.shared.live();
         if live.block(block).is_some() {
             self.shared.rocks.write(&batch, false)?;
         }
-        Ok(())
+        Ok(bytes)
     }
 }
 
