@@ -112,6 +112,7 @@ fn stored(record: FlowRecord, origin: &Origin) -> StoredFlow {
         origin: origin.clone(),
         ingested: None,
         time_state: TimeState::Indexed,
+        time_reason: Default::default(),
         record,
     }
 }

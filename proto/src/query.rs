@@ -39,6 +39,7 @@ impl From<&StoredFlow> for v1::StoredFlow {
             last: flow.last.as_ref().map(Into::into),
             ingested_unix_ns: flow.ingested.map(UtcNs::unix_ns),
             time_state: v1::TimeState::from(flow.time_state).into(),
+            time_reason: flow.time_reason.to_string(),
         }
     }
 }
@@ -65,6 +66,7 @@ impl TryFrom<&v1::StoredFlow> for StoredFlow {
                 v1::TimeState::Quarantined => TimeState::Quarantined,
                 v1::TimeState::Indexed | v1::TimeState::Unspecified => TimeState::Indexed,
             },
+            time_reason: wire.time_reason.clone().into(),
         })
     }
 }

@@ -42,6 +42,7 @@ fn flow(id: u64) -> StoredFlow {
         last: at,
         ingested: None,
         time_state: gnomon_flow::TimeState::Indexed,
+        time_reason: Default::default(),
     }
 }
 

@@ -344,6 +344,7 @@ fn write_csv(path: &Path, rows: u64) -> anyhow::Result<()> {
         last: None,
         ingested: None,
         time_state: gnomon_flow::TimeState::Indexed,
+        time_reason: Default::default(),
     };
     for n in 0..rows {
         flow.record = record(n, rows, &mut dice);

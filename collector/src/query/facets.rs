@@ -69,6 +69,7 @@ pub(super) const NOT_FACETED: &[&str] = &[
     "icmp.inner.communityId",
     // Asked of evidence for each record, and the same for nearly all.
     "time.state",
+    "time.reason",
     "time.conflict",
 ];
 

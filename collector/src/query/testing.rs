@@ -85,6 +85,7 @@ pub(crate) fn tls_flow() -> StoredFlow {
         last: at(1_000_000_000),
         ingested: Some(UtcNs::from_unix_ns(T0 + 2_000_000_000)),
         time_state: TimeState::Indexed,
+        time_reason: Default::default(),
     }
 }
 

@@ -73,6 +73,7 @@ pub(super) fn values(field: &Field, block: &Reader) -> Result<Option<Vec<Values>
             let entries = vec![Some(Value::Text(TimeState::Indexed.name().into()))];
             one(Values::Coded { entries, codes: Codes::Plain(Rc::new(vec![0; block.rows()])) })
         }
+        17 if !block.block().held() => one(Values::Coded { entries: Vec::new(), codes: Codes::None }),
         20 => Ok(Some(vec![ips(block, columns::ORIG)?, ips(block, columns::RESP)?])),
         21 => one(ips(block, columns::ORIG)?),
         22 => one(ips(block, columns::RESP)?),

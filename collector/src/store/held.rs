@@ -1,5 +1,6 @@
 //! What waits outside the time index, and for what.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use gnomon_clock::{CollectorNow, Estimate};
@@ -7,6 +8,9 @@ use gnomon_flow::TimeState;
 
 use super::block::columns;
 use super::{Store, StoreError};
+
+/// The reason of what can be indexed and is not yet.
+const ON_ITS_WAY: &str = "on-its-way";
 
 /// Held records by state and reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,6 +65,19 @@ impl Store {
 
     fn reason(&self, first: Option<Estimate>, last: Option<Estimate>, now: &CollectorNow) -> &'static str {
         // What can be indexed by now is on its way there.
-        self.shared.gate.reason(first, last, now).unwrap_or("on-its-way")
+        self.shared.gate.reason(first, last, now).unwrap_or(ON_ITS_WAY)
+    }
+
+    /// Why a record of this state and these times waits; empty when it is indexed.
+    pub(super) fn time_reason(
+        &self,
+        state: TimeState,
+        first: Option<Estimate>,
+        last: Option<Estimate>,
+    ) -> Cow<'static, str> {
+        match state {
+            TimeState::Indexed => Cow::Borrowed(""),
+            _ => Cow::Borrowed(self.reason(first, last, &self.shared.gate.now())),
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Reading a block: the columns a question asks for, each once, and whole records for the few rows that are shown.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -240,6 +241,7 @@ impl Reader {
             last: None,
             ingested: None,
             time_state: TimeState::Indexed,
+            time_reason: Cow::Borrowed(""),
         })
     }
 
@@ -285,17 +287,18 @@ impl Reader {
         let epochs = self.epochs()?;
         let epoch = &epochs[source];
         let (first, last) = self.estimates(row)?;
-        let state = columns::state_of(values.integer(columns::STATE));
+        let time_state = match (self.block.held(), columns::state_of(values.integer(columns::STATE))) {
+            (false, _) => TimeState::Indexed,
+            (true, TimeState::Indexed) => TimeState::Pending,
+            (true, state) => state,
+        };
         Ok(StoredFlow {
+            time_reason: self.store.time_reason(time_state, first, last),
             first,
             last,
             origin: self.origin(epoch, source),
             ingested: Some(UtcNs::from_tai_ns(values.integer(columns::INGESTED).cast_signed())),
-            time_state: match (self.block.held(), state) {
-                (false, _) => TimeState::Indexed,
-                (true, TimeState::Indexed) => TimeState::Pending,
-                (true, state) => state,
-            },
+            time_state,
             record,
         })
     }

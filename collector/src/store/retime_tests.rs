@@ -279,7 +279,8 @@ fn what_a_kernel_said_before_its_clock_was_set_right_holds_no_record_back() {
     rig.add(&[flows(epoch(1), 1, vec![record(5, 1, at, at + S)])]);
     rig.pass(2);
     assert!(rig.one(Span::ALL).is_none());
-    assert_eq!(rig.one(BY_INGEST).unwrap().time_state, TimeState::Pending);
+    let pending = rig.one(BY_INGEST).unwrap();
+    assert_eq!((pending.time_state, &*pending.time_reason), (TimeState::Pending, "conflict"));
     // NTP's step.
     rig.pass(1);
     let right = kernel(&rig, 0);

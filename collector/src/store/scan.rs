@@ -243,6 +243,7 @@ impl Store {
         let epoch = shared.epochs.get(&shared.rocks, id.epoch)?.ok_or(StoreError::NoEpoch { id })?;
         flow.first = shared.estimate(&epoch, flow.record.first)?.or(flow.first);
         flow.last = shared.estimate(&epoch, flow.record.last)?;
+        flow.time_reason = self.time_reason(flow.time_state, flow.first, flow.last);
         flow.origin.agent_name = Arc::clone(&epoch.agent_name);
         Ok(flow)
     }

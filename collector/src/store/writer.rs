@@ -226,6 +226,7 @@ impl Writer {
             last: judged.last,
             ingested: Some(known.and_then(|(_, ingested)| ingested).unwrap_or(now)),
             time_state: judged.state,
+            time_reason: Default::default(),
             record: record.clone(),
         };
         stage.put(id, flow);

@@ -1,5 +1,6 @@
 //! A record with what only the collector knows: whose it is, and when it was.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use gnomon_clock::{EpochId, Estimate, UtcNs};
@@ -51,6 +52,8 @@ pub struct StoredFlow {
     /// When the collector took it in, by the collector's clock; `None` when no collector was involved.
     pub ingested: Option<UtcNs>,
     pub time_state: TimeState,
+    /// Why it is not in the time index, in a word; empty when it is, or where that is not known.
+    pub time_reason: Cow<'static, str>,
 }
 
 impl StoredFlow {

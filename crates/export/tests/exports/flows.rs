@@ -58,6 +58,7 @@ fn flow(id: u64, key: FlowKey, packets: (u64, u64)) -> StoredFlow {
         last: at(start + 2_500_000_000),
         ingested: Some(UtcNs::from_unix_ns(START_NS + start + 3_000_000_000)),
         time_state: TimeState::Indexed,
+        time_reason: Default::default(),
     }
 }
 
