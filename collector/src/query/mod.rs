@@ -2,7 +2,6 @@
 
 mod aggregate;
 mod execute;
-pub mod expression;
 mod group;
 mod pcap_export;
 mod pcap_file;
@@ -13,7 +12,6 @@ mod select;
 mod tail;
 #[cfg(test)]
 pub(crate) mod testing;
-mod text_set;
 mod values;
 
 #[cfg(test)]
