@@ -2,13 +2,14 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 
 use gnomon_capture::{Frame, Stamp};
 use gnomon_clock::{EpochId, Estimate, RawNs, UtcNs};
 use gnomon_flow::{FlowId, FlowRecord, Origin, StoredFlow, TimeState};
 
 use crate::engine::{Engine, EngineConfig, EngineStats};
-use crate::rules::{Keep, SlicePolicy};
+use crate::rules::{Keep, Rules};
 use crate::slicer::SlicerConfig;
 use crate::table::TableConfig;
 
@@ -41,7 +42,8 @@ pub fn engine_config(table: TableConfig) -> EngineConfig {
     EngineConfig {
         table: TableConfig { interim: None, ..table },
         slicer: SlicerConfig { block_bytes_max: 0, blocks_max: 1, ..SlicerConfig::default() },
-        policy: SlicePolicy { rules: Vec::new(), otherwise: Keep::Nothing },
+        rules: Arc::new(Rules::keep(Keep::Nothing)),
+        origin: Origin::default(),
     }
 }
 

@@ -20,6 +20,7 @@ use gnomon_daemon::exit::WithHint;
 use gnomon_daemon::notify;
 use gnomon_daemon::shutdown::{CancellationToken, Shutdown};
 use gnomon_daemon::telemetry::Telemetry;
+use gnomon_flow::{AgentId, Origin};
 use gnomon_proto::v1;
 
 use crate::config::{Config, InterfaceConfig, WORKERS_MAX};
@@ -29,6 +30,7 @@ use crate::feed::{Feed, Place, STUCK};
 use crate::heartbeat::{Board, Heart};
 use crate::identity::{CurrentEpoch, Identity};
 use crate::metrics;
+use crate::rules::current::CurrentRules;
 use crate::spool::{self, Writer};
 use crate::timekeeper::{self, ClockView, Duties, Evidence, Timekeeper};
 use crate::uplink::{LinkState, Settings, TimeSource, Uplink};
@@ -73,7 +75,8 @@ pub fn run(
     let link = uplink.as_ref().map_or_else(|| Arc::new(LinkState::default()), Uplink::state);
     metrics::register(&telemetry.meter("gnomon-agent"), &board, &spool, &link, (&keeper, clock));
 
-    let capture = Capture::start(config, clock, &board, &epoch, writer)?;
+    let rules = CurrentRules::new(config.rules()?);
+    let capture = Capture::start(config, clock, &board, (&epoch, identity.agent), &rules, writer)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(UPLINK_THREADS)
         .thread_name("uplink")
@@ -179,12 +182,17 @@ impl Capture {
         config: &Config,
         clock: &Arc<dyn Clock>,
         board: &Board,
-        epoch: &CurrentEpoch,
+        (epoch, agent): (&CurrentEpoch, AgentId),
+        rules: &CurrentRules,
         writer: Writer,
     ) -> anyhow::Result<Capture> {
         let interfaces = interfaces(config)?;
-        let engine =
-            EngineConfig { table: config.table(), slicer: config.slicer(), policy: config.slices.policy()? };
+        let engine = EngineConfig {
+            table: config.table(),
+            slicer: config.slicer(),
+            rules: rules.get(),
+            origin: Origin { agent, agent_name: config.name().into(), ..Origin::default() },
+        };
         // All sources are opened before any is read: a fanout group shares frames only once it is complete.
         let mut opened = Vec::new();
         for (number, interface) in interfaces.iter().enumerate() {
@@ -197,7 +205,8 @@ impl Capture {
         refuse_hopeless(&opened)?;
         let per_worker = engine.slicer.blocks_max + FLOW_EXPORTS_PER_WORKER;
         let (exports, queue) = sync_channel(per_worker * opened.len());
-        let mut capture = Starting { engine, exports, stop: Arc::default(), returns: HashMap::new() };
+        let rules = rules.clone();
+        let mut capture = Starting { engine, rules, exports, stop: Arc::default(), returns: HashMap::new() };
         let (mut epochs, mut alive, mut workers) = (Vec::new(), Vec::new(), Vec::new());
         for (number, (interface, options, source)) in opened.into_iter().enumerate() {
             let worker = u8::try_from(number).context("more than 256 workers")?;
@@ -274,6 +283,7 @@ impl Capture {
 /// What workers are started with.
 struct Starting {
     engine: EngineConfig,
+    rules: CurrentRules,
     exports: SyncSender<Export>,
     stop: Arc<AtomicBool>,
     returns: HashMap<u8, Return>,
@@ -298,8 +308,10 @@ impl Starting {
         let (new_epoch, epochs) = mpsc::channel();
         self.returns.insert(place.worker, Return { blocks, written: place.written.clone() });
         let identity = worker::Identity { worker: place.worker, interface: place.interface.clone(), epoch };
-        let channels = Channels { exports: self.exports.clone(), returned, epochs };
-        let engine = self.engine.clone();
+        let channels =
+            Channels { exports: self.exports.clone(), returned, epochs, rules: self.rules.follow() };
+        let mut engine = self.engine.clone();
+        engine.origin.interface = place.interface.clone();
         let (stop, clock) = (self.stop.clone(), clock.clone());
         let name = format!("cap-{}-{}", place.interface, place.worker);
         let thread = std::thread::Builder::new().name(name).spawn(move || {

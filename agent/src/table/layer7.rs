@@ -56,7 +56,7 @@ pub(super) enum Inspected {
 }
 
 impl Inspected {
-    /// `in_order` says which of a TCP segment's bytes come next in its stream.
+    /// `in_order` says which of a TCP segment's bytes come next in its stream. Whether it brought attributes.
     #[inline]
     pub(super) fn feed(
         &mut self,
@@ -65,24 +65,44 @@ impl Inspected {
         in_order: InOrder,
         now: RawNs,
         budget: &mut Budget,
-    ) {
+    ) -> bool {
         if packet.payload.is_empty() {
-            return;
+            return false;
         }
         if let Inspected::Over(told) = self {
             // One side may have said all before the other one spoke.
             if told.first.wants(side == 0) {
                 told.add_first(packet, side, in_order);
             }
-            return;
+            return false;
         }
+        let before = self.told_count();
         if let Some(header) = packet.tcp {
             if in_order == InOrder::Nothing {
-                return;
+                return false;
             }
             self.feed_tcp(packet, &header, side, in_order, now, budget);
         } else if packet.key.protocol == UDP && packet.fragment == Fragment::Whole {
             self.feed_udp(packet, side, budget);
+        }
+        self.told_count() != before
+    }
+
+    fn told_count(&self) -> usize {
+        match self {
+            Inspected::NotBegun => 0,
+            Inspected::Going(layer7) => layer7.told.attributes.len(),
+            Inspected::Over(told) => told.attributes.len(),
+        }
+    }
+
+    /// Exchanges what inspection found for `other`; what is found later is added to that.
+    pub(super) fn swap_attributes(&mut self, other: &mut Attributes) {
+        match self {
+            // Has none, and the other one goes back the same way.
+            Inspected::NotBegun => {}
+            Inspected::Going(layer7) => std::mem::swap(&mut layer7.told.attributes, other),
+            Inspected::Over(told) => std::mem::swap(&mut told.attributes, other),
         }
     }
 
@@ -149,8 +169,10 @@ impl Inspected {
         }
     }
 
-    /// No more packets will come: what waits for segments that were lost is inspected without them.
-    pub(super) fn conclude(&mut self, budget: &mut Budget) {
+    /// No more packets will come: what waits for segments that were lost is inspected without them. Whether that brought
+    /// attributes.
+    pub(super) fn conclude(&mut self, budget: &mut Budget) -> bool {
+        let before = self.told_count();
         if let Inspected::Going(layer7) = self {
             for side in [0, 1] {
                 while layer7.streams[side].is_waiting() {
@@ -159,6 +181,7 @@ impl Inspected {
                 }
             }
         }
+        self.told_count() != before
     }
 
     /// What is known so far.

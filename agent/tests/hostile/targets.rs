@@ -6,7 +6,7 @@ use gnomon_agent::decode;
 use gnomon_agent::engine::{Engine, EngineConfig};
 use gnomon_agent::inspect::{BufferBudget, Inspection};
 use gnomon_agent::offline::{engine_config, flows};
-use gnomon_agent::rules::{Keep, SlicePolicy};
+use gnomon_agent::rules::{Keep, Rules};
 use gnomon_agent::table::{InterimPolicy, TableConfig};
 use gnomon_capture::{Frame, LinkType, PcapFile, Stamp, VlanTag};
 use gnomon_clock::RawNs;
@@ -52,7 +52,7 @@ pub(crate) fn sequence(input: &[u8]) {
         0,
         EngineConfig {
             table,
-            policy: SlicePolicy { rules: Vec::new(), otherwise: Keep::OfFlow(1000) },
+            rules: std::sync::Arc::new(Rules::keep(Keep::OfFlow(1000))),
             ..engine_config(table)
         },
     );

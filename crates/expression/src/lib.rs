@@ -30,7 +30,7 @@ pub use ast::{Comparison, Expression, FieldRef, Operand, Operator, Precision, Te
 pub use error::{ParseError, field_hint};
 pub use ip::{IpTerm, Network};
 pub use manual::search_docs;
-pub use parser::parse;
+pub use parser::{Scope, parse, parse_in};
 pub use predicate::{Intervals, IpSet, Predicate, Test, ValueSet, Wanted};
 pub use term::anchored_regex;
 pub use text_set::TextSet;

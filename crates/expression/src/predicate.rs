@@ -128,6 +128,35 @@ impl Predicate {
             Predicate::Test(test) => test.matches(flow),
         }
     }
+
+    /// Whether a flow of which not everything is `known` yet matches; `None` while that depends on what is not.
+    pub fn decide(&self, flow: &StoredFlow, known: &dyn Fn(&'static Field) -> bool) -> Option<bool> {
+        match self {
+            Predicate::All => Some(true),
+            Predicate::Not(inner) => inner.decide(flow, known).map(|matches| !matches),
+            Predicate::And(list) => decide_list(list, flow, known, false),
+            Predicate::Or(list) => decide_list(list, flow, known, true),
+            Predicate::Test(test) => known(test.field).then(|| test.matches(flow)),
+        }
+    }
+}
+
+/// One that is `decisive` decides; otherwise one that is unknown leaves it open.
+fn decide_list(
+    list: &[Predicate],
+    flow: &StoredFlow,
+    known: &dyn Fn(&'static Field) -> bool,
+    decisive: bool,
+) -> Option<bool> {
+    let mut decided = Some(!decisive);
+    for predicate in list {
+        match predicate.decide(flow, known) {
+            Some(matches) if matches == decisive => return Some(decisive),
+            Some(_) => {}
+            None => decided = None,
+        }
+    }
+    decided
 }
 
 impl Test {
@@ -278,4 +307,75 @@ impl IpSet {
 
 fn same_family(a: IpAddr, b: IpAddr) -> bool {
     a.is_ipv4() == b.is_ipv4()
+}
+
+#[cfg(test)]
+mod tests {
+    use gnomon_flow::FieldKind;
+
+    use super::*;
+
+    /// With every integer unknown.
+    fn decided(text: &str) -> Option<bool> {
+        let expression = crate::parse(text).unwrap_or_else(|error| panic!("{error}"));
+        let known = |field: &Field| field.kind != FieldKind::Integer;
+        Predicate::of(&expression, UtcNs::from_unix_ns(0)).decide(&flow(), &known)
+    }
+
+    fn flow() -> StoredFlow {
+        use gnomon_flow::{Addresses, FlowId, FlowRecord};
+        let key = FlowKey {
+            vlan: [0; 2],
+            ethertype: 0x0800,
+            protocol: 6,
+            addresses: Addresses::V4 { orig: [10, 0, 0, 1], resp: [10, 0, 0, 2] },
+            orig_port: 1,
+            resp_port: 2,
+        };
+        let record = FlowRecord {
+            id: FlowId(1),
+            segment: 0,
+            revision: 0,
+            key,
+            first: Default::default(),
+            last: Default::default(),
+            stamp_err_ns: 0,
+            orig: Default::default(),
+            resp: Default::default(),
+            tcp: None,
+            icmp: None,
+            direction_guessed: false,
+            problem: None,
+            sliced_packets: 0,
+            sliced_bytes: 0,
+            end: None,
+            attributes: Default::default(),
+        };
+        StoredFlow {
+            record,
+            origin: Default::default(),
+            first: None,
+            last: None,
+            ingested: None,
+            time_state: Default::default(),
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_decides_nothing_that_depends_on_it() {
+        for (text, expected) in [
+            ("port == 2", None),
+            ("!(port == 2)", None),
+            ("port != 2", None),
+            ("ip == 10/8 && port == 2", None),
+            ("ip == 11/8 && port == 2", Some(false)),
+            ("ip == 10/8 || port == 2", Some(true)),
+            ("ip == 11/8 || port == 2", None),
+            ("!(ip == 11/8 && port == 2)", Some(true)),
+            ("ip == 10/8 && protocol == tcp", Some(true)),
+            ("", Some(true)),
+        ] {
+            assert_eq!(decided(text), expected, "{text}");
+        }
+    }
 }
