@@ -36,7 +36,7 @@ pub struct Cli {
     command: Option<Command>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 struct Options {
     /// The config file [default: /etc/gnomon/agent.toml, if it is there]
     #[arg(long, short, global = true, value_name = "FILE", env = "GNOMON_AGENT_CONFIG")]
@@ -77,7 +77,7 @@ enum ConfigCommand {
         #[arg(long)]
         origin: bool,
     },
-    /// Check the configuration and print nothing if it is good
+    /// Check the configuration; say when each rule is decided, and how it was understood
     Check,
     /// Print an example file with every key, its meaning and its default
     Example,
@@ -122,7 +122,9 @@ impl Cli {
                 let loaded = self.options.load()?;
                 let telemetry = telemetry::init(config::PROGRAM, &loaded.value.telemetry)?;
                 let shutdown = Shutdown::install().context("cannot take signals")?;
-                let ended = pipeline::run(&loaded.value, &clock, &shutdown, &telemetry);
+                let options = self.options.clone();
+                let load = Box::new(move || Ok(options.load()?.value));
+                let ended = pipeline::run(&loaded.value, &clock, &shutdown, &telemetry, load);
                 telemetry.shutdown();
                 ended
             }
@@ -159,13 +161,16 @@ fn configuration(options: &Options, command: &ConfigCommand) -> anyhow::Result<(
             Ok(())
         }
         ConfigCommand::Check => {
-            options.load()?;
+            let rules = options.load()?.value.rules()?;
             let file = options.config.clone().unwrap_or_else(|| DEFAULT_FILE.into());
             println!(
                 "{}: good{}",
                 file.display(),
                 if file.exists() { "" } else { " (it is not there: defaults)" }
             );
+            for rule in rules.list() {
+                println!("  rule {}, decided {}: {}", rule.name, rule.decided.name(), rule.when);
+            }
             Ok(())
         }
         ConfigCommand::Example => {

@@ -56,6 +56,7 @@ pub fn engine_config(table: TableConfig) -> EngineConfig {
 /// What `drain` says. The flows of all frames before the error are given out first.
 pub fn flows<E>(
     table: TableConfig,
+    rules: Arc<Rules>,
     origin: &Origin,
     mut drain: impl FnMut(&mut dyn FnMut(&[Frame<'_>])) -> Result<usize, E>,
     mut found: impl FnMut(StoredFlow),
@@ -66,7 +67,7 @@ pub fn flows<E>(
             .into_iter()
             .fold(table.idle.other_ns.max(table.linger_ns), u64::max);
     let open_max = table.active_timeout_ns.saturating_add(idle_max).saturating_add(1 << 30);
-    let mut engine = Engine::new(0, engine_config(table));
+    let mut engine = Engine::new(0, EngineConfig { rules, origin: origin.clone(), ..engine_config(table) });
     let mut waiting: BinaryHeap<Reverse<InOrder>> = BinaryHeap::new();
     let mut now = RawNs(0);
     let mut release = |engine: &mut Engine, until: RawNs, waiting_max: usize| {
@@ -170,6 +171,7 @@ mod tests {
         let mut flows_found = Vec::new();
         let ended = flows(
             TableConfig { flows_max: 4096, ..TableConfig::default() },
+            Arc::new(Rules::keep(Keep::Nothing)),
             &origin,
             |sink| match batches.next() {
                 Some(batch) => {

@@ -18,6 +18,7 @@ use gnomon_capture::{CaptureError, Fanout, Options, Source, interface};
 use gnomon_clock::{Clock, EpochId};
 use gnomon_daemon::exit::WithHint;
 use gnomon_daemon::notify;
+use gnomon_daemon::reload::Reload;
 use gnomon_daemon::shutdown::{CancellationToken, Shutdown};
 use gnomon_daemon::telemetry::Telemetry;
 use gnomon_flow::{AgentId, Origin};
@@ -30,6 +31,7 @@ use crate::feed::{Feed, Place, STUCK};
 use crate::heartbeat::{Board, Heart};
 use crate::identity::{CurrentEpoch, Identity};
 use crate::metrics;
+use crate::reload::{Load, Reloader, StatusLine};
 use crate::rules::current::CurrentRules;
 use crate::spool::{self, Writer};
 use crate::timekeeper::{self, ClockView, Duties, Evidence, Timekeeper};
@@ -41,7 +43,7 @@ const FLOW_EXPORTS_PER_WORKER: usize = 16;
 /// Threads of the uplink: one may be reading the spool while the other serves the connection.
 const UPLINK_THREADS: usize = 2;
 
-/// Runs the agent until it is told to stop.
+/// Runs the agent until it is told to stop. `load` loads the configuration again.
 ///
 /// # Errors
 /// Only at the start: state directory, spool, configuration, or missing permission to capture.
@@ -50,6 +52,7 @@ pub fn run(
     clock: &Arc<dyn Clock>,
     shutdown: &Shutdown,
     telemetry: &Telemetry,
+    load: Load,
 ) -> anyhow::Result<()> {
     let identity = Arc::new(Identity::open(&config.state_dir)?);
     let epoch = CurrentEpoch::new(identity.open_epoch(clock.as_ref())?);
@@ -73,9 +76,9 @@ pub fn run(
             Some(Uplink::new(settings, epoch.clone(), clock.clone(), spool.clone(), reader, Some(heart))?);
     }
     let link = uplink.as_ref().map_or_else(|| Arc::new(LinkState::default()), Uplink::state);
-    metrics::register(&telemetry.meter("gnomon-agent"), &board, &spool, &link, (&keeper, clock));
-
     let rules = CurrentRules::new(config.rules()?);
+    metrics::register(&telemetry.meter("gnomon-agent"), &board, &spool, &link, (&keeper, clock), &rules);
+
     let capture = Capture::start(config, clock, &board, (&epoch, identity.agent), &rules, writer)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(UPLINK_THREADS)
@@ -83,15 +86,21 @@ pub fn run(
         .enable_all()
         .build()
         .context("cannot start the uplink's threads")?;
+    let signal = {
+        let _entered = runtime.enter();
+        Reload::install().context("cannot take SIGHUP")?
+    };
     let stop_uplink = CancellationToken::new();
     let drain = config.collector.drain.get();
     let uplink = uplink.map(|uplink| uplink.spawn(runtime.handle(), stop_uplink.clone(), drain));
     let status = format!("capturing {}", capture.names.join(", "));
     tracing::info!(agent = %identity.agent, epoch = %epoch.get(), "{status}");
     notify::ready(&status);
+    let line = StatusLine::new(status);
+    runtime.spawn(Reloader::new(load, config.clone(), rules).run(signal, line.clone()));
     let duties = Duties {
         open_epoch: capture.epoch_opener(Arc::clone(&identity), epoch, Arc::clone(clock)),
-        changed: Box::new(move |view| notify::status(&format!("{status}; {}", clock_words(view)))),
+        changed: Box::new(move |view| line.clock(clock_words(view))),
         path: evidence_path,
     };
     let clock_thread =

@@ -2,6 +2,7 @@
 
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use gnomon_capture::PcapFile;
@@ -10,6 +11,7 @@ use gnomon_flow::{AgentId, Origin};
 use crate::config::Config;
 use crate::offline::{file_epoch, flows};
 use crate::output::{Output, Printer};
+use crate::rules::{Keep, Rules};
 use crate::worker::BATCH_FRAMES_MAX;
 
 #[derive(Debug, Args)]
@@ -20,16 +22,21 @@ pub(super) struct Flows {
     /// The form of the output
     #[arg(long, short, value_enum, default_value_t = Output::Jsonl)]
     output: Output,
+    /// Apply the configuration's rules: their tags are in the output, and what they ignore is not
+    #[arg(long)]
+    rules: bool,
 }
 
 impl Flows {
     pub(super) fn run(&self, config: &Config) -> anyhow::Result<()> {
+        let rules =
+            Arc::new(if self.rules { config.rules_of_records()? } else { Rules::keep(Keep::Nothing) });
         let mut printer = Printer::new(BufWriter::new(io::stdout().lock()), self.output);
         printer.begin()?;
         let mut failed = 0;
         for file in &self.files {
             // What was good in a file is printed; what was not is said, and the next file has its turn.
-            if let Err(error) = one_file(file, config, &mut printer) {
+            if let Err(error) = one_file(file, config, &rules, &mut printer) {
                 if is_closed_pipe(&error) {
                     return Ok(());
                 }
@@ -53,7 +60,12 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| kind(cause) == Some(io::ErrorKind::BrokenPipe))
 }
 
-fn one_file(path: &Path, config: &Config, printer: &mut Printer<impl Write>) -> anyhow::Result<()> {
+fn one_file(
+    path: &Path,
+    config: &Config,
+    rules: &Arc<Rules>,
+    printer: &mut Printer<impl Write>,
+) -> anyhow::Result<()> {
     let mut file = PcapFile::open(path)?;
     let name = path.file_name().map_or_else(|| "-".to_owned(), |name| name.to_string_lossy().into_owned());
     // Ids have to be the same at each run, but nothing joins them with others here: the name will do.
@@ -70,6 +82,7 @@ fn one_file(path: &Path, config: &Config, printer: &mut Printer<impl Write>) -> 
     // The first failure to write stops the printing; the rest of the file is then read for nothing, but for once.
     let read = flows(
         config.table(),
+        Arc::clone(rules),
         &origin,
         |sink| file.drain(BATCH_FRAMES_MAX, sink),
         |flow| {
@@ -123,7 +136,8 @@ pub(super) mod tests {
         std::fs::write(&path, bytes).unwrap();
         let mut printer = Printer::new(Vec::new(), output);
         printer.begin().unwrap();
-        let result = one_file(&path, &Config::default(), &mut printer);
+        let rules = Arc::new(Rules::keep(Keep::Nothing));
+        let result = one_file(&path, &Config::default(), &rules, &mut printer);
         (String::from_utf8(printer.end().unwrap()).unwrap(), result)
     }
 

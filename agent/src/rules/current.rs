@@ -1,7 +1,7 @@
 //! The rules in force, for all workers: a version that is looked at once a batch, and a lock that is taken only when it
 //! has changed.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Rules;
@@ -15,11 +15,14 @@ struct Inner {
     /// Sets of rules there were before this one.
     version: AtomicU64,
     rules: Mutex<Arc<Rules>>,
+    refused: AtomicU64,
+    /// The last ones read were refused.
+    stale: AtomicBool,
 }
 
 impl CurrentRules {
     pub fn new(rules: Rules) -> CurrentRules {
-        CurrentRules(Arc::new(Inner { version: AtomicU64::new(0), rules: Mutex::new(Arc::new(rules)) }))
+        CurrentRules(Arc::new(Inner { rules: Mutex::new(Arc::new(rules)), ..Inner::default() }))
     }
 
     pub fn get(&self) -> Arc<Rules> {
@@ -31,6 +34,23 @@ impl CurrentRules {
         let mut current = self.0.rules.lock().unwrap_or_else(PoisonError::into_inner);
         *current = Arc::new(rules.counting_on(&current));
         self.0.version.fetch_add(1, Ordering::Release);
+        self.0.stale.store(false, Ordering::Relaxed);
+    }
+
+    /// What was read last is no good: these stay.
+    pub fn refuse(&self) {
+        self.0.refused.fetch_add(1, Ordering::Relaxed);
+        self.0.stale.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the last ones read were refused.
+    pub fn is_stale(&self) -> bool {
+        self.0.stale.load(Ordering::Relaxed)
+    }
+
+    /// How often new ones were taken, and how often refused.
+    pub fn reloads(&self) -> (u64, u64) {
+        (self.0.version.load(Ordering::Relaxed), self.0.refused.load(Ordering::Relaxed))
     }
 
     /// What a worker looks at, who begins with what [`CurrentRules::get`] gave before.

@@ -111,6 +111,7 @@ pub(crate) fn capture_file(input: &[u8]) {
     let mut drained = 0;
     let ended = flows(
         table,
+        Default::default(),
         &Origin::default(),
         |sink| {
             let frames = file.drain(256, |frames| sink(frames));
