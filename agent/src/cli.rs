@@ -47,6 +47,9 @@ struct Options {
     /// Capture this interface instead of those configured or picked; may stand several times
     #[arg(long, short, global = true, value_name = "NAME")]
     interface: Vec<String>,
+    /// Capture only what this lets pass, in the language of tcpdump (pcap-filter(7)); with `flows`, of the files
+    #[arg(long, global = true, value_name = "EXPRESSION")]
+    filter: Option<String>,
     /// The collector's address; may stand several times
     #[arg(long, global = true, value_name = "URL")]
     collector: Vec<String>,
@@ -106,6 +109,9 @@ impl Options {
         if !self.collector.is_empty() {
             overrides.push(("collector.urls".to_owned(), self.collector.join(",")));
         }
+        if let Some(filter) = &self.filter {
+            overrides.push(("capture.filter".to_owned(), filter.clone()));
+        }
         let mut loaded = config::load(self.config.as_deref(), &overrides)?;
         if !self.interface.is_empty() {
             loaded.value.take_interfaces(&self.interface);
@@ -128,8 +134,15 @@ impl Cli {
                 telemetry.shutdown();
                 ended
             }
-            Some(Command::Flows(flows)) => flows.run(&self.options.load()?.value),
+            Some(Command::Flows(flows)) => {
+                flows.run(&self.options.load()?.value, self.options.filter.as_deref())
+            }
             Some(Command::Import(import)) => {
+                // Which packets were sent of a file must not depend on the day.
+                anyhow::ensure!(
+                    self.options.filter.is_none(),
+                    "`import` sends whole files: leave --filter out"
+                );
                 let loaded = self.options.load()?;
                 let telemetry = telemetry::init(config::PROGRAM, &loaded.value.telemetry)?;
                 let ended = import.run(&loaded.value, &clock);
@@ -161,7 +174,11 @@ fn configuration(options: &Options, command: &ConfigCommand) -> anyhow::Result<(
             Ok(())
         }
         ConfigCommand::Check => {
-            let rules = options.load()?.value.rules()?;
+            let config = options.load()?.value;
+            if let Some(filter) = &config.capture.filter {
+                gnomon_capture::filter::check(filter)?;
+            }
+            let rules = config.rules()?;
             let file = options.config.clone().unwrap_or_else(|| DEFAULT_FILE.into());
             println!(
                 "{}: good{}",
@@ -203,5 +220,8 @@ mod tests {
             cli.options.load().unwrap().value.interfaces.into_iter().map(|i| i.name).collect();
         assert_eq!(names, ["lo", "eth7"]);
         assert!(Cli::try_parse_from(["gnomon-agent", "--set", "nonsense"]).is_err());
+        let filter = "tcp port 80 or (vlan and ip[0] & 0xf != 5)";
+        let cli = Cli::try_parse_from(["gnomon-agent", "run", "--filter", filter]).unwrap();
+        assert_eq!(cli.options.load().unwrap().value.capture.filter.as_deref(), Some(filter));
     }
 }

@@ -148,7 +148,11 @@ pub enum BackendConfig {
 pub struct CaptureConfig {
     /// Ask network cards for frames addressed to others.
     pub promiscuous: bool,
-    /// Bytes taken of each frame, 0 for all. What is kept of them, the slice rules say.
+    /// Capture only what this lets pass, in the language of tcpdump (pcap-filter(7)). The kernel filters; on a tap (AF_XDP) the
+    /// agent does. Needs libpcap. Whatever else is left out, by flow and with its count, rules say (docs/rules.md).
+    #[schemars(example = &"tcp port 80 or vlan")]
+    pub filter: Option<String>,
+    /// Bytes taken of each frame, 0 for all. What is kept of them, the rules say.
     #[schemars(range(min = 0, max = 262144))]
     pub snaplen: u32,
     /// AF_XDP: receive descriptors over all queues of an interface.
@@ -276,6 +280,7 @@ impl Default for CaptureConfig {
         let options = Options::default();
         CaptureConfig {
             promiscuous: options.promiscuous,
+            filter: options.filter,
             snaplen: options.snaplen,
             ring_frames: options.ring_frames,
             ring_bytes: ByteSize::from_bytes(options.umem_bytes),

@@ -370,7 +370,10 @@ fn worker_options(config: &Config, interface: &InterfaceConfig, number: usize) -
 fn refuse_hopeless(opened: &[(Arc<str>, Options, Result<Source, CaptureError>)]) -> anyhow::Result<()> {
     let mut failures = opened.iter().filter_map(|(_, _, source)| source.as_ref().err());
     let hopeless = |error: &&CaptureError| {
-        matches!(error, CaptureError::InvalidOption { .. } | CaptureError::Addressed { .. })
+        matches!(
+            error,
+            CaptureError::InvalidOption { .. } | CaptureError::Addressed { .. } | CaptureError::Filter(_)
+        )
     };
     if let Some(error) = failures.clone().find(hopeless) {
         return Err(anyhow::anyhow!("{error}"));

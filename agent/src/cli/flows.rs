@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use gnomon_capture::PcapFile;
+use gnomon_capture::{PcapFile, Sieve};
 use gnomon_flow::{AgentId, Origin};
 
 use crate::config::Config;
@@ -28,7 +28,9 @@ pub(super) struct Flows {
 }
 
 impl Flows {
-    pub(super) fn run(&self, config: &Config) -> anyhow::Result<()> {
+    /// `filter` is of the command line: one in the configuration is for interfaces.
+    pub(super) fn run(&self, config: &Config, filter: Option<&str>) -> anyhow::Result<()> {
+        let mut sieve = filter.map(Sieve::new).transpose()?;
         let rules =
             Arc::new(if self.rules { config.rules_of_records()? } else { Rules::keep(Keep::Nothing) });
         let mut printer = Printer::new(BufWriter::new(io::stdout().lock()), self.output);
@@ -36,7 +38,7 @@ impl Flows {
         let mut failed = 0;
         for file in &self.files {
             // What was good in a file is printed; what was not is said, and the next file has its turn.
-            if let Err(error) = one_file(file, config, &rules, &mut printer) {
+            if let Err(error) = one_file(file, config, &rules, sieve.as_mut(), &mut printer) {
                 if is_closed_pipe(&error) {
                     return Ok(());
                 }
@@ -47,6 +49,13 @@ impl Flows {
         match printer.end() {
             Err(error) if is_closed_pipe(&error) => return Ok(()),
             other => drop(other?),
+        }
+        if let Some(sieve) = &sieve {
+            if let Some(error) = sieve.failed() {
+                eprintln!("frames of a link type without a filter were left out: {error}");
+                failed += 1;
+            }
+            eprintln!("the filter left out {} frames", sieve.filtered().0);
         }
         anyhow::ensure!(failed == 0, "{failed} of {} files could not be read to the end", self.files.len());
         Ok(())
@@ -64,6 +73,7 @@ fn one_file(
     path: &Path,
     config: &Config,
     rules: &Arc<Rules>,
+    mut sieve: Option<&mut Sieve>,
     printer: &mut Printer<impl Write>,
 ) -> anyhow::Result<()> {
     let mut file = PcapFile::open(path)?;
@@ -84,7 +94,12 @@ fn one_file(
         config.table(),
         Arc::clone(rules),
         &origin,
-        |sink| file.drain(BATCH_FRAMES_MAX, sink),
+        |sink| {
+            file.drain(BATCH_FRAMES_MAX, |frames| match &mut sieve {
+                Some(sieve) => sieve.sift(frames, &mut *sink),
+                None => sink(frames),
+            })
+        },
         |flow| {
             if written.is_ok() {
                 written = printer.print(&flow);
@@ -110,6 +125,7 @@ fn one_file(
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::config::RuleConfig;
 
     /// A pcap file (nanosecond, little endian, Ethernet) of UDP datagrams between two ports, one second apart.
     pub(in crate::cli) fn udp_pcap(datagrams: u32) -> Vec<u8> {
@@ -131,13 +147,21 @@ pub(super) mod tests {
     }
 
     fn output_of(output: Output, bytes: &[u8]) -> (String, anyhow::Result<()>) {
+        output_by(output, bytes, Rules::keep(Keep::Nothing), None)
+    }
+
+    fn output_by(
+        output: Output,
+        bytes: &[u8],
+        rules: Rules,
+        sieve: Option<&mut Sieve>,
+    ) -> (String, anyhow::Result<()>) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("udp.pcap");
         std::fs::write(&path, bytes).unwrap();
         let mut printer = Printer::new(Vec::new(), output);
         printer.begin().unwrap();
-        let rules = Arc::new(Rules::keep(Keep::Nothing));
-        let result = one_file(&path, &Config::default(), &rules, &mut printer);
+        let result = one_file(&path, &Config::default(), &Arc::new(rules), sieve, &mut printer);
         (String::from_utf8(printer.end().unwrap()).unwrap(), result)
     }
 
@@ -158,6 +182,35 @@ pub(super) mod tests {
         let (table, _) = output_of(Output::Table, &file);
         assert!(table.contains("10.0.0.1") && table.lines().count() == 2, "{table}");
         assert_eq!(output_of(Output::Json, &udp_pcap(0)).0, "[]\n");
+    }
+
+    #[test]
+    fn rules_and_a_filter_are_tried_on_a_file() {
+        let text = |when: &str, ignore| RuleConfig {
+            name: "r".into(),
+            when: when.into(),
+            tag: if ignore { Vec::new() } else { vec!["seen".into()] },
+            keep: None,
+            ignore,
+        };
+        let of = |rule| Config { rules: vec![rule], ..Config::default() }.rules_of_records().unwrap();
+        let file = udp_pcap(3);
+        let (tagged, _) = output_by(Output::Jsonl, &file, of(text("interface == udp.pcap", false)), None);
+        let flow: serde_json::Value = serde_json::from_str(tagged.trim_end()).unwrap();
+        assert_eq!((&flow["tags"], &flow["stored.packets"]), (&serde_json::json!(["seen"]), &0.into()));
+        let (ignored, result) = output_by(Output::Jsonl, &file, of(text("port == 2048", true)), None);
+        result.unwrap();
+        assert_eq!(ignored, "");
+        for (filter, flows, left_out) in [("udp port 2048", 1, 0), ("tcp", 0, 3)] {
+            let mut sieve = match Sieve::new(filter) {
+                Ok(sieve) => sieve,
+                Err(error) => return println!("SKIPPED: {error}"),
+            };
+            let rules = Rules::keep(Keep::Nothing);
+            let (lines, result) = output_by(Output::Jsonl, &file, rules, Some(&mut sieve));
+            result.unwrap();
+            assert_eq!((lines.lines().count(), sieve.filtered().0), (flows, left_out), "{filter}");
+        }
     }
 
     #[test]
