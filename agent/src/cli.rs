@@ -126,6 +126,7 @@ impl Cli {
         match self.command {
             None | Some(Command::Run) => {
                 let loaded = self.options.load()?;
+                loaded.value.check_filter()?;
                 let telemetry = telemetry::init(config::PROGRAM, &loaded.value.telemetry)?;
                 let shutdown = Shutdown::install().context("cannot take signals")?;
                 let options = self.options.clone();
@@ -175,9 +176,7 @@ fn configuration(options: &Options, command: &ConfigCommand) -> anyhow::Result<(
         }
         ConfigCommand::Check => {
             let config = options.load()?.value;
-            if let Some(filter) = &config.capture.filter {
-                gnomon_capture::filter::check(filter)?;
-            }
+            config.check_filter()?;
             let rules = config.rules()?;
             let file = options.config.clone().unwrap_or_else(|| DEFAULT_FILE.into());
             println!(

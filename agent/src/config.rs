@@ -447,7 +447,7 @@ mod tests {
             ("[[slices.rules]]\nkeep = \"all\"", ["agent.toml:1", "use `rules`"]),
             (
                 "[[rules]]\nname = \"x\"\nwhen = \"port == 1 && bytes > 3\"\nignore = true",
-                ["agent.toml:3: `rules[0].when`: column 14: bytes", "\n             ^^^^^"],
+                ["agent.toml:3: `rules[0].when`: column 14: bytes", "every packet"],
             ),
             (
                 "[[rules]]\nname = \"x\"\nwhen = \"tls.host == a\"\nignore = true",

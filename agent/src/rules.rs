@@ -64,8 +64,8 @@ pub enum RuleError {
     NameTwice(String),
     #[error("is empty; say which flows, all of them are `ip.protocol == EXISTS!`")]
     WhenEmpty,
-    #[error("{error}\n{}", error.caret(text))]
-    When { text: String, error: ParseError },
+    #[error(transparent)]
+    When(#[from] ParseError),
     #[error(
         "`ignore` is decided with a flow's first packet, and `when` asks for metadata, which comes later"
     )]
@@ -168,8 +168,7 @@ impl Rules {
         if text.when.trim().is_empty() {
             return Err(("when", RuleError::WhenEmpty));
         }
-        let expression = parse_in(&text.when, RULES)
-            .map_err(|error| ("when", RuleError::When { text: text.when.clone(), error }))?;
+        let expression = parse_in(&text.when, RULES).map_err(|error| ("when", error.into()))?;
         let mut decided = When::FirstPacket;
         expression.each_comparison(&mut |comparison| {
             decided = decided.max(scope::when(comparison.field.0).unwrap_or(When::Metadata));

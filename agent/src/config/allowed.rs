@@ -81,6 +81,15 @@ impl Validate for Config {
 }
 
 impl Config {
+    /// Whether the capture filter is understood. Not part of [`Validate`]: it needs libpcap, which only capture does.
+    ///
+    /// # Errors
+    /// What is wrong with it, or that nothing here can compile it.
+    pub fn check_filter(&self) -> Result<(), ConfigError> {
+        let checked = self.capture.filter.as_deref().map_or(Ok(()), gnomon_capture::filter::check);
+        checked.map_err(|error| ConfigError::invalid("capture.filter", error))
+    }
+
     fn validate_interfaces(&self) -> Result<(), ConfigError> {
         let mut workers = 0;
         for (at, interface) in self.interfaces.iter().enumerate() {

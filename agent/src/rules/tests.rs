@@ -306,9 +306,5 @@ fn what_cannot_work_is_refused() {
     let twice = [tag("x", "port == 1", "a"), tag("x", "port == 2", "a")];
     assert_eq!(refused(&twice), (Some(1), "name", RuleError::NameTwice("x".into())));
     let (_, _, error) = refused(&[tag("x", "port == 1 && starttime > 2026-01-31", "a")]);
-    assert_eq!(
-        error.to_string(),
-        "column 14: starttime cannot be asked here; only the collector knows it\n\
-         port == 1 && starttime > 2026-01-31\n             ^^^^^^^^^"
-    );
+    assert_eq!(error.to_string(), "column 14: starttime cannot be asked here; only the collector knows it");
 }
