@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
-use gnomon_capture::{CaptureError, Fanout, Options, Source, interface};
+use gnomon_capture::{CaptureError, Fanout, FilterError, Options, Source, interface};
 use gnomon_clock::{Clock, EpochId};
 use gnomon_daemon::exit::WithHint;
 use gnomon_daemon::notify;
@@ -369,11 +369,10 @@ fn worker_options(config: &Config, interface: &InterfaceConfig, number: usize) -
 /// Some failures pass by themselves (the interface comes later); others need a person.
 fn refuse_hopeless(opened: &[(Arc<str>, Options, Result<Source, CaptureError>)]) -> anyhow::Result<()> {
     let mut failures = opened.iter().filter_map(|(_, _, source)| source.as_ref().err());
-    let hopeless = |error: &&CaptureError| {
-        matches!(
-            error,
-            CaptureError::InvalidOption { .. } | CaptureError::Addressed { .. } | CaptureError::Filter(_)
-        )
+    let hopeless = |error: &&CaptureError| match error {
+        CaptureError::InvalidOption { .. } | CaptureError::Addressed { .. } => true,
+        CaptureError::Filter(error) => !matches!(error, FilterError::NotNow { .. }),
+        _ => false,
     };
     if let Some(error) = failures.clone().find(hopeless) {
         return Err(anyhow::anyhow!("{error}"));

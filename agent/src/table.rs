@@ -226,7 +226,10 @@ impl Table {
         }
         let is_ignored = entry.verdict.is_ignored();
         if is_ignored {
-            entry.pass_over(packet, side, stamp);
+            if entry.packets() > 0 {
+                self.close_segment(at, stamp.raw, out);
+            }
+            self.entries[at as usize].pass_over(packet, side, stamp);
         } else {
             let (in_order, mut learned) = entry.add(frame, packet, side, self.config.interim.as_ref());
             if self.config.inspect {
@@ -236,6 +239,7 @@ impl Table {
                 entry.ask(&mut self.judge, stamp);
             }
         }
+        let entry = &mut self.entries[at as usize];
         entry.used |= !is_new;
         let deadline = deadline(&self.config, entry);
         if deadline < entry.timer {
@@ -289,10 +293,7 @@ impl Table {
             || entry.packets() >= u64::from(self.config.active_packets_max)
         {
             self.settle(at, stamp.raw);
-            let (entry, interim) = (&mut self.entries[at as usize], self.config.interim.as_ref());
-            out.push(entry.record(Some(FlowEndReason::Active), stamp.raw, interim, &self.judge));
-            entry.next_segment(stamp.raw);
-            self.stats.records_final += 1;
+            self.close_segment(at, stamp.raw, out);
             return false;
         } else {
             return false;
@@ -306,6 +307,14 @@ impl Table {
         entry.timer = timer;
         self.stats.flows_made += 1;
         true
+    }
+
+    /// The segment's record; the flow goes on.
+    fn close_segment(&mut self, at: u32, now: RawNs, out: &mut Vec<FlowRecord>) {
+        let entry = &mut self.entries[at as usize];
+        out.push(entry.record(Some(FlowEndReason::Active), now, self.config.interim.as_ref(), &self.judge));
+        entry.next_segment(now);
+        self.stats.records_final += 1;
     }
 
     fn begin(

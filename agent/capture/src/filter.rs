@@ -26,6 +26,9 @@ pub enum FilterError {
          libpcap0.8; Fedora: libpcap)"
     )]
     NoCompiler { reason: String },
+    /// Nothing is wrong with the filter: later it may work.
+    #[error("the capture filter cannot be compiled for `{interface}` now: {reason}")]
+    NotNow { interface: String, reason: String },
     #[error("the capture filter has {0} bytes, at most {FILTER_BYTES_MAX}")]
     TooLong(usize),
     #[error("the capture filter is empty; leave it out to capture everything")]

@@ -495,3 +495,19 @@ fn a_filter_with_a_mistake_opens_nothing() {
         assert!(error.contains("udp prt 1") && error.contains("syntax error"), "{error}");
     });
 }
+
+#[test]
+fn a_filter_waits_for_an_interface_that_is_down() {
+    in_private_namespace(|| {
+        if no_libpcap() {
+            return;
+        }
+        veth(1500, 1);
+        ip("link set rx0 down");
+        let options = Options { filter: Some(FILTER.into()), ..Options::default() };
+        let error = open("rx0", &options, Arc::new(KernelClock)).err().unwrap();
+        assert!(matches!(error, CaptureError::Filter(FilterError::NotNow { .. })), "{error}");
+        ip("link set rx0 up");
+        open_rx(&options);
+    });
+}

@@ -14,6 +14,9 @@ const ERROR_BYTES: usize = 256;
 /// PCAP_NETMASK_UNKNOWN: `ip broadcast` is refused, everything else needs no mask.
 const NETMASK_UNKNOWN: c_uint = u32::MAX;
 
+/// PCAP_ERROR_IFACE_NOT_UP, which comes without words.
+const IFACE_NOT_UP: c_int = -9;
+
 type Handle = c_void;
 
 #[repr(C)]
@@ -118,31 +121,34 @@ impl Drop for Pcap {
 }
 
 impl Pcap {
-    fn open(frames: Frames<'_>) -> Result<Pcap, String> {
-        let library = library().map_err(|error| error.to_string())?;
-        match frames {
-            Frames::OfLink(link) => {
-                let snaplen = c_int::try_from(FRAME_BYTES_MAX).unwrap_or(c_int::MAX);
-                // SAFETY: takes two numbers and opens nothing.
-                let handle = unsafe { (library.open_dead)(dlt(link), snaplen) };
-                let handle = NonNull::new(handle).ok_or("out of memory")?;
-                Ok(Pcap { library, handle })
-            }
-            Frames::OfSocket(interface) => {
-                let name = CString::new(interface).map_err(|_| "a NUL byte in the interface's name")?;
-                let mut message = [0 as c_char; ERROR_BYTES];
-                // SAFETY: `name` is a live C string, `message` has the 256 bytes of PCAP_ERRBUF_SIZE.
-                let handle = unsafe { (library.create)(name.as_ptr(), message.as_mut_ptr()) };
-                let handle = NonNull::new(handle).ok_or_else(|| format!("`{interface}` cannot be opened"))?;
-                let pcap = Pcap { library, handle };
-                // SAFETY: `handle` was created and not yet activated.
-                let result = unsafe { (library.activate)(pcap.handle.as_ptr()) };
-                // Above 0 are warnings.
-                if result < 0 {
-                    return Err(format!("`{interface}` cannot be opened: {}", pcap.error()));
-                }
-                Ok(pcap)
-            }
+    /// For frames of a link type; opens nothing.
+    fn of_link(library: &'static Library, link: LinkType) -> Result<Pcap, FilterError> {
+        let snaplen = c_int::try_from(FRAME_BYTES_MAX).unwrap_or(c_int::MAX);
+        // SAFETY: takes two numbers.
+        let handle = unsafe { (library.open_dead)(dlt(link), snaplen) };
+        let out_of_memory = || FilterError::NoCompiler { reason: "out of memory".to_owned() };
+        NonNull::new(handle).map(|handle| Pcap { library, handle }).ok_or_else(out_of_memory)
+    }
+
+    /// For what a packet socket on this interface sees. It must be up.
+    fn of_socket(library: &'static Library, interface: &str) -> Result<Pcap, FilterError> {
+        let not_now = |reason: &str| {
+            let (interface, reason) = (interface.to_owned(), reason.to_owned());
+            FilterError::NotNow { interface, reason }
+        };
+        let name = CString::new(interface).map_err(|_| not_now("its name has a NUL byte"))?;
+        let mut message = [0 as c_char; ERROR_BYTES];
+        // SAFETY: `name` is a live C string, `message` has the 256 bytes of PCAP_ERRBUF_SIZE.
+        let handle = unsafe { (library.create)(name.as_ptr(), message.as_mut_ptr()) };
+        let handle = NonNull::new(handle).ok_or_else(|| not_now("out of memory"))?;
+        let pcap = Pcap { library, handle };
+        // SAFETY: `handle` was created and not yet activated.
+        let result = unsafe { (library.activate)(pcap.handle.as_ptr()) };
+        match result {
+            // Above 0 are warnings.
+            0.. => Ok(pcap),
+            IFACE_NOT_UP => Err(not_now("it is down")),
+            _ => Err(not_now(&pcap.error())),
         }
     }
 
@@ -197,10 +203,14 @@ pub(super) fn compile(filter: &str, frames: Frames<'_>) -> Result<Vec<Instructio
     // Old versions keep the compiler's state in globals.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    library()?;
+    let library = library()?;
     let refused = |reason| FilterError::Refused { filter: filter.to_owned(), reason };
     let text = CString::new(filter).map_err(|_| refused("it has a NUL byte".to_owned()))?;
-    Pcap::open(frames).and_then(|pcap| pcap.compile(&text)).map_err(refused)
+    let pcap = match frames {
+        Frames::OfLink(link) => Pcap::of_link(library, link)?,
+        Frames::OfSocket(interface) => Pcap::of_socket(library, interface)?,
+    };
+    pcap.compile(&text).map_err(refused)
 }
 
 /// The number by which libpcap calls a link type on Linux.
