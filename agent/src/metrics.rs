@@ -73,7 +73,7 @@ metrics! {
     "gnomon.agent.bytes", Counter, "By", ["interface"], Read::Interface(|i| i.counts.bytes),
         "Their bytes on the wire.";
     "gnomon.agent.drops", Counter, "{packet}", ["interface", "reason"], Read::Drops,
-        "What did not go all the way, by reason. `slice_queue_full` counts packets that are in their records but were not kept; `ignored_by_rule` counts packets of flows that a rule ignores; `records_lost_at_stop` counts flow records; `loopback_duplicate` counts second copies; all else are packets lost.";
+        "What did not go all the way, by reason. `slice_queue_full` counts packets that are in their records but were not kept; `ignored_by_rule` (flows that a rule ignores) and `filtered` (what the capture filter left out; not with AF_PACKET) are left out on purpose; `records_lost_at_stop` counts flow records; `loopback_duplicate` counts second copies; all else are packets lost.";
     "gnomon.agent.capturing", Gauge, "1", ["interface"], Read::Interface(|i| u64::from(i.error.is_none())),
         "1 while the interface is captured, 0 while it is waited for.";
     "gnomon.agent.flows.active", Gauge, "{flow}", ["interface"], Read::Interface(|i| i.counts.flows_active),
