@@ -28,8 +28,8 @@ struct Ring {
 }
 
 impl Ring {
-    fn new(sizes: &[usize], flows: u32) -> Ring {
-        let frames = (0..RING_FRAMES).map(|n| tcp_frame(sizes[n % sizes.len()])).collect();
+    fn new(make: fn(usize) -> Vec<u8>, sizes: &[usize], flows: u32) -> Ring {
+        let frames = (0..RING_FRAMES).map(|n| make(sizes[n % sizes.len()])).collect();
         Ring { frames, random: 1, flows }
     }
 
@@ -76,13 +76,26 @@ fn tcp_frame(len: usize) -> Vec<u8> {
     data
 }
 
-fn run(name: &str, sizes: &[usize], flows: u32, keep: Keep, at_once: usize) {
+/// With a payload of noise, as a cipher's.
+fn udp_frame(len: usize) -> Vec<u8> {
+    let mut data = tcp_frame(len);
+    data[23] = 17;
+    data[38..42].copy_from_slice(&[((len - 34) >> 8) as u8, (len - 34) as u8, 0, 0]);
+    let mut noise = len as u64;
+    for byte in &mut data[42..] {
+        noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        *byte = (noise >> 56) as u8;
+    }
+    data
+}
+
+fn run(name: &str, make: fn(usize) -> Vec<u8>, sizes: &[usize], flows: u32, keep: Keep, at_once: usize) {
     // `-- IMIX` runs the cases whose name has it.
     if std::env::args().skip(1).any(|word| !word.starts_with('-') && !name.contains(&word)) {
         return;
     }
     let packets = PACKETS;
-    let mut ring = Ring::new(sizes, flows);
+    let mut ring = Ring::new(make, sizes, flows);
     let mut engine = Engine::new(
         0,
         EngineConfig {
@@ -124,7 +137,7 @@ fn run(name: &str, sizes: &[usize], flows: u32, keep: Keep, at_once: usize) {
 
 fn decode_only(sizes: &[usize]) {
     let packets = PACKETS;
-    let mut ring = Ring::new(sizes, 10_000);
+    let mut ring = Ring::new(tcp_frame, sizes, 10_000);
     let start = cpu_ns();
     for n in (0..packets).step_by(BATCH_FRAMES) {
         ring.give(n, BATCH_FRAMES, FRAMES_AT_ONCE, |frames| {
@@ -151,10 +164,13 @@ fn resident_bytes() -> u64 {
 fn main() {
     decode_only(&[60]);
     for (name, flows) in [("1 flow", 1), ("10 k flows", 10_000), ("1 M flows", 1_000_000)] {
-        run(&format!("60 B, {name}, one by one"), &[60], flows, Keep::Nothing, 1);
-        run(&format!("60 B, {name}, no slices"), &[60], flows, Keep::Nothing, FRAMES_AT_ONCE);
-        run(&format!("60 B, {name}, all kept"), &[60], flows, Keep::All, FRAMES_AT_ONCE);
+        run(&format!("60 B, {name}, one by one"), tcp_frame, &[60], flows, Keep::Nothing, 1);
+        run(&format!("60 B, {name}, no slices"), tcp_frame, &[60], flows, Keep::Nothing, FRAMES_AT_ONCE);
+        run(&format!("60 B, {name}, all kept"), tcp_frame, &[60], flows, Keep::All, FRAMES_AT_ONCE);
     }
-    run("IMIX, 10 k flows, headers", &IMIX, 10_000, Keep::Headers, FRAMES_AT_ONCE);
-    run("IMIX, 10 k flows, all kept", &IMIX, 10_000, Keep::All, FRAMES_AT_ONCE);
+    run("UDP 60 B, 10 k flows, no slices", udp_frame, &[60], 10_000, Keep::Nothing, FRAMES_AT_ONCE);
+    run("UDP IMIX, 10 k flows, headers", udp_frame, &IMIX, 10_000, Keep::Headers, FRAMES_AT_ONCE);
+    run("UDP IMIX, 10 k flows, all kept", udp_frame, &IMIX, 10_000, Keep::All, FRAMES_AT_ONCE);
+    run("IMIX, 10 k flows, headers", tcp_frame, &IMIX, 10_000, Keep::Headers, FRAMES_AT_ONCE);
+    run("IMIX, 10 k flows, all kept", tcp_frame, &IMIX, 10_000, Keep::All, FRAMES_AT_ONCE);
 }

@@ -115,7 +115,7 @@ impl<'a> DerefMut for Decoding<'a> {
 }
 
 /// Decode a frame of any link type and any length.
-#[inline]
+#[inline(always)]
 pub fn decode<'a>(frame: &Frame<'a>) -> Packet<'a> {
     walk(frame).packet
 }

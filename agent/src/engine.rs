@@ -111,7 +111,7 @@ impl Engine {
         self.on_frames(std::slice::from_ref(frame));
     }
 
-    #[inline]
+    #[inline(always)]
     fn on_packet(&mut self, frame: &Frame<'_>, packet: &Packet<'_>, sought: &Sought) -> Seen {
         let seen = self.table.observe(packet, sought, frame, &mut self.records);
         if seen.is_ignored {
@@ -139,6 +139,8 @@ impl Engine {
     }
 
     /// Fragments that waited, for their datagram or in vain.
+    #[cold]
+    #[inline(never)]
     fn count_released(&mut self, released: &[HeldFrame]) {
         for held in released {
             let frame = held.frame();
@@ -148,6 +150,8 @@ impl Engine {
         }
     }
 
+    #[cold]
+    #[inline(never)]
     fn count_fragment(&mut self, frame: &Frame<'_>, packet: &Packet<'_>) {
         let sought = self.table.seek(packet);
         let seen = self.on_packet(frame, packet, &sought);

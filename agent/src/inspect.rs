@@ -203,6 +203,11 @@ impl Inspection {
         self.sides.iter().all(|side| side.stage == Stage::Done)
     }
 
+    /// Datagrams of this direction need not be offered. (Of a stream the other direction may begin another protocol.)
+    pub fn is_done_with_datagrams(&self, from_originator: bool) -> bool {
+        self.sides[usize::from(!from_originator)].stage == Stage::Done
+    }
+
     /// The protocol recognised last (the inner one, in a tunnel), as in the field `protocols`.
     pub fn protocol(&self) -> Option<&'static str> {
         self.protocol.name()

@@ -79,7 +79,7 @@ impl Slicer {
     }
 
     /// Keep what the rule says of a packet that was just counted in its flow.
-    #[inline]
+    #[inline(always)]
     pub fn append(&mut self, frame: &Frame<'_>, packet: &Packet<'_>, seen: Seen, slice: &mut FlowSlice) {
         let tag = frame.vlan.filter(|_| frame.link == LinkType::Ethernet && frame.data.len() >= TAG_AT);
         let tag_len = if tag.is_some() { TAG_BYTES } else { 0 };

@@ -15,6 +15,7 @@ mod layer7;
 mod reassembly;
 mod sequence;
 mod tcp;
+mod timeouts;
 mod wheel;
 mod wrapping;
 
@@ -24,7 +25,7 @@ use gnomon_capture::{Frame, Stamp, memory};
 use gnomon_clock::RawNs;
 use gnomon_flow::{FlowEndReason, FlowId, FlowRecord};
 
-use crate::decode::{ESP, ICMP, ICMPV6, Packet, SCTP, TCP, UDP};
+use crate::decode::Packet;
 use crate::rules::Rules;
 use crate::rules::judge::Judge;
 use entry::Entry;
@@ -33,6 +34,8 @@ use index::Index;
 use key::{KeyHasher, TableKey};
 use layer7::Budget;
 use sequence::InOrder;
+pub use timeouts::IdleTimeouts;
+use timeouts::{deadline, ended_by_silence, idle_ns};
 use wheel::Wheel;
 
 /// How far the evicting hand goes before it takes what it is at.
@@ -42,32 +45,7 @@ const TIMERS_PER_TICK_MAX: usize = 1024;
 /// Flows ended in one [`Table::close_some`].
 const CLOSED_AT_ONCE_MAX: usize = 1024;
 
-/// After how long without a packet a flow has ended, in nanoseconds of the packets' time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IdleTimeouts {
-    pub tcp_ns: u64,
-    pub udp_ns: u64,
-    /// ICMP and ICMPv6.
-    pub icmp_ns: u64,
-    pub sctp_ns: u64,
-    pub esp_ns: u64,
-    pub other_ns: u64,
-}
-
 const SECOND_NS: u64 = 1_000_000_000;
-
-impl Default for IdleTimeouts {
-    fn default() -> IdleTimeouts {
-        IdleTimeouts {
-            tcp_ns: 480 * SECOND_NS,
-            udp_ns: 60 * SECOND_NS,
-            icmp_ns: 60 * SECOND_NS,
-            sctp_ns: 60 * SECOND_NS,
-            esp_ns: 600 * SECOND_NS,
-            other_ns: 60 * SECOND_NS,
-        }
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableConfig {
@@ -187,7 +165,7 @@ impl Table {
     }
 
     /// Where to look for a packet's flow. Asks memory for it, without waiting.
-    #[inline]
+    #[inline(always)]
     pub fn seek(&self, packet: &Packet<'_>) -> Sought {
         let (key, from_high) = TableKey::of(packet);
         let hash = self.hasher.hash(&key);
@@ -204,7 +182,7 @@ impl Table {
     }
 
     /// Count the packet of a frame whose flow was sought. Records that it closed (at most two) are pushed to `out`.
-    #[inline]
+    #[inline(always)]
     pub fn observe(
         &mut self,
         packet: &Packet<'_>,
@@ -269,7 +247,7 @@ impl Table {
     }
 
     /// End the flow or its segment if `packet` belongs to the next one. Whether a new flow begins.
-    #[inline]
+    #[inline(always)]
     fn split(
         &mut self,
         at: u32,
@@ -292,12 +270,28 @@ impl Table {
         } else if stamp.raw.since(entry.first) >= self.config.active_timeout_ns
             || entry.packets() >= u64::from(self.config.active_packets_max)
         {
-            self.settle(at, stamp.raw);
             self.close_segment(at, stamp.raw, out);
             return false;
         } else {
             return false;
         };
+        self.begin_anew(at, key, from_high, packet, stamp, reason, out);
+        true
+    }
+
+    /// End the flow for `reason`; another one with its key begins with `packet`.
+    #[cold]
+    #[inline(never)]
+    fn begin_anew(
+        &mut self,
+        at: u32,
+        key: TableKey,
+        from_high: bool,
+        packet: &Packet<'_>,
+        stamp: Stamp,
+        reason: FlowEndReason,
+        out: &mut Vec<FlowRecord>,
+    ) {
         self.conclude(at, reason, stamp.raw, out);
         let timer = self.entries[at as usize].timer;
         let id = self.number();
@@ -306,11 +300,13 @@ impl Table {
         // Still on the wheel.
         entry.timer = timer;
         self.stats.flows_made += 1;
-        true
     }
 
     /// The segment's record; the flow goes on.
+    #[cold]
+    #[inline(never)]
     fn close_segment(&mut self, at: u32, now: RawNs, out: &mut Vec<FlowRecord>) {
+        self.settle(at, now);
         let entry = &mut self.entries[at as usize];
         out.push(entry.record(Some(FlowEndReason::Active), now, self.config.interim.as_ref(), &self.judge));
         entry.next_segment(now);
@@ -461,30 +457,6 @@ impl Table {
     pub fn stats(&self) -> TableStats {
         TableStats { inspections_denied: self.budget.inspect.denied(), ..self.stats }
     }
-}
-
-/// When the flow is to be looked at next.
-#[inline]
-fn deadline(config: &TableConfig, entry: &Entry) -> RawNs {
-    let idle = entry.last.saturating_add(idle_ns(config, entry));
-    entry.interim_due().map_or(idle, |due| due.min(idle))
-}
-
-#[inline]
-fn idle_ns(config: &TableConfig, entry: &Entry) -> u64 {
-    match entry.key.protocol() {
-        TCP if entry.tcp.is_closed() => config.linger_ns,
-        TCP => config.idle.tcp_ns,
-        UDP => config.idle.udp_ns,
-        ICMP | ICMPV6 => config.idle.icmp_ns,
-        SCTP => config.idle.sctp_ns,
-        ESP => config.idle.esp_ns,
-        _ => config.idle.other_ns,
-    }
-}
-
-fn ended_by_silence(entry: &Entry) -> FlowEndReason {
-    if entry.tcp.is_closed() { FlowEndReason::EndOfFlow } else { FlowEndReason::Idle }
 }
 
 #[cfg(test)]

@@ -13,18 +13,19 @@ pub struct FirstBytes {
 }
 
 impl FirstBytes {
-    /// Whether more of this direction's payload is wanted.
-    pub fn wants(&self, from_originator: bool) -> bool {
-        usize::from(self.counts[usize::from(!from_originator)]) < BYTES
+    /// Whether more of this direction's payload is wanted: of datagrams only the first one counts.
+    pub fn wants(&self, from_originator: bool, is_stream: bool) -> bool {
+        let count = usize::from(self.counts[usize::from(!from_originator)]);
+        count == 0 || (is_stream && count < BYTES)
     }
 
-    /// The next bytes of a TCP stream; of datagrams only the first one counts.
+    /// The next bytes of a TCP stream, or a datagram.
     pub fn add(&mut self, from_originator: bool, is_stream: bool, payload: &[u8]) {
-        let side = usize::from(!from_originator);
-        let count = usize::from(self.counts[side]);
-        if count > 0 && !is_stream {
+        if !self.wants(from_originator, is_stream) {
             return;
         }
+        let side = usize::from(!from_originator);
+        let count = usize::from(self.counts[side]);
         for (slot, byte) in self.bytes[side][count..].iter_mut().zip(payload) {
             *slot = *byte;
             self.counts[side] += 1;
@@ -52,7 +53,7 @@ mod tests {
         first.add(true, true, b"T / HTTP");
         first.add(false, false, b"\x01\x02");
         first.add(false, false, b"\x03");
-        assert!(!first.wants(true) && first.wants(false));
+        assert!(!first.wants(true, true) && first.wants(false, true) && !first.wants(false, false));
         let mut out = Attributes::default();
         first.tell(&mut out);
         let texts: Vec<_> = out.iter().map(|attribute| format!("{:?}", attribute.value)).collect();

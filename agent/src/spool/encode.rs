@@ -22,16 +22,19 @@ pub(super) struct Payload {
 /// zstd's level for blocks in a hurry: it finds little, and what it finds not costs next to nothing.
 const HURRY_LEVEL: i32 = -50;
 
-/// What compresses to more than 19/20 is called dull: ciphers and what is compressed already.
-const DULL_SHARE: (usize, usize) = (19, 20);
-/// After a dull block so many are taken for dull too before one is tried again.
-const DULL_BLOCKS: u8 = 15;
+/// A block is dull when zstd's own level leaves more than 7/8 of what the hurried one does: ciphers and what is compressed
+/// already, where some headers are all there is to find. There the level costs six times the time for a tenth of the bytes.
+const DULL_SHARE: (usize, usize) = (7, 8);
+/// After a block was tried both ways so many are taken to be like it.
+const TRIED_EVERY: u8 = 15;
 
 pub(super) struct Encoder {
     zstd: zstd::bulk::Compressor<'static>,
     hurried: zstd::bulk::Compressor<'static>,
     /// Blocks of packets still to be taken for dull.
     dull: u8,
+    /// Blocks of packets still to be taken for worth the level.
+    untried: u8,
     plain: Vec<u8>,
 }
 
@@ -42,6 +45,7 @@ impl Encoder {
             zstd: zstd::bulk::Compressor::new(level)?,
             hurried: zstd::bulk::Compressor::new(level.min(HURRY_LEVEL))?,
             dull: 0,
+            untried: 0,
             plain: Vec::new(),
         })
     }
@@ -91,9 +95,16 @@ impl Encoder {
             return self.hurried.compress(&block.bytes);
         }
         let compressed = self.zstd.compress(&block.bytes)?;
-        if compressed.len() * DULL_SHARE.1 > block.bytes.len() * DULL_SHARE.0 {
-            self.dull = DULL_BLOCKS;
+        if self.untried > 0 {
+            self.untried -= 1;
+            return Ok(compressed);
         }
+        let hurried = self.hurried.compress(&block.bytes)?;
+        if compressed.len() * DULL_SHARE.1 > hurried.len() * DULL_SHARE.0 {
+            self.dull = TRIED_EVERY;
+            return Ok(hurried);
+        }
+        self.untried = TRIED_EVERY;
         Ok(compressed)
     }
 
@@ -155,14 +166,20 @@ mod tests {
         let well = encoder.compress(&text).unwrap();
         let hurried = encoder.compress(&PacketBlock { hurry: true, ..block(text.bytes.clone()) }).unwrap();
         assert!(well.len() <= hurried.len(), "{} and {} bytes", well.len(), hurried.len());
-        // Noise is noticed, and what compresses is again once one was tried.
-        encoder.compress(&block(noise())).unwrap();
-        assert_eq!(encoder.dull, DULL_BLOCKS);
-        for _ in 0..DULL_BLOCKS {
-            let packed = encoder.compress(&text).unwrap();
-            assert_eq!(zstd::bulk::decompress(&packed, text.bytes.len()).unwrap(), text.bytes);
+        // Noise is noticed, between headers too, and what compresses is again once one was tried.
+        let headers = b"the same headers in front of each packet".iter().copied();
+        let encrypted: Vec<u8> =
+            noise().chunks(400).flat_map(|noise| headers.clone().chain(noise.iter().copied())).collect();
+        for dull in [noise(), encrypted] {
+            encoder.untried = 0;
+            encoder.compress(&block(dull)).unwrap();
+            assert_eq!(encoder.dull, TRIED_EVERY);
+            for _ in 0..TRIED_EVERY {
+                let packed = encoder.compress(&text).unwrap();
+                assert_eq!(zstd::bulk::decompress(&packed, text.bytes.len()).unwrap(), text.bytes);
+            }
+            assert_eq!(encoder.compress(&text).unwrap(), well);
+            assert_eq!((encoder.dull, encoder.untried), (0, TRIED_EVERY));
         }
-        assert_eq!(encoder.compress(&text).unwrap(), well);
-        assert_eq!(encoder.dull, 0);
     }
 }

@@ -187,7 +187,7 @@ impl Entry {
 
     /// Count a packet. Returns which of its payload comes next in its TCP stream, and whether it told something new of what
     /// the flow is wrapped in.
-    #[inline]
+    #[inline(always)]
     pub(super) fn add(
         &mut self,
         frame: &Frame<'_>,
@@ -234,6 +234,7 @@ impl Entry {
     }
 
     /// A packet of a flow that is ignored: only its connection is followed, so that its end is seen.
+    #[inline(never)]
     pub(super) fn pass_over(&mut self, packet: &Packet<'_>, side: usize, stamp: Stamp) {
         if let Some(header) = &packet.tcp {
             self.tcp.observe(header, packet.payload_len, side, stamp.raw);

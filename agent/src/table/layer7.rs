@@ -51,9 +51,14 @@ pub(super) enum Inspected {
     /// No payload yet.
     #[default]
     NotBegun,
-    Going(Box<Layer7>),
-    Over(Box<Told>),
+    Going(Box<Layer7>, Deaf),
+    Over(Box<Told>, Deaf),
 }
+
+/// Directions of which nothing more is wanted: said here so that their packets need not go and look.
+type Deaf = [bool; 2];
+
+const _: () = assert!(size_of::<Inspected>() <= 16);
 
 impl Inspected {
     /// `in_order` says which of a TCP segment's bytes come next in its stream. Whether it brought attributes.
@@ -69,21 +74,28 @@ impl Inspected {
         if packet.payload.is_empty() {
             return false;
         }
-        if let Inspected::Over(told) = self {
+        match self {
+            Inspected::Going(_, deaf) | Inspected::Over(_, deaf) if deaf[side] => return false,
             // One side may have said all before the other one spoke.
-            if told.first.wants(side == 0) {
+            Inspected::Over(told, deaf) => {
                 told.add_first(packet, side, in_order);
+                deaf[side] = !told.first.wants(side == 0, packet.tcp.is_some());
+                return false;
             }
-            return false;
+            Inspected::NotBegun | Inspected::Going(..) => {}
         }
-        let before = self.told_count();
+        let before;
         if let Some(header) = packet.tcp {
             if in_order == InOrder::Nothing {
                 return false;
             }
+            before = self.told_count();
             self.feed_tcp(packet, &header, side, in_order, now, budget);
         } else if packet.key.protocol == UDP && packet.fragment == Fragment::Whole {
+            before = self.told_count();
             self.feed_udp(packet, side, budget);
+        } else {
+            return false;
         }
         self.told_count() != before
     }
@@ -91,8 +103,8 @@ impl Inspected {
     fn told_count(&self) -> usize {
         match self {
             Inspected::NotBegun => 0,
-            Inspected::Going(layer7) => layer7.told.attributes.len(),
-            Inspected::Over(told) => told.attributes.len(),
+            Inspected::Going(layer7, _) => layer7.told.attributes.len(),
+            Inspected::Over(told, _) => told.attributes.len(),
         }
     }
 
@@ -101,17 +113,17 @@ impl Inspected {
         match self {
             // Has none, and the other one goes back the same way.
             Inspected::NotBegun => {}
-            Inspected::Going(layer7) => std::mem::swap(&mut layer7.told.attributes, other),
-            Inspected::Over(told) => std::mem::swap(&mut told.attributes, other),
+            Inspected::Going(layer7, _) => std::mem::swap(&mut layer7.told.attributes, other),
+            Inspected::Over(told, _) => std::mem::swap(&mut told.attributes, other),
         }
     }
 
     fn begun(&mut self) -> Option<&mut Layer7> {
         if matches!(self, Inspected::NotBegun) {
-            *self = Inspected::Going(Box::default());
+            *self = Inspected::Going(Box::default(), Deaf::default());
         }
         match self {
-            Inspected::Going(layer7) => Some(layer7),
+            Inspected::Going(layer7, _) => Some(layer7),
             _ => None,
         }
     }
@@ -140,7 +152,7 @@ impl Inspected {
             InOrder::Late => {}
         }
         layer7.take(side, start, packet.payload, packet.payload_len, now, budget);
-        self.end_if_over(budget);
+        self.end_if_over(side, budget);
     }
 
     fn feed_udp(&mut self, packet: &Packet<'_>, side: usize, budget: &mut Budget) {
@@ -156,16 +168,20 @@ impl Inspected {
         let ports = (packet.key.orig_port, packet.key.resp_port);
         let out = &mut layer7.told.attributes;
         layer7.inspection.udp_payload(side == 0, ports.0, ports.1, packet.payload, out, &mut budget.inspect);
-        self.end_if_over(budget);
+        if layer7.inspection.is_done_with_datagrams(side == 0) {
+            layer7.inspected[side] = INSPECTED_BYTES_MAX;
+        }
+        self.end_if_over(side, budget);
     }
 
-    fn end_if_over(&mut self, budget: &mut Budget) {
-        if let Inspected::Going(layer7) = self
-            && (layer7.inspection.is_done() || layer7.inspected == [INSPECTED_BYTES_MAX; 2])
-        {
+    /// What `side` just said may have been all that is wanted.
+    fn end_if_over(&mut self, side: usize, budget: &mut Budget) {
+        let Inspected::Going(layer7, deaf) = self else { return };
+        deaf[side] = layer7.inspected[side] >= INSPECTED_BYTES_MAX;
+        if layer7.inspection.is_done() || layer7.inspected == [INSPECTED_BYTES_MAX; 2] {
             layer7.release(budget);
             let told = std::mem::take(&mut layer7.told);
-            *self = Inspected::Over(Box::new(told));
+            *self = Inspected::Over(Box::new(told), Deaf::default());
         }
     }
 
@@ -173,7 +189,7 @@ impl Inspected {
     /// attributes.
     pub(super) fn conclude(&mut self, budget: &mut Budget) -> bool {
         let before = self.told_count();
-        if let Inspected::Going(layer7) = self {
+        if let Inspected::Going(layer7, _) = self {
             for side in [0, 1] {
                 while layer7.streams[side].is_waiting() {
                     layer7.streams[side].give_up();
@@ -188,8 +204,8 @@ impl Inspected {
     pub(super) fn attributes(&self) -> Attributes {
         let told = match self {
             Inspected::NotBegun => return Attributes::default(),
-            Inspected::Going(layer7) => &layer7.told,
-            Inspected::Over(told) => told,
+            Inspected::Going(layer7, _) => &layer7.told,
+            Inspected::Over(told, _) => told,
         };
         let mut attributes = told.attributes.clone();
         told.first.tell(&mut attributes);
@@ -198,7 +214,7 @@ impl Inspected {
 
     /// The flow ends: what is held goes back to the budget.
     pub(super) fn end(&mut self, budget: &mut Budget) {
-        if let Inspected::Going(layer7) = self {
+        if let Inspected::Going(layer7, _) = self {
             layer7.release(budget);
         }
         *self = Inspected::NotBegun;

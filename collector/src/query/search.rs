@@ -4,6 +4,8 @@ use gnomon_flow::{AttributeValue, StoredFlow};
 
 use super::execute::{Queries, QueryError, TimeRange, joined, limit_or};
 use crate::store::ScanKey;
+#[cfg(doc)]
+use crate::store::Store;
 
 /// Records of a page unless the caller says otherwise.
 const LIMIT_DEFAULT: u32 = 100;
@@ -11,6 +13,10 @@ const LIMIT_DEFAULT: u32 = 100;
 pub const LIMIT_MAX: u32 = 10_000;
 /// A page ends earlier when its records take about this much, so that it fits the 4 MiB that gRPC clients take.
 const PAGE_BYTES_MAX: usize = 3 << 20;
+
+/// Said of the pages after better evidence came, or after the collector was started anew.
+const MOVED: &str = "the times of records were corrected, or the collector restarted, since the first page: some may come \
+                     twice (by their id) or be missing; begin again for the exact answer";
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Search {
@@ -32,7 +38,8 @@ pub struct SearchPage {
 }
 
 impl Queries {
-    /// A page of matching records. Pages follow the records' keys: flows that arrive meanwhile move nothing.
+    /// A page of matching records. Pages follow the records' times: flows that arrive meanwhile move nothing. When better
+    /// evidence moved records since the first page, some may come twice or be missing: the answer says so.
     ///
     /// # Errors
     /// See [`QueryError`].
@@ -41,11 +48,12 @@ impl Queries {
         let selection = self.selection(&search.expression, search.range)?;
         let newest_first = !search.oldest_first;
         let order = Order { newest_first, by_ingest: selection.span.by_ingest };
-        let after = match search.cursor.as_str() {
-            "" => None,
-            cursor => Some(order.place(cursor)?),
+        let (after, begun_at) = match search.cursor.as_str() {
+            "" => (None, None),
+            cursor => order.place(cursor).map(|(key, moves)| (Some(key), Some(moves)))?,
         };
         self.run(move |control| {
+            let moves = selection.store.moves();
             if after.is_none()
                 && let Some(flows) = selection.by_id(newest_first).transpose()?
             {
@@ -73,8 +81,13 @@ impl Queries {
                 }
                 flows.push(flow);
             }
-            let next_cursor = behind.map(|key| order.cursor(&key)).unwrap_or_default();
-            let partial = joined(&control.partial(page.stopped, page.damaged));
+            let begun_at = begun_at.unwrap_or(moves);
+            let next_cursor = behind.map(|key| order.cursor(&key, begun_at)).unwrap_or_default();
+            let mut partial = control.partial(page.stopped, page.damaged);
+            if begun_at != moves && !order.by_ingest {
+                partial.push(MOVED.to_owned());
+            }
+            let partial = joined(&partial);
             Ok(SearchPage { flows, next_cursor, partial })
         })
         .await
@@ -98,10 +111,10 @@ struct Order {
 }
 
 impl Order {
-    /// Version 1 of the cursor: `1`, a letter for the order, the key in hexadecimal.
-    fn cursor(self, key: &ScanKey) -> String {
+    /// Version 2 of the cursor: `2`, a letter for the order, in hexadecimal [`Store::moves`] at the first page and the key.
+    fn cursor(self, key: &ScanKey, moves: u64) -> String {
         let hex: String = key.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("1{}{hex}", self.letter())
+        format!("2{}{moves:016x}{hex}", self.letter())
     }
 
     fn letter(self) -> char {
@@ -113,9 +126,9 @@ impl Order {
         }
     }
 
-    fn place(self, cursor: &str) -> Result<ScanKey, QueryError> {
+    fn place(self, cursor: &str) -> Result<(ScanKey, u64), QueryError> {
         let not_ours = || QueryError::invalid("cursor", "is no cursor: take next_cursor of the page before");
-        let rest = cursor.strip_prefix('1').ok_or_else(not_ours)?;
+        let rest = cursor.strip_prefix('2').ok_or_else(not_ours)?;
         let hex =
             rest.strip_prefix(['n', 'o', 'N', 'O']).filter(|hex| hex.len() <= 256).ok_or_else(not_ours)?;
         if !rest.starts_with(self.letter()) {
@@ -125,6 +138,7 @@ impl Order {
             hex.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect();
         let digits = digits.filter(|d| d.len() % 2 == 0).ok_or_else(not_ours)?;
         let bytes: Vec<u8> = digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();
-        ScanKey::from_bytes(&bytes).ok_or_else(not_ours)
+        let (moves, key) = bytes.split_first_chunk().ok_or_else(not_ours)?;
+        Ok((ScanKey::from_bytes(key).ok_or_else(not_ours)?, u64::from_be_bytes(*moves)))
     }
 }

@@ -188,6 +188,8 @@ struct Shared {
     intake: Mutex<Intake>,
     limits: Limits,
     changes: broadcast::Sender<Arc<StoredFlow>>,
+    /// Counts how often evidence moved records that had a place in time, from a number of this process's own.
+    moves: AtomicU64,
     /// Blocks of records.
     damaged_blocks: AtomicU64,
     torn_bytes: u64,
@@ -212,6 +214,11 @@ impl Shared {
 }
 
 impl Store {
+    /// Changes whenever evidence moves records that had a place in time, and with each start of the collector.
+    pub(crate) fn moves(&self) -> u64 {
+        self.shared.moves.load(Ordering::Relaxed)
+    }
+
     /// All blocks that hold packets of `flow`, in the order they were written. Those given up for space are left out.
     ///
     /// # Errors

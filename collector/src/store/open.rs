@@ -55,6 +55,7 @@ pub fn open(dir: &Path, gate: ClockGate, limits: Limits) -> Result<(Store, Write
     }
     let intake = Mutex::new(Intake::new(gate.monotonic()));
     let (changes, _) = broadcast::channel(SUBSCRIBER_QUEUE);
+    let moves = AtomicU64::new(gate.monotonic().0);
     let shared = Arc::new(Shared {
         dir: dir.to_owned(),
         rocks,
@@ -66,6 +67,7 @@ pub fn open(dir: &Path, gate: ClockGate, limits: Limits) -> Result<(Store, Write
         intake,
         limits,
         changes,
+        moves,
         damaged_blocks: AtomicU64::new(0),
         torn_bytes: recovered.cut_bytes,
         lost_bytes: recovered.lost_bytes,

@@ -7,6 +7,7 @@
 //! nothing: the next open judges everything that waits.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use gnomon_flow::{EpochHash, FlowRef, StoredFlow, TimeState};
@@ -76,6 +77,7 @@ impl Writer {
 
     /// The evidence of `epoch` changed and is durable. `moved`: by so much that records may have to go elsewhere.
     pub(super) fn retimed(&mut self, epoch: EpochHash, moved: bool) {
+        self.shared.moves.fetch_add(u64::from(moved), Ordering::Relaxed);
         let live = self.shared.live();
         let concerns = moved
             || live.has_held(epoch)

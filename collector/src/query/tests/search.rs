@@ -4,7 +4,7 @@ use gnomon_flow::FlowRecord;
 
 use crate::query::testing::{fixture, ids, numbered, search, utc};
 use crate::query::*;
-use crate::store::testing::{S, epoch, record};
+use crate::store::testing::{S, epoch, fix, fixes, record};
 
 #[tokio::test]
 async fn searches_find_in_order_and_in_range() {
@@ -72,14 +72,38 @@ async fn pages_stand_still_while_flows_arrive() {
 }
 
 #[tokio::test]
+async fn pages_say_when_records_were_moved_between_them() {
+    let mut fixture = fixture(QueryLimits::default());
+    fixture.many(250);
+    let page = |cursor: &str, by_ingest| Search {
+        limit: 100,
+        cursor: cursor.to_owned(),
+        range: TimeRange { by_ingest, ..TimeRange::default() },
+        ..search("packets >= 0")
+    };
+    let first = fixture.queries.search(page("", false)).await.expect("page");
+    let by_ingest = fixture.queries.search(page("", true)).await.expect("page");
+    let second = fixture.queries.search(page(&first.next_cursor, false)).await.expect("page");
+    assert_eq!((first.partial, second.partial), (None, None));
+    // Evidence that contradicts what there was by 50 s.
+    fixture.writer.commit(&[fixes(epoch(1), vec![fix(99, 50)])]).expect("fixes");
+    let second = fixture.queries.search(page(&first.next_cursor, false)).await.expect("page");
+    assert!(second.partial.is_some_and(|reason| reason.contains("were corrected")));
+    // Times of ingest move nowhere.
+    let by_ingest = fixture.queries.search(page(&by_ingest.next_cursor, true)).await.expect("page");
+    assert_eq!((by_ingest.partial, by_ingest.flows.len()), (None, 100));
+    assert_eq!(fixture.queries.search(page("", false)).await.expect("page").partial, None);
+}
+
+#[tokio::test]
 async fn what_cannot_be_asked_is_refused_with_the_reason() {
     let fixture = fixture(QueryLimits::default());
     let queries = &fixture.queries;
     for (search, part) in [
         (Search { limit: 10_001, ..Search::default() }, "limit: 10001 is more than 10000"),
         (Search { cursor: "x".into(), ..Search::default() }, "cursor: is no cursor"),
-        (Search { cursor: "1n00".into(), ..Search::default() }, "cursor: is no cursor"),
-        (Search { cursor: format!("1o{}", "00".repeat(28)), ..Search::default() }, "another order"),
+        (Search { cursor: "2n00".into(), ..Search::default() }, "cursor: is no cursor"),
+        (Search { cursor: format!("2o{}", "00".repeat(36)), ..Search::default() }, "another order"),
         (search("port = 1"), "column 6"),
         (
             Search {

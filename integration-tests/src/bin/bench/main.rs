@@ -15,12 +15,14 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use report::Report;
 
-const USAGE: &str = "usage: gnomon-bench --bin-dir DIR [--only speed|profile|visibility]... [--write FILE]";
+const USAGE: &str = "usage: gnomon-bench --bin-dir DIR [--only speed|profile|visibility]... [--receiver NAME]... [--write FILE]";
 
 #[derive(Debug, Default)]
 struct Arguments {
     bin_dir: PathBuf,
     only: Vec<String>,
+    /// Parts of the names of the receivers whose speed is measured; empty: all.
+    receivers: Vec<String>,
     /// Put the results between the markers of this file too.
     write: Option<PathBuf>,
 }
@@ -32,6 +34,7 @@ fn arguments() -> Result<Arguments> {
         match word.as_str() {
             "--bin-dir" => found.bin_dir = words.next().context(USAGE)?.into(),
             "--only" => found.only.push(words.next().context(USAGE)?),
+            "--receiver" => found.receivers.push(words.next().context(USAGE)?),
             "--write" => found.write = Some(words.next().context(USAGE)?.into()),
             _ => bail!("{word:?} is unknown; {USAGE}"),
         }
@@ -47,7 +50,7 @@ fn run() -> Result<()> {
     let wanted = |part: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == part);
     let mut report = Report::new()?;
     if wanted("speed") {
-        speed::measure(&arguments.bin_dir, &mut report)?;
+        speed::measure(&arguments.bin_dir, &arguments.receivers, &mut report)?;
     }
     if wanted("profile") {
         profile::measure(&arguments.bin_dir, &mut report)?;

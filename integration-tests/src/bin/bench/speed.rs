@@ -143,13 +143,16 @@ fn ratio(value: Option<f64>, to: Option<f64>) -> String {
     }
 }
 
-pub(crate) fn measure(bin_dir: &Path, report: &mut Report) -> Result<()> {
+/// `receivers`: parts of the names of those to measure; empty: all.
+pub(crate) fn measure(bin_dir: &Path, receivers: &[String], report: &mut Report) -> Result<()> {
     // This program, its threads and what it starts stay out of the receiver's way.
     stay_on(&[GENERATOR_CORE])?;
     let wire = Wire::build(bin_dir)?;
     for (frames, programs) in PLAN {
         let mut rows = Vec::new();
-        for program in programs {
+        let wanted =
+            |name: &str| receivers.is_empty() || receivers.iter().any(|part| name.contains(part.as_str()));
+        for program in programs.iter().filter(|program| wanted(&program.name())) {
             eprintln!("==> {}, {}", frames.name(), program.name());
             let receiver = Receiver::start(bin_dir, &wire, *program)?;
             let outcome = search(&wire, &receiver, frames)?;
