@@ -41,6 +41,8 @@ pub struct Report {
     pub fixes: Vec<Fix>,
     /// Of the fixes that came from the collector.
     pub collector_timeline: u64,
+    /// What the kernel and chronyd said before this is void.
+    pub disowned: Option<RawNs>,
     pub ended: Option<Ended>,
 }
 
@@ -184,15 +186,21 @@ impl Timekeeper {
         let mut known = self.known();
         // Of before, so that the fix that makes it so is told too.
         let synced = known.clock.state(fix.raw) == ClockState::Synced;
+        let disowned = known.clock.disowned();
         let added = known.clock.add(fix);
+        let took_back = known.clock.disowned() != disowned;
+        if took_back {
+            tracing::info!("the machine's clock contradicts what it said before it was set: that is void");
+        }
         let every_ns = if synced { TELL_EVERY_NS } else { TELL_EVERY_NS_UNSYNCED };
         let last = known.told.iter().find(|told| told.source == fix.source).copied();
-        let adds = last.is_none_or(|last| {
-            fix.raw.since(last.raw) >= every_ns
+        let adds = took_back
+            || last.is_none_or(|last| {
+                fix.raw.since(last.raw) >= every_ns
                 // A better word, or one that contradicts: at once.
                 || fix.err_ns < last.err_ns / 2
                 || added.conflict && fix.raw.since(last.raw) >= TELL_EVERY_NS_UNSYNCED / 10
-        });
+            });
         if adds && added.changed {
             known.tell(fix);
             drop(known);
@@ -360,6 +368,7 @@ impl Known {
             epoch: self.clock.epoch(),
             fixes: self.clock.timeline().fixes().copied().collect(),
             collector_timeline: self.collector_timeline,
+            disowned: self.clock.disowned(),
             ended: None,
         }
     }

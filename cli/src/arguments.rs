@@ -18,6 +18,8 @@ Examples:
   gnomon search 'ip.src == 10.0.0.0/8 && port.dst == [22,443] && packets >= 3' --since -1h
   gnomon pcap 'dns.host == *example.com' -w - | tshark -r -
   gnomon top ip.src port.dst 'tcp.state == syn-sent' --by flows
+  gnomon export --since -1d --format zeek -w conn.log
+  gnomon export --follow --format ecs --to http://elastic:9200/flows/_bulk
   gnomon fields                  every name an expression can use";
 
 /// Search flows and packets that gnomon's agents have captured.
@@ -108,6 +110,49 @@ pub(crate) enum PcapKind {
     Pcap,
 }
 
+/// The forms of exports; docs/exports.md says what is where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportFormat {
+    /// One JSON object a line; the keys are the names of the search language.
+    Jsonl,
+    /// Comma separated, with a header (RFC 4180).
+    Csv,
+    /// Zeek's conn.log, tab-separated.
+    Zeek,
+    /// Zeek's conn.log, one JSON object a line.
+    ZeekJson,
+    /// Elastic Common Schema, one JSON object a line.
+    Ecs,
+    /// Suricata's EVE events of type `flow`.
+    Eve,
+    /// IPFIX messages of bidirectional flows (RFC 7011, RFC 5103).
+    Ipfix,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Export {
+    #[command(flatten)]
+    pub(crate) query: Query,
+    #[arg(long, short, value_enum)]
+    pub(crate) format: ExportFormat,
+    /// File to write, or `-` for standard output (what happens without --write and --to).
+    #[arg(long, short, value_name = "FILE", conflicts_with = "to")]
+    pub(crate) write: Option<String>,
+    /// Send them: tcp://HOST:PORT, udp://HOST:PORT, or http://HOST:PORT/PATH (Elasticsearch's bulk form where the path
+    /// ends in `_bulk`).
+    #[arg(long, value_name = "URL")]
+    pub(crate) to: Option<String>,
+    /// Send flows as they arrive, from now on, until interrupted.
+    #[arg(long, conflicts_with_all = ["since", "until", "by_ingest_time"])]
+    pub(crate) follow: bool,
+    /// Records whose time is not proven too. Ranges of time never find them: --by-ingest-time and --follow do.
+    #[arg(long)]
+    pub(crate) pending: bool,
+    /// Records of flows that go on too: another with the same id will follow.
+    #[arg(long)]
+    pub(crate) interim: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Find flows, newest first.
@@ -179,6 +224,8 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 0)]
         packets: u64,
     },
+    /// Write flows in a form that other programs read, or send them there: a whole range, or new ones as they arrive.
+    Export(Export),
     /// Follow new flows as they arrive, until interrupted.
     Tail {
         /// Only flows that match.
@@ -233,6 +280,7 @@ impl Command {
             | Command::Count { query, .. }
             | Command::Histogram { query, .. }
             | Command::Pcap { query, .. } => Some(&query.expression),
+            Command::Export(export) => Some(&export.query.expression),
             Command::Tail { expression, .. } => Some(expression),
             Command::Top { words, .. } => words.last().map(String::as_str),
             _ => None,

@@ -5,6 +5,8 @@ mod client;
 mod command;
 mod exit;
 mod output;
+mod recent;
+mod sink;
 mod when;
 
 use std::process::ExitCode;

@@ -4,8 +4,17 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let arguments = gnomon_cli::arguments::Arguments::parse();
-    gnomon_cli::run(arguments).await
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(gnomon_cli::run(arguments));
+    // A write to a pipe that nobody reads would be waited for.
+    runtime.shutdown_background();
+    code
 }

@@ -1,6 +1,6 @@
 //! `gnomon-agent flows`: the records of capture files, on standard output.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,6 +30,10 @@ pub(super) struct Flows {
 impl Flows {
     /// `filter` is of the command line: one in the configuration is for interfaces.
     pub(super) fn run(&self, config: &Config, filter: Option<&str>) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            !self.output.is_binary() || !io::stdout().is_terminal(),
+            "IPFIX is no text: send standard output to a file or a pipe"
+        );
         let mut sieve = filter.map(Sieve::new).transpose()?;
         let rules =
             Arc::new(if self.rules { config.rules_of_records()? } else { Rules::keep(Keep::Nothing) });
@@ -46,9 +50,13 @@ impl Flows {
                 eprintln!("{error:#}");
             }
         }
+        let left = printer.tally().words();
         match printer.end() {
             Err(error) if is_closed_pipe(&error) => return Ok(()),
             other => drop(other?),
+        }
+        if let Some(left) = left {
+            eprintln!("{left}");
         }
         if let Some(sieve) = &sieve {
             if let Some(error) = sieve.failed() {
@@ -211,6 +219,20 @@ pub(super) mod tests {
             result.unwrap();
             assert_eq!((lines.lines().count(), sieve.filtered().0), (flows, left_out), "{filter}");
         }
+    }
+
+    #[test]
+    fn the_forms_of_others_have_the_same_record() {
+        let file = udp_pcap(3);
+        for output in [Output::ZeekJson, Output::Ecs, Output::Eve] {
+            let (lines, result) = output_of(output, &file);
+            result.unwrap();
+            assert_eq!(lines.lines().count(), 1, "{output:?}");
+            assert!(lines.contains("\"10.0.0.1\""), "{output:?}: {lines}");
+        }
+        let (zeek, _) = output_of(Output::Zeek, &file);
+        assert!(zeek.starts_with("#separator") && zeek.contains("\t10.0.0.1\t"), "{zeek}");
+        assert_eq!(output_of(Output::Zeek, &udp_pcap(0)).0.lines().count(), 7);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! timeline 9f31…                       the collector's timeline that its fixes in what follows stand on
 //! epoch <agent> <boot id> <opened raw>
 //! fix <raw> <tai ns> <err ns> <source>
+//! disowned <raw>                       what the kernel and chronyd said before it is void
 //! end <last good raw or -> <by or ->
 //! ```
 //! Epochs in the order in which they were opened. Replaced whole by a rename; one that cannot be read is none: what is
@@ -110,6 +111,9 @@ impl Evidence {
                     let _ = writeln!(text, "fix {} {} {} {name}", fix.raw.0, fix.utc.tai_ns(), fix.err_ns);
                 }
             }
+            if let Some(before) = report.disowned {
+                let _ = writeln!(text, "disowned {}", before.0);
+            }
             let good = ended.last_good.map_or("-".to_owned(), |raw| raw.0.to_string());
             let by = if ended.by.is_empty() { "-" } else { &ended.by };
             let _ = writeln!(text, "end {good} {by}");
@@ -139,7 +143,8 @@ impl Evidence {
                         before.successor = Some(epoch);
                     }
                     let collector_timeline = evidence.collector_timeline;
-                    let report = Report { epoch, fixes: Vec::new(), collector_timeline, ended: None };
+                    let (fixes, disowned) = (Vec::new(), None);
+                    let report = Report { epoch, fixes, collector_timeline, disowned, ended: None };
                     evidence.ended.push((report, Ended::default()));
                 }
                 ["fix", raw, tai, err, name] => {
@@ -151,6 +156,9 @@ impl Evidence {
                         source,
                     };
                     evidence.ended.last_mut()?.0.fixes.push(fix);
+                }
+                ["disowned", raw] => {
+                    evidence.ended.last_mut()?.0.disowned = Some(RawNs(raw.parse().ok()?));
                 }
                 ["end", good, by] => {
                     let (_, ended) = evidence.ended.last_mut()?;
@@ -194,8 +202,13 @@ mod tests {
             err_ns: 1_000,
             source,
         };
-        let report =
-            |opened, fixes| Report { epoch: epoch(opened), fixes, collector_timeline: 0x9F, ended: None };
+        let report = |opened, fixes| Report {
+            epoch: epoch(opened),
+            fixes,
+            collector_timeline: 0x9F,
+            disowned: Some(RawNs(7)),
+            ended: None,
+        };
         let cut =
             Ended { last_good: Some(RawNs(50)), successor: Some(epoch(60)), by: "suspended".to_owned() };
         Evidence {

@@ -185,7 +185,8 @@ impl Uplink {
             TimeSource::Files(fixes) => {
                 for (epoch, fix) in fixes {
                     let fixes = vec![*fix];
-                    let known = Report { epoch: *epoch, fixes, collector_timeline: 0, ended: None };
+                    let known =
+                        Report { epoch: *epoch, fixes, collector_timeline: 0, disowned: None, ended: None };
                     state.push(report(epoch, &known));
                 }
             }
@@ -302,6 +303,7 @@ fn report(epoch: &EpochId, known: &Report) -> Body {
         ended_raw_ns: ended.and_then(|ended| ended.last_good).map(|raw| raw.0),
         successor: ended.and_then(|ended| ended.successor.as_ref()).map(Into::into),
         ended_by: ended.map(|ended| ended.by.clone()).unwrap_or_default(),
+        disowned_before_raw_ns: known.disowned.map(|raw| raw.0),
     })
 }
 

@@ -3,7 +3,9 @@
 mod agents;
 mod aggregate;
 mod clock;
+mod export;
 mod flows;
+mod follow;
 mod pcap;
 
 use std::io;
@@ -49,6 +51,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Pcap { query, write, id, format, packets } => {
             pcap::write(&mut client, query, &write, id, format, packets).await
         }
+        Command::Export(export) => export::run(&mut client, export).await,
         Command::Live { times } => agents::live(&mut client, times).await,
         Command::Agents { output } => agents::list(&mut client, output.output).await,
         Command::Clock { events, output } => clock::show(&mut client, events, output.output).await,

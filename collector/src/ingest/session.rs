@@ -230,6 +230,7 @@ impl Talk<'_> {
                 let evidence = Evidence {
                     fixes,
                     collector_timeline: report.collector_timeline,
+                    disowned: report.disowned_before_raw_ns.map(RawNs),
                     ended: report.ended_raw_ns.map(RawNs),
                     successor: successor
                         .map(|id| epoch_of(Some(id), self.id, "clock.successor"))

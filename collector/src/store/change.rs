@@ -30,6 +30,8 @@ pub struct Evidence {
     pub fixes: Vec<Fix>,
     /// The collector's timeline that exchanges among them stand on; 0 when that was not told.
     pub collector_timeline: u64,
+    /// What the agent's kernel and chronyd said before is void.
+    pub disowned: Option<RawNs>,
     /// RAW broke: later readings may be of another stretch.
     pub ended: Option<RawNs>,
     pub successor: Option<EpochId>,

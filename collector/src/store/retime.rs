@@ -40,6 +40,9 @@ impl Writer {
                 new.relative_from = Some(from);
             }
         }
+        if evidence.disowned.is_some_and(|before| new.timeline.disown(before) > 0) {
+            added = true;
+        }
         // Whose word stands is settled as long as evidence comes; an epoch that is over keeps what was settled then.
         let mut retimed = added;
         if added {

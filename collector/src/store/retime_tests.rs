@@ -263,6 +263,38 @@ fn a_proven_collectors_exchange_overrules_an_agent_that_is_lied_to() {
 }
 
 #[test]
+fn what_a_kernel_said_before_its_clock_was_set_right_holds_no_record_back() {
+    // Nobody proves this collector's time, and no other agent is there: a contradiction is settled by nobody.
+    let mut rig = Rig::new(|_| ());
+    let at = rig.sim.raw().0;
+    let kernel = |rig: &Rig, ahead_ns: i64| Fix {
+        raw: rig.sim.raw(),
+        utc: rig.sim.truth().saturating_add_ns(ahead_ns),
+        err_ns: 400_000_000,
+        source: gnomon_clock::FixSource::Kernel,
+    };
+    let lie = kernel(&rig, NINE_HOURS);
+    rig.tell(epoch(1), Evidence { fixes: vec![lie], ..Evidence::default() });
+    rig.exchange(epoch(1));
+    rig.add(&[flows(epoch(1), 1, vec![record(5, 1, at, at + S)])]);
+    rig.pass(2);
+    assert!(rig.one(Span::ALL).is_none());
+    assert_eq!(rig.one(BY_INGEST).unwrap().time_state, TimeState::Pending);
+    // NTP's step.
+    rig.pass(1);
+    let right = kernel(&rig, 0);
+    let disowned = Some(rig.sim.raw());
+    rig.tell(epoch(1), Evidence { fixes: vec![right], ..Evidence::default() });
+    rig.pass(2);
+    assert!(rig.one(Span::ALL).is_none(), "the old word stands until it is taken back");
+    rig.tell(epoch(1), Evidence { disowned, ..Evidence::default() });
+    rig.pass(2);
+    rig.is_true_at(at);
+    rig = rig.restart();
+    rig.is_true_at(at);
+}
+
+#[test]
 fn i9_nothing_is_deleted_for_its_age_while_the_time_is_unproven_or_jumped_of_late() {
     let mut rig = Rig::new(|sim| sim.step(-NINE_HOURS));
     rig.writer.limits.flows_age_ns_max = Some(60 * S);

@@ -88,6 +88,8 @@ pub struct AgentClock {
     disputed: Option<usize>,
     last_step: Option<(RawNs, Option<i64>)>,
     steps: u64,
+    /// What the machine's own clock said before this is void.
+    disowned: Option<RawNs>,
 }
 
 impl AgentClock {
@@ -99,6 +101,7 @@ impl AgentClock {
             disputed: None,
             last_step: None,
             steps: 0,
+            disowned: None,
         }
     }
 
@@ -129,7 +132,27 @@ impl AgentClock {
             // Three that agree with all that is fresh end the dispute.
             self.disputed = (agreed + 1 < SYNCED_FIXES_MIN).then_some(agreed + 1);
         }
+        if self.disputed.is_none() && fix.source.is_settable() {
+            self.disown_before_the_step(&fix);
+        }
         added
+    }
+
+    /// A clock that was set and says otherwise since, three times and with nobody against it, has taken back what it said
+    /// before. Without this a kernel that vouched for a wrong time until NTP's step would contradict the truth for ever.
+    fn disown_before_the_step(&mut self, fix: &Fix) {
+        let Some((step, _)) = self.last_step else { return };
+        let own = || self.timeline.fixes().filter(|own| own.source.is_settable());
+        let since = own().filter(|own| own.raw >= step).count();
+        if since >= SYNCED_FIXES_MIN && own().any(|before| before.raw < step && !agree(before, fix)) {
+            self.timeline.disown(step);
+            self.disowned = Some(step);
+        }
+    }
+
+    /// What the machine's own clock and chronyd said before this reading is void: they took it back.
+    pub fn disowned(&self) -> Option<RawNs> {
+        self.disowned
     }
 
     /// The newest fix of each source that still speaks.
@@ -280,6 +303,40 @@ mod tests {
         clock.add(fix(FixSource::Kernel, 34, -9_000_000_000, 2_000_000));
         assert_eq!(clock.state(RawNs(34 * S)), ClockState::Synced);
         assert_eq!((clock.steps(), clock.last_step().unwrap().1), (1, Some(-9_000_000_000)));
+        assert_eq!(clock.disowned(), Some(RawNs(30 * S)), "what the kernel said before the step is void");
+        let before = clock.timeline().estimate(RawNs(10 * S)).unwrap();
+        assert!(!before.conflict && before.err_ns < 10_000_000, "{before:?}");
+    }
+
+    #[test]
+    fn a_step_back_to_what_was_said_before_takes_nothing_back() {
+        let mut clock = AgentClock::new(EpochId::default());
+        for s in 1..20 {
+            clock.add(fix(FixSource::Kernel, s, 0, 2_000_000));
+        }
+        // An operator sets the clock an hour ahead, chronyd sets it right again.
+        clock.stepped(RawNs(20 * S), Some(3_600_000_000_000));
+        clock.stepped(RawNs(25 * S), Some(-3_600_000_000_000));
+        for s in 26..40 {
+            clock.add(fix(FixSource::Kernel, s, 0, 2_000_000));
+        }
+        assert_eq!((clock.disowned(), clock.timeline().fixes().count()), (None, 33));
+    }
+
+    #[test]
+    fn a_liar_that_steps_the_clock_takes_nothing_back_while_anybody_contradicts() {
+        let mut clock = AgentClock::new(EpochId::default());
+        for s in 1..20 {
+            clock.add(fix(FixSource::Kernel, s, 0, 2_000_000));
+            clock.add(fix(FixSource::Collector, s, 0, 500_000));
+        }
+        clock.stepped(RawNs(20 * S), Some(300_000_000_000));
+        for s in 21..60 {
+            clock.add(fix(FixSource::Kernel, s, 300_000_000_000, 2_000_000));
+            clock.add(fix(FixSource::Collector, s, 0, 500_000));
+        }
+        assert_eq!((clock.disowned(), clock.state(RawNs(60 * S))), (None, ClockState::Conflict));
+        assert!(clock.timeline().estimate(RawNs(10 * S)).is_some_and(|e| !e.conflict));
     }
 
     #[test]

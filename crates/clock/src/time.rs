@@ -174,6 +174,13 @@ pub enum FixSource {
     File,
 }
 
+impl FixSource {
+    /// Speaks of the machine's clock, which anybody with the right can set.
+    pub fn is_settable(self) -> bool {
+        matches!(self, FixSource::Kernel | FixSource::Chrony)
+    }
+}
+
 /// Evidence: at `raw`, UTC was within `utc ± err_ns`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fix {

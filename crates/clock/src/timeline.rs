@@ -141,6 +141,17 @@ impl Timeline {
         before - self.fixes.len()
     }
 
+    /// Forgets what the machine's own clock and chronyd said before `before`: for when the clock was set since and they say
+    /// otherwise now. Returns how many fixes there were.
+    pub fn disown(&mut self, before: RawNs) -> usize {
+        let known = self.fixes.len();
+        self.fixes.retain(|f| !f.source.is_settable() || f.raw >= before);
+        if self.fixes.len() != known {
+            self.rebuild();
+        }
+        known - self.fixes.len()
+    }
+
     fn rebuild(&mut self) {
         self.map = Map::build(&self.fixes, self.authority);
     }

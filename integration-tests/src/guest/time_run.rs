@@ -125,6 +125,25 @@ impl TimeRun {
         Ok(guest - KernelClock.bracket().realtime.unix_ns() / 1_000_000_000)
     }
 
+    /// An operator sets the guest's clock ahead by so much; the POSIX second that it shows at that moment.
+    pub fn set_clock_ahead(&mut self, seconds: i64) -> Result<i64> {
+        let command = format!("t=$(($(date +%s) + {seconds})); date -s @$t > /dev/null; echo $t");
+        self.machine().run(&command)?.trim().parse().context("the second that the clock was set to")
+    }
+
+    /// How long after the clock was set to the whole second `set_to` the agent's log says so, by that clock.
+    pub fn noticed_after_ms(&mut self, set_to: i64) -> Result<f64> {
+        let said = self.machine().log("agent");
+        let later = said.lines().filter(|line| line.contains("clock was set")).filter_map(|line| {
+            let at: jiff::Timestamp = line.split_whitespace().next()?.parse().ok()?;
+            let after_ms = (at.as_nanosecond() - i128::from(set_to) * 1_000_000_000) as f64 / 1e6;
+            (0.0..30_000.0).contains(&after_ms).then_some(after_ms)
+        });
+        later
+            .reduce(f64::min)
+            .with_context(|| format!("the agent did not notice the step to {set_to}:\n{said}"))
+    }
+
     /// Wait until all is found (or `SETTLE` is over), and everything seen.
     pub fn finish(self, name: &str) -> Result<Outcome> {
         let TimeRun { watcher, mut scene, ahead_ns, sent, online, ntp } = self;

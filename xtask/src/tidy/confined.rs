@@ -26,6 +26,8 @@ const CRATES: [Confined; 3] = [
         name: "serde_json",
         places: &[
             "collector/src/api",
+            // Forms that others read.
+            "crates/export/src",
             // The programs that print JSON for people and scripts.
             "agent/src/output",
             "cli/src/output",

@@ -1,0 +1,40 @@
+//! Every field in a column (RFC 4180), for spreadsheets too: a text that one would take for a formula is disarmed.
+
+use gnomon_flow::{FIELDS, Field, StoredFlow, Value};
+
+fn columns() -> impl Iterator<Item = &'static Field> {
+    FIELDS.iter().filter(|field| !field.any_of)
+}
+
+pub(crate) fn header(out: &mut Vec<u8>) {
+    write(columns().map(|field| field.name.to_owned()), out);
+}
+
+pub(crate) fn record(flow: &StoredFlow, out: &mut Vec<u8>) {
+    write(columns().map(|field| cell(field, flow)), out);
+}
+
+/// Several values are joined by `;`.
+fn cell(field: &Field, flow: &StoredFlow) -> String {
+    let mut cell = String::new();
+    let mut is_text = false;
+    field.each(flow, &mut |value| {
+        if !cell.is_empty() {
+            cell.push(';');
+        }
+        is_text |= matches!(value, Value::Text(_));
+        cell.push_str(&value.to_string());
+    });
+    // What these begin is a formula to a spreadsheet; the quote says it is text (OWASP, CSV injection).
+    if is_text && cell.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+        cell.insert(0, '\'');
+    }
+    cell
+}
+
+fn write(cells: impl Iterator<Item = String>, out: &mut Vec<u8>) {
+    let mut writer = csv::Writer::from_writer(out);
+    // Memory takes everything.
+    writer.write_record(cells).unwrap_or_default();
+    writer.flush().unwrap_or_default();
+}
