@@ -34,7 +34,7 @@ use crate::config::Config;
 use crate::fleet::Fleet;
 use crate::ingest::{Committer, IngestService, Quarantine, Settings};
 use crate::metrics;
-use crate::query::{Queries, QueryLimits};
+use crate::query::{Queries, QueryLimits, Roller};
 use crate::secured;
 use crate::store::{self, Store};
 use crate::timekeeper::{self, AskFleet, Timekeeper};
@@ -45,6 +45,8 @@ pub const STOP_MAX: Duration = Duration::from_secs(10);
 /// A peer that does not answer a ping for this long is gone.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// HTTP/2 flow control: bytes of one stream, and of one connection, sent ahead of the reader.
+/// Between two looks for blocks without a rollup.
+const ROLL_UP_EVERY: Duration = Duration::from_secs(1);
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 
@@ -111,7 +113,7 @@ pub async fn run(
         store: store.clone(),
         fleet,
         metrics: metrics::prometheus_text(telemetry.prometheus_registry()),
-        not_ready: not_ready(store),
+        not_ready: not_ready(store.clone()),
         version: build_info::VERSION.to_owned(),
     };
     let routes = api::add_services(Routes::new(ingest.into_server()), &api);
@@ -143,6 +145,8 @@ pub async fn run(
     let committer_ended = committing.ended.clone();
     let watchdog = tokio::spawn(notify::watchdog(move || !committer_ended.is_cancelled(), watched));
 
+    let rolling = tokio::spawn(roll_up(store.clone(), ending.clone()));
+
     let mut servers = JoinSet::new();
     servers.spawn(async move { grpc.await.context("the gRPC server ended") });
     servers.spawn(async move { http.await.context("the HTTP server ended") });
@@ -163,12 +167,32 @@ pub async fn run(
         servers.abort_all();
     }
     watchdog.abort();
+    rolling.await.context("making rollups panicked")?;
     let stopping = move || {
         committing.stop();
         clock_watch.stop();
     };
     tokio::task::spawn_blocking(stopping).await.context("stopping the committer panicked")?;
     ended
+}
+
+/// Makes rollups of new blocks, beside everything else: a question that comes before reads the block itself.
+async fn roll_up(store: Store, ending: CancellationToken) {
+    let mut roller = Roller::new(store);
+    while ending.run_until_cancelled(tokio::time::sleep(ROLL_UP_EVERY)).await.is_some() {
+        let round = tokio::task::spawn_blocking(move || {
+            let made = roller.round();
+            (roller, made)
+        });
+        let Ok((back, made)) = round.await else {
+            tracing::error!("making rollups panicked: facets of everything read every block");
+            return;
+        };
+        roller = back;
+        if let Err(error) = made {
+            tracing::warn!(%error, "rollups are not made for now: facets of everything read every block");
+        }
+    }
 }
 
 /// What the agents' own sources say of the collector's clock.

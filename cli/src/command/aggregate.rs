@@ -13,52 +13,94 @@ use crate::exit::{Outcome, Usage};
 use crate::output::{Cell, Sheet};
 use crate::when;
 
-pub(crate) async fn count(client: &mut Client, query: Query, format: Format) -> Result<Outcome> {
+pub(crate) async fn count(
+    client: &mut Client,
+    query: Query,
+    distinct: Vec<String>,
+    format: Format,
+) -> Result<Outcome> {
     let range = time_range(client, &query.range).await?;
-    let request = v1::CountRequest { expression: query.expression, range: Some(range) };
+    let names = distinct_columns(&distinct);
+    let request = v1::CountRequest { expression: query.expression, range: Some(range), distinct };
     let answer = client.count(request).await?.into_inner();
     let mut sheet = Sheet::new(&["flows", "packets", "bytes"]);
-    sheet.rows.push(vec![answer.flows.into(), answer.packets.into(), answer.bytes.into()]);
+    sheet.columns.extend(names);
+    let mut cells: Vec<Cell> = [answer.flows, answer.packets, answer.bytes].map(Cell::from).to_vec();
+    cells.extend(answer.distinct.iter().map(|different| Cell::from(different.count)));
+    sheet.rows.push(cells);
     sheet.print(format)?;
+    say_estimated(&answer.distinct);
     Ok(Outcome::of(answer.flows > 0, warn_partial(answer.partial.as_ref())))
+}
+
+/// How rows of a top are chosen and what is counted in them.
+pub(crate) struct Ranked {
+    pub(crate) by: By,
+    pub(crate) distinct: Vec<String>,
+    pub(crate) limit: u32,
 }
 
 pub(crate) async fn top(
     client: &mut Client,
     words: Vec<String>,
     range: &Range,
-    by: By,
-    limit: u32,
+    ranked: Ranked,
     format: Format,
 ) -> Result<Outcome> {
     let (fields, expression) = fields_and_expression(words)?;
     let range = time_range(client, range).await?;
+    let Ranked { by, distinct, limit } = ranked;
     let by = match by {
         By::Flows => v1::Measure::Flows,
         By::Packets => v1::Measure::Packets,
         By::Bytes => v1::Measure::Bytes,
+        By::Distinct => v1::Measure::Distinct,
     };
-    let request =
-        v1::TopRequest { expression, range: Some(range), fields: fields.clone(), by: by.into(), limit };
-    let answer = client.top(request).await?.into_inner();
     let names: Vec<&str> = fields.iter().map(String::as_str).chain(["flows", "packets", "bytes"]).collect();
     let mut sheet = Sheet::new(&names);
+    sheet.columns.extend(distinct_columns(&distinct));
+    let by = by.into();
+    let request = v1::TopRequest { expression, range: Some(range), fields, by, limit, distinct };
+    let answer = client.top(request).await?.into_inner();
     for row in &answer.rows {
         let mut cells: Vec<Cell> = row.values.iter().map(|v| v.as_str().into()).collect();
         cells.extend([row.flows, row.packets, row.bytes].map(Cell::from));
+        cells.extend(row.distinct.iter().map(|different| Cell::from(different.count)));
         sheet.rows.push(cells);
     }
     sheet.print(format)?;
     if answer.others_flows > 0 && format == Format::Table {
         eprintln!("{} flows have other values", answer.others_flows);
     }
+    say_estimated(answer.rows.iter().flat_map(|row| &row.distinct));
     Ok(Outcome::of(!answer.rows.is_empty(), warn_partial(answer.partial.as_ref())))
 }
 
-/// A word that is the name of a field is one; one other word may be the expression.
+fn distinct_columns(fields: &[String]) -> Vec<String> {
+    fields.iter().map(|field| format!("distinct.{field}")).collect()
+}
+
+/// Say on stderr that counts are estimates, and how good.
+fn say_estimated<'d>(counts: impl IntoIterator<Item = &'d v1::Distinct>) {
+    let estimated: Vec<&v1::Distinct> =
+        counts.into_iter().filter(|different| different.error > 0.0).collect();
+    let least = estimated.iter().map(|different| different.count).min();
+    let error = estimated.iter().map(|different| different.error).fold(0.0, f64::max);
+    if let Some(least) = least {
+        eprintln!(
+            "distinct counts from {least} on are estimates, within {:.1} % in two of three",
+            error * 100.0
+        );
+    }
+}
+
+/// A word that is the name of a field, or several with commas between, is fields; one other word may be the expression.
 fn fields_and_expression(words: Vec<String>) -> Result<(Vec<String>, String), Usage> {
+    let is_field = |name: &str| field::by_name(name.trim()).is_some();
     let (fields, mut others): (Vec<_>, Vec<_>) =
-        words.into_iter().partition(|word| field::by_name(word).is_some());
+        words.into_iter().partition(|word| word.split(',').all(is_field));
+    let fields: Vec<String> =
+        fields.iter().flat_map(|word| word.split(',')).map(|name| name.trim().to_owned()).collect();
     let expression = others.pop().unwrap_or_default();
     if let Some(second) = others.pop() {
         return Err(Usage(format!(
@@ -118,6 +160,8 @@ mod tests {
             |list: &[&str]| fields_and_expression(list.iter().map(|w| (*w).to_owned()).collect()).ok();
         let fields = vec!["ip.src".to_owned(), "port.dst".to_owned()];
         assert_eq!(words(&["ip.src", "port.dst", "packets >= 3"]), Some((fields, "packets >= 3".to_owned())));
+        let fields = vec!["ip.src".to_owned(), "port.dst".to_owned()];
+        assert_eq!(words(&["ip.src,port.dst", "packets >= 3"]), Some((fields, "packets >= 3".to_owned())));
         assert_eq!(words(&["packets >= 3"]), None);
         assert_eq!(words(&["ip.src", "a == b", "c == d"]), None);
     }

@@ -4,8 +4,10 @@ mod agents;
 mod aggregate;
 mod clock;
 mod export;
+mod facets;
 mod flows;
 mod follow;
+mod hunt;
 mod pcap;
 
 use std::io;
@@ -41,12 +43,22 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Tail { expression, output, limit } => {
             flows::tail(&mut client, expression, output, limit).await
         }
-        Command::Count { query, output } => aggregate::count(&mut client, query, output.output).await,
-        Command::Top { words, range, by, limit, output } => {
-            aggregate::top(&mut client, words, &range, by, limit, output.output).await
+        Command::Count { query, distinct, output } => {
+            aggregate::count(&mut client, query, distinct, output.output).await
+        }
+        Command::Top { words, range, by, distinct, limit, output } => {
+            let ranked = aggregate::Ranked { by, distinct, limit };
+            aggregate::top(&mut client, words, &range, ranked, output.output).await
         }
         Command::Histogram { query, interval, group, output } => {
             aggregate::histogram(&mut client, query, interval, group, output.output).await
+        }
+        Command::Facets { query, fields, exact, limit, output } => {
+            facets::show(&mut client, query, (fields, exact), limit, output.output).await
+        }
+        Command::Hunt { name: None, output, .. } => hunt::list(&mut client, output.output).await,
+        Command::Hunt { name: Some(name), expression, range, set, limit, output } => {
+            hunt::go(&mut client, (name, expression), &range, set, limit, output.output).await
         }
         Command::Pcap { query, write, id, format, packets } => {
             pcap::write(&mut client, query, &write, id, format, packets).await

@@ -44,7 +44,7 @@ macro_rules! cell_from {
     };
 }
 
-cell_from!(&str, String, bool, u64, i64, Vec<String>, Option<String>, Option<i64>, Option<u64>);
+cell_from!(&str, String, bool, u64, i64, f64, Vec<String>, Option<String>, Option<i64>, Option<u64>);
 
 impl Sheet {
     pub(crate) fn new(columns: &[&str]) -> Sheet {
@@ -75,6 +75,11 @@ impl Sheet {
             }
         }
         out.flush()
+    }
+
+    /// The table, line by line.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.table().lines().collect()
     }
 
     fn objects(&self) -> impl Iterator<Item = Value> {

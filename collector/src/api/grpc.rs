@@ -14,10 +14,10 @@ use tonic::service::Routes;
 use tonic::{Code, Request, Response, Status};
 
 use super::answers::Failure;
-use super::{Api, REQUEST_BYTES_MAX};
+use super::{Api, REQUEST_BYTES_MAX, hunts};
 use crate::query::{
-    Histogram, Measure, PcapFormat, PcapPiece, PcapRequest, PcapSummary, QueryError, Search, Sums, TimeRange,
-    Top,
+    Different, FacetField, FacetValue, Facets, FacetsAnswer, Histogram, Hunt, Measure, PcapFormat, PcapPiece,
+    PcapRequest, PcapSummary, QueryError, Search, Sums, TimeRange, Top, TopRow,
 };
 
 /// `routes` with the services for people and programs: queries, health, reflection.
@@ -104,14 +104,40 @@ fn summary(summary: PcapSummary) -> v1::PcapSummary {
     }
 }
 
-fn top_row(values: Vec<String>, sums: Sums) -> v1::TopRow {
-    v1::TopRow { values, flows: sums.flows, packets: sums.packets, bytes: sums.bytes }
+fn distinct(list: &[Different]) -> Vec<v1::Distinct> {
+    list.iter().map(|different| v1::Distinct { count: different.count, error: different.error }).collect()
+}
+
+fn top_row(row: TopRow) -> v1::TopRow {
+    let TopRow { values, sums, distinct: different } = row;
+    let Sums { flows, packets, bytes } = sums;
+    v1::TopRow { values, flows, packets, bytes, distinct: distinct(&different) }
+}
+
+fn facets_answer(answer: FacetsAnswer) -> v1::FacetsResponse {
+    let value = |value: FacetValue| v1::FacetValue { value: value.value, flows: value.flows };
+    let field = |field: FacetField| v1::Facet {
+        field: field.name.to_owned(),
+        flows: field.flows,
+        values: field.values.into_iter().map(value).collect(),
+        different: field.different,
+        missed_max: field.missed_max,
+    };
+    v1::FacetsResponse {
+        fields: answer.fields.into_iter().map(field).collect(),
+        flows: answer.flows,
+        records_read: answer.records_read,
+        records: answer.records,
+        last: answer.last,
+        partial: partial(answer.partial),
+    }
 }
 
 type Streaming<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl Query for Door {
+    type FacetsStream = Streaming<v1::FacetsResponse>;
     type PcapStream = Streaming<v1::PcapChunk>;
     type TailStream = Streaming<v1::TailResponse>;
 
@@ -143,13 +169,14 @@ impl Query for Door {
 
     async fn count(&self, request: Request<v1::CountRequest>) -> Result<Response<v1::CountResponse>, Status> {
         let wire = request.into_inner();
-        let answer = self.api.queries.count(&wire.expression, range(wire.range)).await;
+        let answer = self.api.queries.count(&wire.expression, range(wire.range), &wire.distinct).await;
         let answer = answer.map_err(|error| status(&error))?;
         Ok(Response::new(v1::CountResponse {
             flows: answer.sums.flows,
             packets: answer.sums.packets,
             bytes: answer.sums.bytes,
             partial: partial(answer.partial),
+            distinct: distinct(&answer.distinct),
         }))
     }
 
@@ -159,13 +186,15 @@ impl Query for Door {
             Ok(v1::Measure::Unspecified | v1::Measure::Flows) => Measure::Flows,
             Ok(v1::Measure::Packets) => Measure::Packets,
             Ok(v1::Measure::Bytes) => Measure::Bytes,
+            Ok(v1::Measure::Distinct) => Measure::Distinct,
             Err(_) => return Err(Status::invalid_argument(format!("by: {} is no measure", wire.by))),
         };
         let (expression, range) = (wire.expression, range(wire.range));
-        let top = Top { expression, range, fields: wire.fields, by, limit: wire.limit };
+        let (fields, distinct) = (wire.fields, wire.distinct);
+        let top = Top { expression, range, fields, distinct, by, limit: wire.limit };
         let answer = self.api.queries.top(top).await.map_err(|error| status(&error))?;
         Ok(Response::new(v1::TopResponse {
-            rows: answer.rows.into_iter().map(|row| top_row(row.values, row.sums)).collect(),
+            rows: answer.rows.into_iter().map(top_row).collect(),
             others_flows: answer.others_flows,
             partial: partial(answer.partial),
         }))
@@ -195,6 +224,46 @@ impl Query for Door {
             buckets: buckets.collect(),
             partial: partial(answer.partial),
         }))
+    }
+
+    async fn facets(
+        &self,
+        request: Request<v1::FacetsRequest>,
+    ) -> Result<Response<Self::FacetsStream>, Status> {
+        let wire = request.into_inner();
+        let facets = Facets {
+            expression: wire.expression,
+            range: range(wire.range),
+            fields: wire.fields,
+            limit: wire.limit,
+            refine: wire.refine,
+            exact: wire.exact,
+        };
+        let answers = self.api.queries.facets(facets).await.map_err(|error| status(&error))?;
+        let answers = ReceiverStream::new(answers)
+            .map(|answer| answer.map(facets_answer).map_err(|error| status(&error)));
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn hunt(&self, request: Request<v1::HuntRequest>) -> Result<Response<v1::HuntResponse>, Status> {
+        let wire = request.into_inner();
+        let hunt = Hunt {
+            name: wire.name,
+            expression: wire.expression,
+            range: range(wire.range),
+            parameters: wire.parameters.into_iter().collect(),
+            limit: wire.limit,
+        };
+        let answer = self.api.queries.hunt(hunt).await.map_err(|error| status(&error))?;
+        Ok(Response::new(v1::HuntResponse {
+            findings: answer.findings.into_iter().map(hunts::finding).collect(),
+            others: answer.others,
+            partial: partial(answer.partial),
+        }))
+    }
+
+    async fn hunts(&self, _: Request<v1::HuntsRequest>) -> Result<Response<v1::HuntsResponse>, Status> {
+        Ok(Response::new(hunts::list()))
     }
 
     async fn pcap(&self, request: Request<v1::PcapRequest>) -> Result<Response<Self::PcapStream>, Status> {

@@ -13,15 +13,16 @@ use bytes::Bytes;
 use gnomon_flow::FlowRef;
 use serde::Serialize;
 use serde_json::json;
-use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
 
 use super::answers::Failure;
 use super::parameters::Parameters;
 use super::routes::{Door, ROUTES, Route};
-use super::{Api, REQUEST_BYTES_MAX, json, openapi};
+use super::{Api, REQUEST_BYTES_MAX, hunts, json, openapi};
 use crate::query::{
-    Histogram, Measure, PcapFormat, PcapPiece, PcapRequest, QueryError, Search, TailItem, Top,
+    Facets, FacetsAnswer, Histogram, Hunt, Measure, PcapFormat, PcapPiece, PcapRequest, QueryError, Search,
+    TailItem, Top,
 };
 
 /// Silence after which followers by server-sent events get a comment, so that nothing between gives up.
@@ -104,7 +105,8 @@ async fn answer(
             Ok(written(&json::Page::of(&queries.search(search).await?)))
         }
         Door::Count => {
-            let answer = queries.count(&expression(), parameters.range(now)?).await?;
+            let answer =
+                queries.count(&expression(), parameters.range(now)?, &parameters.list("distinct")).await?;
             Ok(written(&json::count(&answer)))
         }
         Door::Top => {
@@ -112,12 +114,14 @@ async fn answer(
                 "" | "flows" => Measure::Flows,
                 "packets" => Measure::Packets,
                 "bytes" => Measure::Bytes,
-                _ => return Err(invalid("by", "is one of flows, packets, bytes")),
+                "distinct" => Measure::Distinct,
+                _ => return Err(invalid("by", "is one of flows, packets, bytes, distinct")),
             };
             let top = Top {
                 expression: expression(),
                 range: parameters.range(now)?,
                 fields: parameters.list("fields"),
+                distinct: parameters.list("distinct"),
                 by,
                 limit: parameters.number("limit")?,
             };
@@ -132,6 +136,40 @@ async fn answer(
             };
             Ok(written(&json::histogram(&queries.histogram(histogram).await?)))
         }
+        Door::Facets => {
+            let refine = parameters.flag("refine")?;
+            let facets = Facets {
+                expression: expression(),
+                range: parameters.range(now)?,
+                fields: parameters.list("fields"),
+                limit: parameters.number("limit")?,
+                refine,
+                exact: parameters.flag("exact")?,
+            };
+            let mut answers = queries.facets(facets).await?;
+            if !refine {
+                return Ok(written(&json::facets(&answers.recv().await.ok_or(QueryError::Fault)??)));
+            }
+            let text = |answer: Result<FacetsAnswer, QueryError>| match answer {
+                Ok(answer) => json::facets(&answer).to_string(),
+                Err(error) => {
+                    let code = Failure::of(&error).code();
+                    json!({"error": {"code": code, "message": error.to_string()}}).to_string()
+                }
+            };
+            Ok(lines(ReceiverStream::new(answers).map(text), events))
+        }
+        Door::Hunt => {
+            let hunt = Hunt {
+                name: parameters.text("name").to_owned(),
+                expression: expression(),
+                range: parameters.range(now)?,
+                parameters: hunts::parameters(&parameters.list("parameters"))?,
+                limit: parameters.number("limit")?,
+            };
+            Ok(written(&hunts::findings_json(&queries.hunt(hunt).await?)))
+        }
+        Door::Hunts => Ok(written(&hunts::list_json())),
         Door::Pcap => {
             let format = match parameters.text("format") {
                 "" | "pcapng" => PcapFormat::Pcapng,
@@ -148,7 +186,11 @@ async fn answer(
             };
             pcap(api, request).await
         }
-        Door::Tail => Ok(tail(queries.tail(&expression()).await?, events)),
+        Door::Tail => {
+            let items = ReceiverStream::new(queries.tail(&expression()).await?);
+            let text = |item: TailItem| serde_json::to_string(&json::Tail::of(&item)).unwrap_or_default();
+            Ok(lines(items.map(text), events))
+        }
         Door::Agents => Ok(written(&json::agents(&api.fleet.agents()))),
         Door::Fields => Ok(written(&json::fields())),
         Door::Status => {
@@ -214,13 +256,13 @@ async fn pcap(api: &Api, request: PcapRequest) -> Result<Response, QueryError> {
     Ok(response)
 }
 
-fn tail(items: tokio::sync::mpsc::Receiver<TailItem>, events: bool) -> Response {
-    let line = move |item: TailItem| {
-        let text = serde_json::to_string(&json::Tail::of(&item)).unwrap_or_default();
+/// JSON objects as they come, one a line or an event.
+fn lines(objects: impl Stream<Item = String> + Send + 'static, events: bool) -> Response {
+    let line = move |text: String| {
         let framed = if events { format!("data: {text}\n\n") } else { format!("{text}\n") };
         Ok::<_, Infallible>(Bytes::from(framed))
     };
-    let lines = ReceiverStream::new(items).map(line);
+    let lines = objects.map(line);
     let (body, kind) = if events {
         let mut quiet = tokio::time::interval(KEEP_ALIVE);
         // The first is due after a period, not at once.

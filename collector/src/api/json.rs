@@ -8,7 +8,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::clock::source_word;
-use crate::query::{CountAnswer, HistogramAnswer, SearchPage, Sums, TailItem, TopAnswer};
+use crate::query::{
+    CountAnswer, Different, FacetsAnswer, HistogramAnswer, SearchPage, Sums, TailItem, TopAnswer,
+};
 
 #[derive(Serialize)]
 pub(super) struct Partial<'a> {
@@ -52,7 +54,7 @@ impl Tail<'_> {
 }
 
 /// `object` with `partial` when the answer is not whole.
-fn with_partial(mut object: Value, partial: &Option<String>) -> Value {
+pub(super) fn with_partial(mut object: Value, partial: &Option<String>) -> Value {
     if let (Some(object), Some(reason)) = (object.as_object_mut(), partial) {
         object.insert("partial".to_owned(), json!({"reason": reason}));
     }
@@ -71,12 +73,24 @@ fn with_sums(mut object: Value, of: &Sums) -> Value {
     object
 }
 
+/// `object` with the counts of different values, where any were asked for.
+fn with_distinct(mut object: Value, of: &[Different]) -> Value {
+    if let (Some(object), false) = (object.as_object_mut(), of.is_empty()) {
+        let list = of.iter().map(|different| json!({"count": different.count, "error": different.error}));
+        object.insert("distinct".to_owned(), list.collect());
+    }
+    object
+}
+
 pub(super) fn count(answer: &CountAnswer) -> Value {
-    with_partial(sums(&answer.sums), &answer.partial)
+    with_partial(with_distinct(sums(&answer.sums), &answer.distinct), &answer.partial)
 }
 
 pub(super) fn top(answer: &TopAnswer) -> Value {
-    let rows = answer.rows.iter().map(|row| with_sums(json!({"values": row.values}), &row.sums));
+    let rows = answer
+        .rows
+        .iter()
+        .map(|row| with_distinct(with_sums(json!({"values": row.values}), &row.sums), &row.distinct));
     let object = json!({"rows": rows.collect::<Vec<_>>(), "others_flows": answer.others_flows});
     with_partial(object, &answer.partial)
 }
@@ -86,6 +100,27 @@ pub(super) fn histogram(answer: &HistogramAnswer) -> Value {
         with_sums(json!({"start": rfc3339(bucket.start), "group": bucket.group}), &bucket.sums)
     });
     let object = json!({"interval_ns": answer.interval_ns, "buckets": buckets.collect::<Vec<_>>()});
+    with_partial(object, &answer.partial)
+}
+
+pub(super) fn facets(answer: &FacetsAnswer) -> Value {
+    let fields = answer.fields.iter().map(|field| {
+        let values = field.values.iter().map(|value| json!({"value": value.value, "flows": value.flows}));
+        json!({
+            "field": field.name,
+            "flows": field.flows,
+            "values": values.collect::<Vec<_>>(),
+            "different": field.different,
+            "missed_max": field.missed_max,
+        })
+    });
+    let object = json!({
+        "fields": fields.collect::<Vec<_>>(),
+        "flows": answer.flows,
+        "records_read": answer.records_read,
+        "records": answer.records,
+        "last": answer.last,
+    });
     with_partial(object, &answer.partial)
 }
 

@@ -4,6 +4,7 @@ mod answers;
 mod clock;
 mod grpc;
 mod http;
+mod hunts;
 mod json;
 mod openapi;
 mod parameters;

@@ -43,6 +43,11 @@ fn operation(route: &Route, id: &str, parameters: &Value, body: Option<Value>) -
             "application/x-ndjson": {"schema": reference(schema)},
             "text/event-stream": {"schema": {"type": "string"}},
         }),
+        Answer::JsonOrLines(schema) => json!({
+            "application/json": {"schema": reference(schema)},
+            "application/x-ndjson": {"schema": reference(schema)},
+            "text/event-stream": {"schema": {"type": "string"}},
+        }),
         Answer::Capture => json!({
             "application/x-pcapng": {"schema": {"type": "string", "format": "binary"}},
             "application/vnd.tcpdump.pcap": {"schema": {"type": "string", "format": "binary"}},
@@ -170,11 +175,19 @@ fn schemas() -> Value {
             "partial": partial(),
         })),
         "CountResponse": object(json!({
-            "flows": integer(), "packets": integer(), "bytes": integer(), "partial": partial(),
+            "flows": integer(), "packets": integer(), "bytes": integer(), "distinct": array("Distinct"),
+            "partial": partial(),
+        })),
+        "Distinct": object(json!({
+            "count": integer(),
+            "error": {
+                "type": "number", "minimum": 0,
+                "description": "the standard error of an estimate as a part of it (0.016: 1.6 %); 0: the count is exact",
+            },
         })),
         "TopRow": object(json!({
             "values": {"type": "array", "items": text()},
-            "flows": integer(), "packets": integer(), "bytes": integer(),
+            "flows": integer(), "packets": integer(), "bytes": integer(), "distinct": array("Distinct"),
         })),
         "TopResponse": object(json!({
             "rows": array("TopRow"), "others_flows": integer(), "partial": partial(),
@@ -186,6 +199,34 @@ fn schemas() -> Value {
         "HistogramResponse": object(json!({
             "interval_ns": integer(), "buckets": array("HistogramBucket"), "partial": partial(),
         })),
+        "FacetsResponse": object(json!({
+            "fields": array("Facet"),
+            "flows": {"type": "integer", "minimum": 0, "description": "that match, of those read"},
+            "records_read": {"type": "integer", "minimum": 0, "description": "so far, of records"},
+            "records": integer(), "last": {"type": "boolean"}, "partial": partial(),
+        })),
+        "Facet": object(json!({
+            "field": text(),
+            "flows": {"type": "integer", "minimum": 0, "description": "that have any value"},
+            "values": array("FacetValue"),
+            "different": {"type": "integer", "minimum": 0, "description": "values; at least so many, where missed_max is not 0"},
+            "missed_max": {"type": "integer", "minimum": 0, "description": "counts may be too low by so much; 0: they are exact"},
+        })),
+        "FacetValue": object(json!({"value": text(), "flows": integer()})),
+        "HuntResponse": object(json!({
+            "findings": array("HuntFinding"), "others": integer(), "partial": partial(),
+        })),
+        "HuntFinding": object(json!({
+            "score": {"type": "number", "description": "compares findings of one answer, and means nothing else"},
+            "what": text(),
+            "evidence": {"type": "object", "description": "the same keys in all findings of a hunt"},
+            "expression": {"type": "string", "description": "finds the flows behind it"},
+        })),
+        "HuntParameter": object(json!({
+            "name": text(), "default": integer(), "min": integer(), "max": integer(), "doc": text(),
+        })),
+        "HuntKind": object(json!({"name": text(), "doc": text(), "parameters": array("HuntParameter")})),
+        "HuntsResponse": object(json!({"hunts": array("HuntKind")})),
         "TailResponse": object(json!({
             "flow": {"$ref": "#/components/schemas/Flow"}, "missed": integer(),
         })),

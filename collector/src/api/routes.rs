@@ -7,6 +7,9 @@ pub(super) enum Door {
     Count,
     Top,
     Histogram,
+    Facets,
+    Hunt,
+    Hunts,
     Flow,
     Pcap,
     Tail,
@@ -29,6 +32,8 @@ pub(super) enum Answer {
     Capture,
     /// One JSON object a line, or server-sent events, without end.
     Lines(&'static str),
+    /// One, or with `refine` several as [`Answer::Lines`].
+    JsonOrLines(&'static str),
     Text,
 }
 
@@ -102,9 +107,19 @@ pub(super) static ROUTES: &[Route] = &[
         path: "/api/v1/count",
         door: Door::Count,
         post: true,
-        parameters: &[EXPRESSION, SINCE, UNTIL, BY_INGEST],
+        parameters: &[
+            EXPRESSION,
+            SINCE,
+            UNTIL,
+            BY_INGEST,
+            parameter(
+                "distinct",
+                Kind::List,
+                "Fields whose different values are counted, at most 4: exact up to 65536, within 0.8 % beyond.",
+            ),
+        ],
         answer: Answer::Json("CountResponse"),
-        doc: "How many flows match, with their packets and bytes.",
+        doc: "How many flows match, with their packets and bytes, and how many different values they have.",
     },
     Route {
         path: "/api/v1/top",
@@ -118,13 +133,18 @@ pub(super) static ROUTES: &[Route] = &[
             BY_INGEST,
             parameter(
                 "by",
-                Kind::OneOf(&["flows", "packets", "bytes"]),
-                "What rows are ranked by: flows unless given.",
+                Kind::OneOf(&["flows", "packets", "bytes", "distinct"]),
+                "What rows are ranked by: flows unless given; distinct is by the first field of distinct.",
+            ),
+            parameter(
+                "distinct",
+                Kind::List,
+                "Fields whose different values are counted in each row, at most 4: exact up to 1024, within 1.6 % beyond.",
             ),
             parameter("limit", Kind::Number, "Rows: 10 unless given, at most 10000."),
         ],
         answer: Answer::Json("TopResponse"),
-        doc: "The values of fields with the most flows, packets or bytes.",
+        doc: "The values of fields with the most flows, packets, bytes or different values of other fields.",
     },
     Route {
         path: "/api/v1/histogram",
@@ -144,6 +164,64 @@ pub(super) static ROUTES: &[Route] = &[
         ],
         answer: Answer::Json("HistogramResponse"),
         doc: "Flows, packets and bytes along time. Buckets without flows are left out.",
+    },
+    Route {
+        path: "/api/v1/facets",
+        door: Door::Facets,
+        post: true,
+        parameters: &[
+            EXPRESSION,
+            SINCE,
+            UNTIL,
+            BY_INGEST,
+            parameter(
+                "fields",
+                Kind::List,
+                "Fields; every one but times, ids, counters and those that stand for others unless given.",
+            ),
+            parameter("limit", Kind::Number, "Values of each field: 10 unless given, at most 1000."),
+            parameter(
+                "exact",
+                Kind::Flag,
+                "Read every flow, also where the most frequent values kept of each block would do.",
+            ),
+            parameter(
+                "refine",
+                Kind::Flag,
+                "Answer while flows are being read, too: one JSON object a line, or server-sent events for those who accept \
+                 text/event-stream. The last one has last set, or is an error.",
+            ),
+        ],
+        answer: Answer::JsonOrLines("FacetsResponse"),
+        doc: "The most frequent values of many fields at once.",
+    },
+    Route {
+        path: "/api/v1/hunt",
+        door: Door::Hunt,
+        post: true,
+        parameters: &[
+            parameter("name", Kind::Text, "Which hunt; /api/v1/hunts lists them."),
+            EXPRESSION,
+            SINCE,
+            UNTIL,
+            BY_INGEST,
+            parameter(
+                "parameters",
+                Kind::List,
+                "Numbers the hunt goes by, as targets=50; the others have their defaults.",
+            ),
+            parameter("limit", Kind::Number, "Findings: 20 unless given, at most 1000."),
+        ],
+        answer: Answer::Json("HuntResponse"),
+        doc: "Suspects of one kind, the worst first. docs/hunts.md says how each hunt decides.",
+    },
+    Route {
+        path: "/api/v1/hunts",
+        door: Door::Hunts,
+        post: false,
+        parameters: &[],
+        answer: Answer::Json("HuntsResponse"),
+        doc: "What can be hunted, and the numbers each hunt goes by.",
     },
     Route {
         path: "/api/v1/flows/{id}",

@@ -226,6 +226,76 @@ async fn http_sends_a_capture_file_and_a_tail() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn facets_come_once_or_as_they_get_better() {
+    let fixture = filled();
+    let api = api(&fixture);
+    let router = router(&api);
+    let uri = "/api/v1/facets?fields=port.dst,ip.src&expression=port==53";
+    let whole = json_of(&router, uri).await;
+    let field = json!({
+        "field": "port.dst", "flows": 20, "values": [{"value": "53", "flows": 20}], "different": 1, "missed_max": 0,
+    });
+    assert_eq!((&whole["fields"][0], &whole["flows"], &whole["last"]), (&field, &json!(20), &json!(true)));
+    for (accept, kind, start) in
+        [("*/*", "application/x-ndjson", ""), ("text/event-stream", "text/event-stream", "data: ")]
+    {
+        let request = Request::get(format!("{uri}&refine=true")).header("accept", accept).body(Body::empty());
+        let response = router.clone().oneshot(request.expect("request")).await.expect("infallible");
+        assert_eq!(response.headers()["content-type"], kind);
+        let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.expect("body");
+        let text = String::from_utf8(body.to_vec()).expect("text");
+        let lines: Vec<Value> = text
+            .lines()
+            .filter(|line| !line.is_empty())
+            .map(|line| serde_json::from_str(line.strip_prefix(start).expect("a frame")).expect("json"))
+            .collect();
+        assert!(lines.len() > 1 && lines[0]["last"] == false, "{text}");
+        assert_eq!(lines.last(), Some(&whole));
+    }
+
+    let address = served(&api, &fixture.shutdown).await;
+    let mut client = QueryClient::connect(format!("http://{address}")).await.expect("connect");
+    let request = v1::FacetsRequest { fields: vec!["port.dst".into()], refine: true, ..Default::default() };
+    let answers = client.facets(request.clone()).await.expect("facets").into_inner();
+    let answers: Vec<_> = answers.map(|answer| answer.expect("answer")).collect().await;
+    let last = answers.last().expect("a last one");
+    assert!(answers.len() > 1 && last.last && last.fields[0].values[0].flows == 20, "{answers:?}");
+    let wrong = v1::FacetsRequest { fields: vec!["nonsense".into()], ..request };
+    let error = client.facets(wrong).await.expect_err("no field");
+    assert_eq!(error.code(), tonic::Code::InvalidArgument);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hunts_are_listed_and_found_at_both_doors() {
+    let mut fixture = filled();
+    let probe = |port: u64| {
+        let mut probe = record(1000 + port, 0, 50 * S, 50 * S);
+        probe.key.resp_port = port as u16;
+        probe
+    };
+    fixture.add(epoch(1), 40, (1..=30).map(probe).collect());
+    let api = api(&fixture);
+    let router = router(&api);
+    let answer = json_of(&router, "/api/v1/hunt?name=scan&parameters=targets=25").await;
+    let found = &answer["findings"][0];
+    assert_eq!((&found["what"], &found["evidence"]["ports"]), (&json!("ports"), &json!(31)), "{answer}");
+    assert_eq!(found["evidence"]["first"].as_str().map(|at| at.ends_with('Z')), Some(true));
+    let (_, _, body) = ask(&router, Method::GET, "/api/v1/hunt?name=scan&parameters=targets", "").await;
+    assert!(String::from_utf8_lossy(&body).contains("is no name=number"));
+
+    let address = served(&api, &fixture.shutdown).await;
+    let mut client = QueryClient::connect(format!("http://{address}")).await.expect("connect");
+    let parameters = [("targets".to_owned(), 25)].into();
+    let request = v1::HuntRequest { name: "scan".into(), parameters, ..Default::default() };
+    let findings = client.hunt(request).await.expect("hunt").into_inner().findings;
+    assert_eq!(findings[0].what, "ports");
+    assert_eq!(json!(findings[0].score), found["score"]);
+    assert_eq!(findings[0].expression, found["expression"]);
+    let hunts = client.hunts(v1::HuntsRequest {}).await.expect("hunts").into_inner().hunts;
+    assert!(hunts.iter().any(|hunt| hunt.name == "scan" && !hunt.parameters.is_empty()));
+}
+
 #[tokio::test]
 async fn the_openapi_document_has_every_route_and_is_true_of_answers() {
     let fixture = filled();
@@ -267,8 +337,13 @@ async fn the_openapi_document_has_every_route_and_is_true_of_answers() {
     for (uri, schema) in [
         ("/api/v1/search", "SearchResponse"),
         ("/api/v1/count", "CountResponse"),
+        ("/api/v1/count?distinct=ip,port", "CountResponse"),
         ("/api/v1/top?fields=ip", "TopResponse"),
+        ("/api/v1/top?fields=ip&distinct=port.dst&by=distinct", "TopResponse"),
         ("/api/v1/histogram", "HistogramResponse"),
+        ("/api/v1/facets?limit=3", "FacetsResponse"),
+        ("/api/v1/hunt?name=scan&parameters=targets=2,hours=1", "HuntResponse"),
+        ("/api/v1/hunts", "HuntsResponse"),
         ("/api/v1/agents", "AgentsResponse"),
         ("/api/v1/fields", "FieldsResponse"),
         ("/api/v1/status", "StatusResponse"),
@@ -334,9 +409,15 @@ async fn grpc_and_http_share_a_port() {
     let first = gnomon_flow::StoredFlow::try_from(&page.flows[0]).expect("a flow");
     let one = client.get(v1::GetRequest { id: first.id().to_string() }).await.expect("get").into_inner();
     assert_eq!(one, page.flows[0]);
-    let top = v1::TopRequest { fields: vec!["port.dst".into()], ..Default::default() };
+    let top = v1::TopRequest {
+        fields: vec!["port.dst".into()],
+        distinct: vec!["ip".into()],
+        by: v1::Measure::Distinct.into(),
+        ..Default::default()
+    };
     let top = client.top(top).await.expect("top").into_inner();
     assert_eq!((top.rows[0].values.as_slice(), top.rows[0].flows), (["53".to_owned()].as_slice(), 20));
+    assert_eq!(top.rows[0].distinct, [v1::Distinct { count: 2, error: 0.0 }]);
     let histogram = client.histogram(v1::HistogramRequest::default()).await.expect("histogram").into_inner();
     assert_eq!(histogram.buckets.iter().map(|b| b.flows).sum::<u64>(), 20);
     assert_eq!(client.count(v1::CountRequest::default()).await.expect("count").into_inner().packets, 20);

@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use gnomon_clock::UtcNs;
 use gnomon_flow::{Field, StoredFlow, Value, field};
 
+use super::coded::each_value;
+use super::distinct::{Different, Distinct, OF_ALL, hash_of};
 use super::execute::{Queries, QueryError, TimeRange, joined, limit_or};
-use super::group::{ByCode, COMBINATIONS_MAX, Groups, Measures, distinct, each_value};
+use super::group::{ByCode, COMBINATIONS_MAX, GroupBy, Groups, Measures, distinct};
 use crate::store::live::RowSet;
 use crate::store::{Part, Reader, StoreError};
 
@@ -16,6 +18,8 @@ const ROWS_DEFAULT: u32 = 10;
 const ROWS_MAX: u32 = 10_000;
 /// Fields of a top at most.
 const FIELDS_MAX: usize = 8;
+/// Fields whose different values are counted, at most.
+const DISTINCT_MAX: usize = 4;
 /// Buckets of a histogram over all groups.
 const BUCKETS_MAX: usize = 100_000;
 /// Buckets along time.
@@ -76,6 +80,7 @@ impl Sums {
             Measure::Flows => self.flows,
             Measure::Packets => self.packets,
             Measure::Bytes => self.bytes,
+            Measure::Distinct => 0,
         }
     }
 }
@@ -86,11 +91,15 @@ pub enum Measure {
     Flows,
     Packets,
     Bytes,
+    /// Different values of the first field of [`Top::distinct`].
+    Distinct,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct CountAnswer {
     pub sums: Sums,
+    /// One a field that was asked for.
+    pub distinct: Vec<Different>,
     pub partial: Option<String>,
 }
 
@@ -100,19 +109,23 @@ pub struct Top {
     pub range: TimeRange,
     /// One or more; rows are their combinations.
     pub fields: Vec<String>,
+    /// Fields whose different values are counted in each row: none to 4.
+    pub distinct: Vec<String>,
     pub by: Measure,
     /// 0: 10; at most 10,000.
     pub limit: u32,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TopRow {
     /// One a field, as JSON and searches write them.
     pub values: Vec<String>,
     pub sums: Sums,
+    /// One a field of [`Top::distinct`]: exact up to 1024.
+    pub distinct: Vec<Different>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TopAnswer {
     pub rows: Vec<TopRow>,
     /// Flows in rows beyond the limit.
@@ -146,26 +159,37 @@ pub struct HistogramAnswer {
 }
 
 impl Queries {
-    /// How many records match, with their packets and bytes.
+    /// How many records match, with their packets and bytes, and how many different values they have in the fields of
+    /// `distinct` (exact up to 65,536).
     ///
     /// # Errors
     /// See [`QueryError`].
-    pub async fn count(&self, expression: &str, range: TimeRange) -> Result<CountAnswer, QueryError> {
+    pub async fn count(
+        &self,
+        expression: &str,
+        range: TimeRange,
+        distinct: &[String],
+    ) -> Result<CountAnswer, QueryError> {
+        let fields = all_named("distinct", distinct, DISTINCT_MAX)?;
         let selection = self.selection(expression, range)?;
         self.run(move |control| {
-            let (parts, partial) = selection.walk(&control, &|sums: &mut Sums, part| {
-                match part {
-                    Part::Rows(block, rows) => {
-                        let measures = Measures::of(block)?;
-                        rows.iter().for_each(|row| measures.add(row, sums));
-                    }
-                    Part::Flows(flows) => flows.iter().for_each(|flow| sums.merge(&Sums::of(flow))),
+            let (parts, partial) = selection.walk(&control, &|counts: &mut Counts, part| match part {
+                Part::Rows(block, rows) => counts.add_rows(&fields, block, rows),
+                Part::Flows(flows) => {
+                    flows.iter().for_each(|flow| counts.add(&fields, flow));
+                    Ok(())
                 }
-                Ok(())
             })?;
-            let mut sums = Sums::default();
-            parts.iter().for_each(|part| sums.merge(part));
-            Ok(CountAnswer { sums, partial: joined(&partial) })
+            let mut all = Counts::default();
+            all.distinct.resize_with(fields.len(), Distinct::default);
+            for part in &parts {
+                all.sums.merge(&part.sums);
+                for (all, part) in all.distinct.iter_mut().zip(&part.distinct) {
+                    all.merge(OF_ALL, part);
+                }
+            }
+            let distinct = all.distinct.iter().map(Distinct::count).collect();
+            Ok(CountAnswer { sums: all.sums, distinct, partial: joined(&partial) })
         })
         .await
     }
@@ -181,28 +205,46 @@ impl Queries {
             let problem = format!("name 1 to {FIELDS_MAX} fields, not {}", top.fields.len());
             return Err(QueryError::invalid("fields", problem));
         }
-        let fields = top.fields.iter().map(|name| named("fields", name)).collect::<Result<Vec<_>, _>>()?;
+        if top.by == Measure::Distinct && top.distinct.is_empty() {
+            return Err(QueryError::invalid("by", "distinct needs a field to count: name it in `distinct`"));
+        }
+        let by = GroupBy {
+            fields: all_named("fields", &top.fields, FIELDS_MAX)?,
+            distinct: all_named("distinct", &top.distinct, DISTINCT_MAX)?,
+        };
         let selection = self.selection(&top.expression, top.range)?;
         self.run(move |control| {
             let (parts, mut partial) = selection.walk(&control, &|groups: &mut Groups, part| {
                 match part {
-                    Part::Rows(block, rows) => groups.add_rows(&fields, block, rows)?,
-                    Part::Flows(flows) => flows.iter().for_each(|flow| groups.add(&fields, flow)),
+                    Part::Rows(block, rows) => groups.add_rows(&by, block, rows)?,
+                    Part::Flows(flows) => flows.iter().for_each(|flow| groups.add(&by, flow)),
                 }
                 Ok(())
             })?;
             let mut groups = Groups::default();
             parts.into_iter().for_each(|part| groups.merge(part));
             partial.extend(groups.partial());
-            let mut rows: Vec<_> = groups.rows.into_iter().collect();
-            rows.sort_unstable_by(|(a_key, a), (b_key, b)| {
-                (b.by(top.by), b.flows).cmp(&(a.by(top.by), a.flows)).then_with(|| a_key.cmp(b_key))
+            let mut rows: Vec<_> = groups
+                .rows
+                .into_iter()
+                .map(|(key, tally)| {
+                    let distinct: Vec<Different> = tally.distinct.iter().map(Distinct::count).collect();
+                    let rank = match top.by {
+                        Measure::Distinct => distinct.first().map_or(0, |first| first.count),
+                        measure => tally.sums.by(measure),
+                    };
+                    (rank, key, tally.sums, distinct)
+                })
+                .collect();
+            rows.sort_unstable_by(|(a_rank, a_key, a, _), (b_rank, b_key, b, _)| {
+                (b_rank, b.flows).cmp(&(a_rank, a.flows)).then_with(|| a_key.cmp(b_key))
             });
-            let beyond = rows.iter().skip(limit).map(|(_, sums)| sums.flows).sum::<u64>();
+            let beyond = rows.iter().skip(limit).map(|(_, _, sums, _)| sums.flows).sum::<u64>();
             rows.truncate(limit);
-            let row = |(key, sums): (Box<[Value<'static>]>, Sums)| TopRow {
+            let row = |(_, key, sums, distinct): (u64, Box<[Value<'static>]>, Sums, Vec<Different>)| TopRow {
                 values: key.iter().map(Value::to_string).collect(),
                 sums,
+                distinct,
             };
             Ok(TopAnswer {
                 rows: rows.into_iter().map(row).collect(),
@@ -289,7 +331,19 @@ fn interval_for(range_ns: i64, wanted_ns: i64) -> Result<i64, QueryError> {
     Ok(wanted_ns)
 }
 
-fn named(parameter: &'static str, name: &str) -> Result<&'static Field, QueryError> {
+/// The fields of these names.
+fn all_named(
+    parameter: &'static str,
+    names: &[String],
+    max: usize,
+) -> Result<Vec<&'static Field>, QueryError> {
+    if names.len() > max {
+        return Err(QueryError::invalid(parameter, format!("{} fields are more than {max}", names.len())));
+    }
+    names.iter().map(|name| named(parameter, name)).collect()
+}
+
+pub(super) fn named(parameter: &'static str, name: &str) -> Result<&'static Field, QueryError> {
     field::by_name(name).ok_or_else(|| {
         let cut = &name[..name.floor_char_boundary(40)];
         QueryError::invalid(
@@ -297,6 +351,57 @@ fn named(parameter: &'static str, name: &str) -> Result<&'static Field, QueryErr
             format!("unknown field `{cut}`; {}", gnomon_expression::field_hint(name)),
         )
     })
+}
+
+/// A count so far.
+#[derive(Debug, Default)]
+struct Counts {
+    sums: Sums,
+    distinct: Vec<Distinct>,
+}
+
+impl Counts {
+    fn add_rows(
+        &mut self,
+        fields: &[&'static Field],
+        block: &Reader,
+        rows: &RowSet,
+    ) -> Result<(), StoreError> {
+        self.distinct.resize_with(fields.len(), Distinct::default);
+        let measures = Measures::of(block)?;
+        rows.iter().for_each(|row| measures.add(row, &mut self.sums));
+        for (field, distinct) in fields.iter().zip(&mut self.distinct) {
+            let mut seen = Vec::new();
+            let mut see = |_: usize, number: u32| {
+                let number = number as usize;
+                if seen.len() <= number {
+                    seen.resize(number + 1, false);
+                }
+                seen[number] = true;
+            };
+            match each_value(field, block, rows, &mut see)? {
+                Some(values) => {
+                    let seen = values.iter().zip(&seen).filter(|(_, seen)| **seen);
+                    seen.for_each(|(value, _)| distinct.add(OF_ALL, hash_of(value)));
+                }
+                None => {
+                    for row in rows.iter() {
+                        let flow = block.flow(row)?;
+                        field.each(&flow, &mut |value| distinct.add(OF_ALL, hash_of(&value)));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, fields: &[&'static Field], flow: &StoredFlow) {
+        self.distinct.resize_with(fields.len(), Distinct::default);
+        self.sums.merge(&Sums::of(flow));
+        for (field, distinct) in fields.iter().zip(&mut self.distinct) {
+            field.each(flow, &mut |value| distinct.add(OF_ALL, hash_of(&value)));
+        }
+    }
 }
 
 /// Where a bucket begins (POSIX nanoseconds), and the value it is split by.

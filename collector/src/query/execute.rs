@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use gnomon_clock::{Clock, MonoNs, UtcNs};
-use gnomon_expression::{ParseError, parse};
+use gnomon_expression::{Expression, ParseError, parse};
 use gnomon_flow::{FlowRef, StoredFlow};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::plan::Plan;
-use crate::store::{Part, ScanKey, Span, Stop, Store, StoreError};
+use crate::store::{Part, Progress, ScanKey, Span, Stop, Store, StoreError};
 
 /// What bounds the answering of questions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,14 +149,8 @@ impl Queries {
     ) -> Result<T, QueryError> {
         let permit = self.permit(Work::Query).await?;
         let cancel = CancelOnDrop(Arc::new(AtomicBool::new(false)));
-        let control = Control {
-            deadline: MonoNs(
-                self.clock.monotonic().0.saturating_add(self.limits.deadline_ms.saturating_mul(1_000_000)),
-            ),
-            deadline_ms: self.limits.deadline_ms,
-            clock: Arc::clone(&self.clock),
-            cancelled: Arc::clone(&cancel.0),
-        };
+        let cancelled = Arc::clone(&cancel.0);
+        let control = self.control(move || cancelled.load(Ordering::Relaxed));
         let done = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             work(control)
@@ -164,9 +158,49 @@ impl Queries {
         done.await.map_err(|_| QueryError::Fault)?
     }
 
+    /// Run `work`, which may send what it has so far before it gives its last answer, on a blocking thread. When the
+    /// receiver is dropped or the collector stops, [`Control`] tells the work.
+    pub(super) async fn stream<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(Control, &SoFar<T>) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<mpsc::Receiver<Result<T, QueryError>>, QueryError> {
+        let permit = self.permit(Work::Query).await?;
+        let (sender, receiver) = mpsc::channel(SO_FAR_MAX + 1);
+        let (gone, shutdown) = (sender.clone(), self.shutdown.clone());
+        let control = self.control(move || gone.is_closed() || shutdown.is_cancelled());
+        tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            let so_far = SoFar(sender);
+            let last = work(control, &so_far);
+            // There is always room for it: see `SoFar::send`. Who went away does not want it.
+            let _ = so_far.0.try_send(last);
+        });
+        Ok(receiver)
+    }
+
+    fn control(&self, cancelled: impl Fn() -> bool + Send + Sync + 'static) -> Control {
+        let deadline_ns = self.limits.deadline_ms.saturating_mul(1_000_000);
+        Control {
+            deadline: MonoNs(self.clock.monotonic().0.saturating_add(deadline_ns)),
+            deadline_ms: self.limits.deadline_ms,
+            clock: Arc::clone(&self.clock),
+            cancelled: Box::new(cancelled),
+            progress: Progress::default(),
+        }
+    }
+
     /// The records that `expression` and `range` select, in order, from behind `after` on.
     pub(super) fn selection(&self, expression: &str, range: TimeRange) -> Result<Selection, QueryError> {
-        let plan = Plan::new(&parse(expression)?, self.store.now().utc);
+        self.selection_of(&parse(expression)?, range)
+    }
+
+    /// See [`Queries::selection`].
+    pub(super) fn selection_of(
+        &self,
+        expression: &Expression,
+        range: TimeRange,
+    ) -> Result<Selection, QueryError> {
+        let plan = Plan::new(expression, self.store.now().utc);
         if let (Some(since), Some(until)) = (range.since, range.until)
             && since >= until
         {
@@ -199,28 +233,46 @@ impl Drop for CancelOnDrop {
     }
 }
 
+/// Answers so far that wait for a caller who reads slowly; others are not sent.
+const SO_FAR_MAX: usize = 2;
+
+/// Where answers go that are not the last.
+pub(super) struct SoFar<T>(mpsc::Sender<Result<T, QueryError>>);
+
+impl<T> SoFar<T> {
+    /// Sends what there is so far, unless the caller has not even read what was sent before.
+    pub(super) fn send(&self, answer: impl FnOnce() -> Result<T, QueryError>) {
+        // One place stays free for the last answer.
+        if self.0.capacity() > 1 {
+            let _ = self.0.try_send(answer());
+        }
+    }
+}
+
 /// Tells a scan when to stop.
 pub(super) struct Control {
     clock: Arc<dyn Clock>,
     deadline: MonoNs,
     deadline_ms: u64,
-    cancelled: Arc<AtomicBool>,
+    cancelled: Box<dyn Fn() -> bool + Send + Sync>,
+    /// Of a walk.
+    pub(super) progress: Progress,
 }
 
 impl Control {
+    pub(super) fn now(&self) -> MonoNs {
+        self.clock.monotonic()
+    }
+
     /// Cheap enough to be asked for every block.
     pub(super) fn stop(&self) -> Stop {
-        if self.cancelled.load(Ordering::Relaxed) || self.clock.monotonic() >= self.deadline {
-            Stop::Now
-        } else {
-            Stop::GoOn
-        }
+        if (self.cancelled)() || self.clock.monotonic() >= self.deadline { Stop::Now } else { Stop::GoOn }
     }
 
     /// # Errors
     /// [`QueryError::Cancelled`] when nobody waits for the answer any more.
     pub(super) fn check(&self) -> Result<(), QueryError> {
-        if self.cancelled.load(Ordering::Relaxed) { Err(QueryError::Cancelled) } else { Ok(()) }
+        if (self.cancelled)() { Err(QueryError::Cancelled) } else { Ok(()) }
     }
 
     /// Why an answer is not whole, in words.
@@ -301,7 +353,7 @@ impl Selection {
             each(&mut part, Part::Flows(&flows))?;
             return Ok((vec![part], Vec::new()));
         }
-        let walked = self.store.walk(self.span, &self.plan, &|| control.stop(), each)?;
+        let walked = self.store.walk(self.span, &self.plan, &|| control.stop(), &control.progress, each)?;
         control.check()?;
         Ok((walked.parts, control.partial(walked.stopped, walked.damaged)))
     }

@@ -1,12 +1,18 @@
 //! Questions and their answers: the language, matching, aggregation, capture files.
 
 mod aggregate;
+mod coded;
+mod distinct;
 mod execute;
+mod facet_counts;
+mod facets;
 mod group;
+mod hunt;
 mod pcap_export;
 mod pcap_file;
 mod pcap_merge;
 mod plan;
+mod rollup;
 mod search;
 mod select;
 mod tail;
@@ -18,9 +24,13 @@ mod values;
 mod tests;
 
 pub use aggregate::{Bucket, CountAnswer, Histogram, HistogramAnswer, Measure, Sums, Top, TopAnswer, TopRow};
+pub use distinct::Different;
 pub use execute::{Queries, QueryError, QueryLimits, TimeRange};
+pub use facets::{FacetField, FacetValue, Facets, FacetsAnswer, faceted};
+pub use hunt::{Evidence, HUNTS, Hunt, HuntAnswer, HuntFinding, HuntKind, HuntParameter};
 pub use pcap_export::{IDS_MAX, PcapDownload, PcapPiece, PcapRequest, PcapSummary};
 pub use pcap_file::PcapFormat;
 pub use plan::{Hints, Plan};
+pub use rollup::Roller;
 pub use search::{LIMIT_MAX, Search, SearchPage};
 pub use tail::TailItem;

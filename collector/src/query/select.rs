@@ -5,10 +5,10 @@ use std::net::IpAddr;
 
 use gnomon_expression::{IpSet, Predicate, Test, ValueSet, Wanted};
 use gnomon_flow::field::{ATTRIBUTE_ID_FIRST, PROTOCOL_NAMES};
-use gnomon_flow::{AttributeValue, FieldId, FieldKind, Value};
+use gnomon_flow::{AttributeValue, Field, FieldId, FieldKind, Value};
 
 use super::plan::Plan;
-use super::values::{Codes, Values, values};
+use super::values::{Codes, Values, attribute_value, values};
 use crate::store::block::columns::{self, Way};
 use crate::store::block::{Column, Summary, Token, address_token, network_token, text_token};
 use crate::store::live::RowSet;
@@ -132,7 +132,7 @@ impl OfBlock for Test {
             let Some(entries) = block.dictionary(column, false)? else {
                 return Ok((RowSet::none(block.rows()), true));
             };
-            let has = |entry: &[u8]| entry_value(column, entry).is_some_and(|value| set.has(&value));
+            let has = |entry: &[u8]| entry_value(self.field, entry).is_some_and(|value| set.has(&value));
             if !entries.entries().any(has) {
                 return Ok((RowSet::none(block.rows()), true));
             }
@@ -165,11 +165,11 @@ fn dictionary_column(field: FieldId) -> Option<Column> {
     }
 }
 
-fn entry_value(column: Column, entry: &[u8]) -> Option<Value<'_>> {
-    if column.0 < ATTRIBUTE_ID_FIRST {
+fn entry_value<'e>(field: &Field, entry: &'e [u8]) -> Option<Value<'e>> {
+    if field.id.0 < ATTRIBUTE_ID_FIRST {
         return columns::ip_of(entry).map(Value::Ip);
     }
-    columns::value_of(entry)
+    attribute_value(field, entry)
 }
 
 impl Values {

@@ -2,8 +2,12 @@
 
 use std::rc::Rc;
 
-use gnomon_flow::field::{ATTRIBUTE_ID_FIRST, protocol_name};
-use gnomon_flow::{DecodeProblem, Field, FlowEndReason, FlowKey, TcpState, TimeState, Value};
+use gnomon_clock::UtcNs;
+use gnomon_flow::field::{ATTRIBUTE_ID_FIRST, OUTER_IP_DST, OUTER_IP_SRC, OUTER_MAC_DST, OUTER_MAC_SRC};
+use gnomon_flow::field::{mac_text, protocol_name};
+use gnomon_flow::{
+    DecodeProblem, Field, FieldId, FieldKind, FlowEndReason, FlowKey, TcpState, TimeState, Value, field,
+};
 
 use crate::store::block::columns::{self, Way};
 use crate::store::block::{Column, Dictionary};
@@ -63,7 +67,7 @@ pub(super) fn values(field: &Field, block: &Reader) -> Result<Option<Vec<Values>
     let (orig, resp) = (Way(columns::ORIG_WAY), Way(columns::RESP_WAY));
     // The numbers of the field table.
     match field.id.0 {
-        id if id >= ATTRIBUTE_ID_FIRST => one(attribute(block, Column(id))?),
+        id if id >= ATTRIBUTE_ID_FIRST => one(attribute(block, field)?),
         2..=5 => one(by_source(block, field)?),
         14 if !block.block().held() => {
             let entries = vec![Some(Value::Text(TimeState::Indexed.name().into()))];
@@ -76,7 +80,14 @@ pub(super) fn values(field: &Field, block: &Reader) -> Result<Option<Vec<Values>
         24 => one(ports(block, columns::ORIG_PORT)?),
         25 => one(ports(block, columns::RESP_PORT)?),
         26 => one(protocols(block)?),
+        27 => one(protocol_numbers(block)?),
         28 => one(plain(columns::ETHERTYPE)?),
+        29 => Ok(Some(vec![above(block, columns::VLAN_OUTER, 0)?, above(block, columns::VLAN_INNER, 0)?])),
+        30 => {
+            Ok(Some(vec![macs(block, columns::ORIG, orig.mac())?, macs(block, columns::RESP, resp.mac())?]))
+        }
+        31 => one(macs(block, columns::ORIG, orig.mac())?),
+        32 => one(macs(block, columns::RESP, resp.mac())?),
         40 => whole(both(Way::packets)?),
         41 => one(plain(orig.packets())?),
         42 => one(plain(resp.packets())?),
@@ -90,6 +101,8 @@ pub(super) fn values(field: &Field, block: &Reader) -> Result<Option<Vec<Values>
         50 => whole(Rc::new(data_bytes(orig)?)),
         51 => whole(Rc::new(data_bytes(resp)?)),
         52 => whole(both(Way::fragments)?),
+        53 => one(above(block, orig.ttl_min(), 1)?),
+        54 => one(above(block, resp.ttl_min(), 1)?),
         60..=67 => {
             let values = block.integers(Column(columns::TCP_FLAGS + field.id.0 - 60))?;
             one(Values::Integers { values, present: Some(tcp(block)?) })
@@ -99,21 +112,111 @@ pub(super) fn values(field: &Field, block: &Reader) -> Result<Option<Vec<Values>
             one(Values::Integers { values, present: Some(tcp(block)?) })
         }
         69 => one(named(block, columns::TCP_STATE, None, &TcpState::ALL, TcpState::name)?),
+        70 => one(above(block, columns::RTT, 1)?),
+        71 => {
+            let values = block.integers(columns::RETRANSMISSIONS)?;
+            one(Values::Integers { values, present: Some(tcp(block)?) })
+        }
+        72 => one(mapped(above(block, columns::ICMP, 1)?, |icmp| icmp >> 8 & 0xff)),
+        73 => one(mapped(above(block, columns::ICMP, 1)?, |icmp| icmp & 0xff)),
         81 => one(plain(columns::SEGMENT)?),
         82 => one(named(block, columns::END, Some("open"), &FlowEndReason::ALL, FlowEndReason::name)?),
+        83 => {
+            let entries = vec![Some(Value::Bool(false)), Some(Value::Bool(true))];
+            one(Values::Coded { entries, codes: Codes::Plain(block.integers(columns::GUESSED)?) })
+        }
         84 => one(named(block, columns::PROBLEM, None, &DecodeProblem::ALL, DecodeProblem::name)?),
         85 => one(plain(columns::SLICED_PACKETS)?),
         86 => one(plain(columns::SLICED_BYTES)?),
+        90 => two(block, OUTER_IP_SRC, OUTER_IP_DST),
+        91 => two(block, OUTER_MAC_SRC, OUTER_MAC_DST),
         _ => Ok(None),
     }
 }
 
-fn attribute(block: &Reader, column: Column) -> Result<Values, StoreError> {
-    let Some(dictionary) = block.dictionary(column, true)? else {
+fn attribute(block: &Reader, field: &Field) -> Result<Values, StoreError> {
+    let Some(dictionary) = block.dictionary(Column(field.id.0), true)? else {
         return Ok(Values::Coded { entries: Vec::new(), codes: Codes::None });
     };
-    let entries = dictionary.entries().map(|entry| columns::value_of(entry).map(Value::into_owned)).collect();
+    let entries =
+        dictionary.entries().map(|entry| attribute_value(field, entry).map(Value::into_owned)).collect();
     Ok(Values::Coded { entries, codes: Codes::Dictionary(dictionary) })
+}
+
+/// An entry of an attribute's dictionary as the field table shows it.
+pub(super) fn attribute_value<'e>(field: &Field, entry: &'e [u8]) -> Option<Value<'e>> {
+    match columns::value_of(entry)? {
+        Value::Integer(seconds) if field.kind == FieldKind::Time => {
+            let ns = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000_000);
+            Some(Value::Time(UtcNs::from_unix_ns(ns)))
+        }
+        value => Some(value),
+    }
+}
+
+/// A field that stands for two attributes.
+fn two(block: &Reader, a: FieldId, b: FieldId) -> Result<Option<Vec<Values>>, StoreError> {
+    let fields = [a, b].into_iter().filter_map(field::by_id);
+    fields.map(|field| attribute(block, field)).collect::<Result<_, _>>().map(Some)
+}
+
+/// A column of `by` + the value; what is less or 0 is none.
+fn above(block: &Reader, column: Column, by: u64) -> Result<Values, StoreError> {
+    let stored = block.integers(column)?;
+    let present = Some(RowSet::of(block.rows(), |row| stored.get(row).copied().unwrap_or(0) > 0));
+    let values =
+        if by == 0 { stored } else { Rc::new(stored.iter().map(|n| n.saturating_sub(by)).collect()) };
+    Ok(Values::Integers { values, present })
+}
+
+fn mapped(values: Values, to: fn(u64) -> u64) -> Values {
+    match values {
+        Values::Integers { values, present } => {
+            Values::Integers { values: Rc::new(values.iter().map(|n| to(*n)).collect()), present }
+        }
+        coded @ Values::Coded { .. } => coded,
+    }
+}
+
+/// Protocol numbers of what has addresses.
+fn protocol_numbers(block: &Reader) -> Result<Values, StoreError> {
+    let values = block.integers(columns::PROTOCOL)?;
+    let present = match ips(block, columns::ORIG)? {
+        Values::Coded { entries, codes } => RowSet::of(block.rows(), |row| {
+            let mut has = false;
+            codes.each(row, |code| has |= entries.get(code).is_some_and(Option::is_some));
+            has
+        }),
+        Values::Integers { .. } => RowSet::none(block.rows()),
+    };
+    Ok(Values::Integers { values, present: Some(present) })
+}
+
+/// MAC addresses of a side: of the flow itself where it has no others, of its first packet elsewhere.
+fn macs(block: &Reader, address: Column, seen: Column) -> Result<Values, StoreError> {
+    let text = |entry: &[u8]| <[u8; 6]>::try_from(entry).ok().map(|mac| Value::Text(mac_text(mac).into()));
+    let of_flow = block.dictionary(address, true)?;
+    let of_packet = block.dictionary(seen, true)?;
+    let mut entries: Vec<_> = of_packet.iter().flat_map(|macs| macs.entries().map(text)).collect();
+    let own: Vec<_> = of_flow.iter().flat_map(|addresses| addresses.entries().map(text)).collect();
+    if own.iter().all(Option::is_none) {
+        return Ok(match of_packet {
+            Some(dictionary) => Values::Coded { entries, codes: Codes::Dictionary(dictionary) },
+            None => Values::Coded { entries, codes: Codes::None },
+        });
+    }
+    let (first_own, none) = (entries.len(), entries.len() + own.len());
+    entries.extend(own);
+    entries.push(None);
+    let code = |row: usize| {
+        let of = |dictionary: &Option<Rc<Dictionary>>| {
+            dictionary.as_ref().and_then(|macs| macs.of_row(row).first().map(|code| *code as usize))
+        };
+        let own = of(&of_flow).map(|code| first_own + code).filter(|code| entries[*code].is_some());
+        own.or_else(|| of(&of_packet)).unwrap_or(none) as u64
+    };
+    let codes = (0..block.rows()).map(code).collect();
+    Ok(Values::Coded { entries, codes: Codes::Plain(Rc::new(codes)) })
 }
 
 fn ips(block: &Reader, column: Column) -> Result<Values, StoreError> {

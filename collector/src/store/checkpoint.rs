@@ -136,7 +136,7 @@ impl Writer {
     }
 
     /// Takes blocks out for good.
-    pub(super) fn drop_blocks(&mut self, ids: &[u64]) -> Result<(), StoreError> {
+    pub(crate) fn drop_blocks(&mut self, ids: &[u64]) -> Result<(), StoreError> {
         if ids.is_empty() {
             return Ok(());
         }
@@ -156,6 +156,11 @@ impl Writer {
         live.change_blocks(Vec::new(), ids);
         let oldest = live.blocks().first().map_or(self.next_block, |block| block.id);
         drop(live);
+        // Now that nobody can see the blocks, nobody makes a rollup of one any more.
+        let mut rollups = Batch::default();
+        ids.iter().for_each(|id| rollups.delete(Family::Rollups, keys::block(*id)));
+        self.shared.rocks.write(&rollups, false)?;
+        self.shared.rocks.drop_files_below(Family::Rollups, &keys::block(oldest));
         // Whole files of what was before the oldest block go at once; the rest as compactions come by.
         self.shared.rocks.drop_files_below(Family::Columns, &keys::block(oldest));
         Ok(())

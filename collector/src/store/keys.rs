@@ -9,6 +9,7 @@
 //! columns      [block 8][column 2]                                       a column of a block (block/encoding.rs)
 //! blocks       [block 8]                                                 a protobuf `StoredBlock`
 //! dead         [block 8]                                                 one bit a row that is in the block no more
+//! rollups      [block 8]                                                 a protobuf `StoredRollup`, made after its block
 //! recent       [number 8]                                                a batch of records that are in no block yet
 //! waiting      [epoch 8][flow 8][segment 4]                              a record in no block whose batch is gone
 //! loose        [epoch 8][flow 8][segment 4]                              block, row, revision, ingest time of an open record
@@ -50,6 +51,7 @@ pub(super) enum Family {
     Columns,
     Blocks,
     Dead,
+    Rollups,
     Recent,
     Waiting,
     Loose,
@@ -60,10 +62,11 @@ pub(super) enum Family {
 }
 
 impl Family {
-    pub(super) const ALL: [Family; 10] = [
+    pub(super) const ALL: [Family; 11] = [
         Family::Columns,
         Family::Blocks,
         Family::Dead,
+        Family::Rollups,
         Family::Recent,
         Family::Waiting,
         Family::Loose,
@@ -78,6 +81,7 @@ impl Family {
             Family::Columns => "columns",
             Family::Blocks => "blocks",
             Family::Dead => "dead",
+            Family::Rollups => "rollups",
             Family::Recent => "recent",
             Family::Waiting => "waiting",
             Family::Loose => "loose",
@@ -150,7 +154,7 @@ pub(super) fn segment_of(key: &[u8]) -> Option<u32> {
     u32_at(key, 0)
 }
 
-/// Key of `blocks` and `dead`, and prefix of a block's keys of `columns`.
+/// Key of `blocks`, `dead` and `rollups`, and prefix of a block's keys of `columns`.
 pub(super) fn block(id: u64) -> [u8; 8] {
     id.to_be_bytes()
 }

@@ -74,6 +74,10 @@ impl Reader {
         value.map(Some).ok_or(StoreError::BlockGone { id: self.block.id })
     }
 
+    pub(super) fn rollup_bytes(&self, id: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.shared().rocks.get(Family::Rollups, &keys::block(id))?)
+    }
+
     /// A column of integers: 0 where it is not stored.
     pub(crate) fn integers(&self, column: Column) -> Result<Rc<Vec<u64>>, StoreError> {
         if let Some(known) = self.integers.borrow().get(&column) {

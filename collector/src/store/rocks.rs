@@ -111,7 +111,11 @@ impl Rocks {
         options.set_max_open_files(512);
         options.set_log_level(LogLevel::Header);
         let cache = Cache::new_lru_cache(CACHE_BYTES);
+        // What an older collector wrote may not have all of them.
+        let there = DB::list_cf(&Options::default(), path).unwrap_or_default();
         let families = Family::ALL
+            .into_iter()
+            .filter(|family| there.is_empty() || there.iter().any(|name| name == family.name()))
             .map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache)));
         let db = DB::open_cf_descriptors_read_only(&options, path, families, false);
         let error = |error: rocksdb::Error| RocksError { path: path.to_owned(), message: error.to_string() };
@@ -126,6 +130,11 @@ impl Rocks {
             }
         }
         Ok(())
+    }
+
+    /// Whether the database has a family: it lacks those of a newer collector until one opens it for writing.
+    pub(super) fn has(&self, family: Family) -> bool {
+        self.db.cf_handle(family.name()).is_some()
     }
 
     fn family(&self, family: Family) -> &rocksdb::ColumnFamily {
@@ -353,6 +362,18 @@ mod tests {
         assert_eq!(run(Some(2), true), [0u8; 0]);
         assert_eq!(run(Some(9), true), [7, 6, 5]);
         assert_eq!(rocks.prefix(Family::Meta, &[3], None, 9).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_database_without_the_newest_family_is_read_and_gets_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut older = Rocks::open(dir.path()).unwrap();
+        older.db.drop_cf(Family::Rollups.name()).unwrap();
+        drop(older);
+        let only_read = Rocks::open_read_only(dir.path()).unwrap();
+        assert!(!only_read.has(Family::Rollups) && only_read.has(Family::Blocks));
+        drop(only_read);
+        assert!(Rocks::open(dir.path()).unwrap().has(Family::Rollups));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use gnomon_flow::{FlowRef, StoredFlow, TimeState};
 use super::block::{Summary, columns};
 use super::keys;
 use super::live::{RowSet, Sealed, View};
+use super::progress::Progress;
 use super::reader::Reader;
 use super::{Store, StoreError};
 
@@ -200,7 +201,7 @@ impl Order<'_> {
             // RAW may run a tenth faster or slower than time while a clock is slewed.
             let last = first.saturating_add_ns(length);
             let doubt = FIRSTS_NS + length / 8;
-            let close = |bound: UtcNs, at: UtcNs| bound.minus(at).abs() <= doubt;
+            let close = |bound: UtcNs, at: UtcNs| bound.minus(at).unsigned_abs() <= doubt.unsigned_abs();
             let has = if close(self.span.since, last) || close(self.span.until, first) {
                 let (first, last) = reader.estimates(row)?;
                 first.is_some_and(|first| self.span.has(first.utc, last.map_or(first.utc, |last| last.utc)))
@@ -291,11 +292,17 @@ impl Store {
         span: Span,
         filter: &dyn Filter,
         stop: &(dyn Fn() -> Stop + Sync),
+        progress: &Progress,
         each: &(dyn Fn(&mut T, Part<'_>) -> Result<(), StoreError> + Sync),
     ) -> Result<Walked<T>, StoreError> {
         let slack_ns = self.shared.gate.rekey_ns().cast_signed();
         let order = Order { span, newest_first: true, after: None, filter, slack_ns };
         let view = self.view();
+        let mut blocks: Vec<&Arc<Sealed>> =
+            view.blocks.iter().filter(|block| order.concerns(block)).collect();
+        blocks.reverse();
+        let hot = view.hot.len() as u64;
+        progress.begin(hot + blocks.iter().map(|block| block.records()).sum::<u64>());
         let mut parts: Vec<T> = Vec::new();
         let mut first = T::default();
         let mut run = Vec::new();
@@ -309,9 +316,7 @@ impl Store {
         })?;
         each(&mut first, Part::Flows(&run))?;
         parts.push(first);
-        let mut blocks: Vec<&Arc<Sealed>> =
-            view.blocks.iter().filter(|block| order.concerns(block)).collect();
-        blocks.reverse();
+        progress.add(if stopped { 0 } else { hot });
         let damaged = AtomicU64::new(0);
         let told = AtomicBool::new(false);
         let of_threads: Vec<Mutex<T>> = (0..threads()).map(|_| Mutex::new(T::default())).collect();
@@ -345,6 +350,7 @@ impl Store {
             if !self.served(walked)? {
                 damaged.fetch_add(1, Ordering::Relaxed);
             }
+            progress.add(blocks[at].records());
             Ok(true)
         })?;
         stopped |= told.into_inner();

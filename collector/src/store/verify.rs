@@ -20,6 +20,7 @@ use super::live::RowSet;
 use super::open::judge_format;
 use super::retention::segment_table;
 use super::rocks::Rocks;
+use super::rollup::Rollup;
 use super::segments::{self, Position};
 
 /// Damage that is named one by one; all of it is counted.
@@ -290,6 +291,13 @@ impl Records<'_> {
             let [_block, _row, _revision, _ingested] = numbers_of("a loose record", value)?;
             Ok(())
         });
+        if self.rocks.has(Family::Rollups) {
+            self.each(Family::Rollups, |_, key, value| {
+                keys::block_of(key).ok_or_else(|| StoreError::Key { bytes: key.to_vec() })?;
+                Rollup::decode(value)?;
+                Ok(())
+            });
+        }
         self.each(Family::Ledger, |_, key, value| {
             keys::ledger_of(key).ok_or_else(|| StoreError::Key { bytes: key.to_vec() })?;
             let [_seq] = numbers_of("the ledger", value)?;
@@ -380,6 +388,7 @@ mod tests {
         batch.put(Family::Columns, keys::column(id, columns::FIRST.0), *b"nonsense");
         batch.delete(Family::Columns, keys::column(id, columns::FLOW.0));
         batch.put(Family::Dead, keys::block(id), [0xff; 64]);
+        batch.put(Family::Rollups, keys::block(id), *b"?");
         batch.put(Family::Recent, keys::recent(u64::MAX), *b"?");
         batch.put(Family::Waiting, *b"short", *b"?");
         batch.put(Family::Ledger, *b"short", *b"?");
@@ -387,7 +396,7 @@ mod tests {
         writer.close().unwrap();
         drop(store);
         let report = found(dir.path());
-        assert_eq!(report.damaged, 6, "{:?}", report.damage);
+        assert_eq!(report.damaged, 7, "{:?}", report.damage);
         assert!(report.damage.iter().any(|damage| damage.problem.contains("is missing")));
         assert_eq!(report.frames, 6);
     }

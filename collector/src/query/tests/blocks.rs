@@ -10,7 +10,7 @@ use crate::query::*;
 use crate::store::testing::{S, epoch, record, seal};
 
 /// Records with something in every field, or nothing, as the dice fall.
-fn records(random: &mut SimRandom, ids: std::ops::Range<u64>) -> Vec<FlowRecord> {
+pub(super) fn records(random: &mut SimRandom, ids: std::ops::Range<u64>) -> Vec<FlowRecord> {
     ids.map(|id| {
         let mut pick = |to: i64| u64::try_from(random.range(0, to - 1)).unwrap_or(0);
         let first = S + pick(90_000) * 1_000_000;
@@ -63,6 +63,10 @@ fn records(random: &mut SimRandom, ids: std::ops::Range<u64>) -> Vec<FlowRecord>
         if pick(3) == 0 {
             flow.attributes.push(field::HTTP_STATUS, AttributeValue::Integer(200 + pick(9)));
             flow.attributes.push(field::DNS_IP, AttributeValue::Ip([1, 2, 3, byte(pick(9))].into()));
+            flow.attributes.push(field::CERT_NOT_BEFORE, AttributeValue::Integer(1_700_000_000 + pick(5)));
+            flow.attributes.push(field::OUTER_IP_SRC, AttributeValue::Ip([9, 9, 9, byte(pick(3))].into()));
+            flow.attributes.push(field::OUTER_IP_DST, AttributeValue::Ip([9, 9, 9, byte(pick(3))].into()));
+            flow.attributes.text(field::OUTER_MAC_SRC, "02:00:00:00:00:09");
         }
         flow
     })
@@ -116,6 +120,19 @@ const QUESTIONS: &[&str] = &[
     "fragments == 1",
     "stored.packets > 10",
     "tls.host == nowhere",
+    "cert.notbefore == 1700000003",
+    "cert.notbefore > 1700000002 && port == 443",
+    "outerip == 9.9.9.1",
+    "outermac == 02:00:00:00:00:09",
+    "mac == 02:00:00:00:00:02 && mac.dst != 02:00:00:00:00:03",
+    "mac.dst == EXISTS!",
+    "ip.protocol.number == 132",
+    "ttl.src == 61",
+    "ttl.dst != 60",
+    "vlan != 12",
+    "icmp.code == 1",
+    "tcp.retransmissions == 1",
+    "direction.guessed == false",
 ];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -169,7 +186,8 @@ async fn an_answer_is_the_same_from_blocks_as_from_single_records() {
                 }
                 answers.push(format!("{question} {oldest_first} {} {all:?}", all.len()));
             }
-            let count = queries.count(question, TimeRange::default()).await.expect("count");
+            let different = ["ip", "port.src", "http.host", "starttime"].map(str::to_owned);
+            let count = queries.count(question, TimeRange::default(), &different).await.expect("count");
             answers.push(format!("{question} {count:?}"));
         }
         for field in FIELDS.iter().filter(|field| field.name != "ingesttime") {
@@ -180,6 +198,15 @@ async fn an_answer_is_the_same_from_blocks_as_from_single_records() {
             [&["ip.src", "port.dst"][..], &["ip", "protocols", "ip.protocol"], &["ip.src", "tcp.rtt"]]
         {
             answers.push(format!("{:?}", queries.top(top(fields, "packets > 4")).await.expect("top")));
+        }
+        for (fields, distinct) in [
+            (&["ip.dst"][..], &["port.src", "protocols"][..]),
+            (&["ip", "protocols"], &["ip", "stoptime"]),
+            (&["tcp.rtt"], &["mac"]),
+        ] {
+            let distinct = distinct.iter().map(|name| (*name).to_owned()).collect();
+            let top = Top { distinct, by: Measure::Distinct, ..top(fields, "bytes > 100") };
+            answers.push(format!("{:?}", queries.top(top).await.expect("top")));
         }
         for group in ["", "ip.protocol", "icmp.code"] {
             let histogram = Histogram { interval_ns: 7 * S, group: group.to_owned(), ..Histogram::default() };

@@ -9,7 +9,7 @@ async fn a_deadline_gives_what_was_found_and_a_cursor_to_go_on() {
     fixture.many(300);
     let page = fixture.queries.search(search("")).await.expect("partial");
     assert!(page.flows.is_empty() && page.partial.expect("partial").contains("stopped after 0 s"));
-    let count = fixture.queries.count("", TimeRange::default()).await.expect("partial");
+    let count = fixture.queries.count("", TimeRange::default(), &[]).await.expect("partial");
     assert!(count.partial.is_some() && count.sums.flows < 300);
 }
 
@@ -21,11 +21,11 @@ async fn no_more_run_at_once_than_may() {
     let queries = fixture.queries.clone();
     let blocked = tokio::spawn(async move { queries.blocking(move || Ok(held.recv())).await });
     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    let error = fixture.queries.count("", TimeRange::default()).await.expect_err("busy");
+    let error = fixture.queries.count("", TimeRange::default(), &[]).await.expect_err("busy");
     assert!(matches!(error, QueryError::Busy { limit: 1, .. }), "{error}");
     drop(hold);
     assert!(blocked.await.is_ok());
-    assert!(fixture.queries.count("", TimeRange::default()).await.is_ok());
+    assert!(fixture.queries.count("", TimeRange::default(), &[]).await.is_ok());
 
     let tail = fixture.queries.tail("").await.expect("tail");
     assert!(matches!(fixture.queries.tail("").await, Err(QueryError::Busy { .. })));

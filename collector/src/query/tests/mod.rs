@@ -3,6 +3,7 @@
 mod aggregate;
 mod blocks;
 mod execute;
+mod facets;
 mod pcap_bench;
 mod pcap_export;
 mod plan;

@@ -27,8 +27,10 @@ pub(crate) fn measure(bin_dir: &Path, report: &mut Report) -> Result<()> {
         eprintln!("==> profile, {}, {}", frames.name(), program.name());
         let receiver = Receiver::start(bin_dir, &wire, program)?;
         let samples = sample(&wire, &receiver, frames)?;
+        let time = cost_of_time(&samples);
         let title = format!("Core {RECEIVER_CORE} at overload, {} frames, {}", frames.name(), program.name());
         report.add(&table(&title, samples));
+        report.say(&time);
     }
     stay_on(&[0, 1])
 }
@@ -77,6 +79,24 @@ fn line(line: &str) -> Option<(f64, String, String)> {
     let name = symbol.trim_start_matches("[.] ").trim_start_matches("[k] ");
     let name = if symbol.starts_with("[k]") { format!("{name} (kernel)") } else { name.to_owned() };
     Some((share, thread.to_owned(), name.chars().take(90).collect()))
+}
+
+/// What stamping frames and knowing the time cost: readings of clocks by the capture thread, the arithmetic around them,
+/// and the thread that watches the machine's clocks.
+fn cost_of_time(samples: &[(f64, String, String)]) -> String {
+    let sum = |is: &dyn Fn(&str, &str) -> bool| -> f64 {
+        let shares = samples.iter().filter(|(_, thread, function)| is(thread, function));
+        shares.map(|(share, ..)| share).sum()
+    };
+    let reads = |function: &str| {
+        let function = function.to_ascii_lowercase();
+        ["clock", "vdso", "arrival", "stamp"].iter().any(|part| function.contains(part))
+    };
+    let stamping = sum(&|thread, function| thread.starts_with("cap-") && reads(function));
+    let watching = sum(&|thread, _| thread == "clock");
+    format!(
+        "Of the core, readings of clocks for stamps took {stamping:.2} %, the thread that watches the clocks {watching:.2} %.\n"
+    )
 }
 
 fn table(title: &str, samples: Vec<(f64, String, String)>) -> Table {

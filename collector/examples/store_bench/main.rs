@@ -5,163 +5,23 @@
 //! store_bench DIR ROWS [--csv FILE]     makes a store of ROWS records under DIR, or opens the one that is there
 //! ```
 
+mod traffic;
+
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gnomon_clock::{Clock, EpochId, Fix, FixSource, KernelClock, MonoNs, Policy, RawNs, UtcNs};
+use gnomon_clock::{Clock, Fix, FixSource, KernelClock, MonoNs, Policy, RawNs, UtcNs};
 use gnomon_collector::clock_gate::ClockGate;
-use gnomon_collector::query::{Histogram, Measure, Queries, QueryLimits, Search, TimeRange, Top};
+use gnomon_collector::query::{
+    Facets, Histogram, Hunt, Measure, Queries, QueryError, QueryLimits, Roller, Search, TimeRange, Top,
+};
 use gnomon_collector::store::{Body, Change, Content, Evidence, Limits, RecordBatch, Store, Writer, open};
 use gnomon_collector::timekeeper::Timekeeper;
-use gnomon_flow::{
-    Addresses, AttributeValue, Attributes, DirectionCounters, FieldId, FlowEndReason, FlowId, FlowKey,
-    FlowRecord, TcpState, TcpSummary, field,
-};
+use traffic::{DAY_NS, Dice, SENSORS, SPAN_NS, epoch, name, record};
 
-const SENSORS: u8 = 8;
-const DAY_NS: u64 = 86_400_000_000_000;
-const SPAN_NS: u64 = 5 * DAY_NS;
 const BATCH: u64 = 1000;
-
-/// Multiplies and adds (Knuth); the high bits are good enough for made-up traffic.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        self.0 >> 20
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    /// Small numbers far more often than large ones: about one in `1/x`.
-    fn skewed(&mut self, n: u64) -> u64 {
-        let unit = self.below(1 << 30) as f64 / f64::from(1u32 << 30);
-        ((n as f64).powf(unit) - 1.0) as u64 % n
-    }
-}
-
-fn spread(n: u64) -> u64 {
-    n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40
-}
-
-fn name(n: u64) -> String {
-    const WORDS: [&str; 12] =
-        ["api", "cdn", "mail", "login", "static", "img", "news", "shop", "data", "cloud", "edge", "video"];
-    let word = |n: u64| WORDS[(n % 12) as usize];
-    format!("{}{}.{}-{}.example", word(n), n % 97, word(n / 12), n / 144)
-}
-
-fn epoch(sensor: u8) -> EpochId {
-    EpochId { agent: [sensor + 1; 16], boot_id: [7; 16], opened: RawNs(0) }
-}
-
-/// Record `n` of `all`. RAW 0 is the beginning of the five days.
-fn record(n: u64, all: u64, dice: &mut Dice) -> FlowRecord {
-    let first = (u128::from(SPAN_NS - 200_000_000_000) * u128::from(n) / u128::from(all)) as u64
-        + dice.below(30_000_000_000);
-    // The slow scanner: 720 probes in five days.
-    let scan = all >= 720 && n.is_multiple_of(all / 720);
-    let src = if scan { 0xF00 } else { 256 + dice.skewed(40_000) };
-    let dst = if scan { 77 } else { dice.skewed(400_000) };
-    let port = match dice.below(100) {
-        _ if scan => (1000 + n / (all / 720)) as u16,
-        0..45 => 443,
-        45..65 => 53,
-        65..80 => 80,
-        80..84 => 22,
-        84..88 => 123,
-        _ => 1024 + dice.skewed(60_000) as u16,
-    };
-    let protocol = if matches!(port, 53 | 123) { 17 } else { 6 };
-    let packets = if scan { 1 } else { 1 + dice.skewed(2000) };
-    let answered = if scan { 0 } else { packets * 4 / 5 };
-    let way = |packets: u64, bytes: u64, mac: u64| DirectionCounters {
-        packets,
-        bytes: packets * 66 + bytes,
-        ip_bytes: packets * 52 + bytes,
-        data_bytes: bytes,
-        fragments: 0,
-        ttl: (packets > 0).then(|| (56 + (mac % 8) as u8, 64)),
-        mac: Some([2, 0, 0, 0, (mac >> 8) as u8, mac as u8]),
-    };
-    let mut attributes = Attributes::default();
-    let host = name(spread(dice.skewed(20_000)) % 20_000);
-    let mut text = |field: FieldId, value: &str| {
-        attributes.text(field, value);
-    };
-    text(field::PROTOCOLS, if protocol == 6 { "tcp" } else { "udp" });
-    match port {
-        443 => {
-            text(field::PROTOCOLS, "tls");
-            text(field::TLS_HOST, &host);
-            text(field::TLS_VERSION, if dice.below(5) == 0 { "TLSv1.2" } else { "TLSv1.3" });
-            text(field::TLS_CIPHER, "TLS_AES_128_GCM_SHA256");
-            text(field::TLS_JA3, &format!("{:032x}", u128::from(dice.skewed(500)) << 64 | 0xfeed));
-        }
-        53 => {
-            text(field::PROTOCOLS, "dns");
-            text(field::DNS_HOST, &host);
-            text(field::DNS_QUERY_TYPE, if dice.below(3) == 0 { "AAAA" } else { "A" });
-            text(field::DNS_STATUS, if dice.below(20) == 0 { "NXDOMAIN" } else { "NOERROR" });
-        }
-        80 => {
-            text(field::PROTOCOLS, "http");
-            text(field::HTTP_HOST, &host);
-            text(field::HTTP_METHOD, if dice.below(9) == 0 { "POST" } else { "GET" });
-            text(field::HTTP_URI, &format!("/{}", dice.skewed(3000)));
-            text(field::HTTP_USER_AGENT, ["curl/8", "Mozilla/5.0 (X11)", "python"][dice.below(3) as usize]);
-        }
-        _ => {}
-    }
-    if dice.below(1000) == 0 {
-        text(field::TAGS, ["beacon", "tor", "suspicious"][dice.below(3) as usize]);
-    }
-    if port == 80 {
-        attributes
-            .push(field::HTTP_STATUS, AttributeValue::Integer([200, 200, 304, 404][dice.below(4) as usize]));
-    }
-    let bytes = dice.skewed(1 << 24);
-    FlowRecord {
-        id: FlowId::new((n % 2) as u8, n),
-        segment: 0,
-        revision: 0,
-        key: FlowKey {
-            vlan: [(src % 4) as u16 * 10, 0],
-            ethertype: 0x0800,
-            protocol,
-            addresses: Addresses::V4 {
-                orig: (0x0A00_0000 | src as u32).to_be_bytes(),
-                resp: (0x2000_0000 | spread(dst) as u32).to_be_bytes(),
-            },
-            orig_port: 32_768 + dice.below(28_000) as u16,
-            resp_port: port,
-        },
-        first: RawNs(first),
-        last: RawNs(first + if packets > 1 { dice.skewed(100_000_000_000) } else { 0 }),
-        stamp_err_ns: 200,
-        orig: way(packets, bytes / 10, src % 500),
-        resp: way(answered, if answered > 0 { bytes } else { 0 }, 7),
-        tcp: (protocol == 6).then(|| TcpSummary {
-            state: if scan { TcpState::SynSent } else { TcpState::Closed },
-            flags: [2, 1, 0, (packets / 3) as u32, packets as u32, 0, 0, 0],
-            syn_ack: u32::from(answered > 0),
-            rtt_ns: (answered > 0).then(|| 1_000_000 + dice.skewed(100_000_000)),
-            retransmissions: u32::from(dice.below(50) == 0),
-        }),
-        icmp: None,
-        direction_guessed: false,
-        problem: None,
-        sliced_packets: packets + answered,
-        sliced_bytes: (packets + answered) * 128,
-        end: Some(if protocol == 6 { FlowEndReason::EndOfFlow } else { FlowEndReason::Idle }),
-        attributes,
-    }
-}
 
 /// How long something took.
 struct Watch(MonoNs);
@@ -315,6 +175,30 @@ fn ingest(mut writer: Writer, store: &Store, rows: u64, dir: &Path) -> anyhow::R
     Ok(writer)
 }
 
+/// What facets are asked of.
+const FACETS: [&str; 20] = [
+    "node",
+    "ip.src",
+    "ip.dst",
+    "port.src",
+    "port.dst",
+    "ip.protocol",
+    "vlan",
+    "mac.src",
+    "ttl.src",
+    "tcp.state",
+    "end.reason",
+    "protocols",
+    "tags",
+    "dns.host",
+    "dns.status",
+    "tls.host",
+    "tls.ja3",
+    "http.host",
+    "http.uri",
+    "http.user-agent",
+];
+
 fn ask(store: &Store, clock: &Arc<dyn Clock>, rows: u64) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let limits = QueryLimits { deadline_ms: 600_000, ..QueryLimits::default() };
@@ -352,6 +236,61 @@ fn ask(store: &Store, clock: &Arc<dyn Clock>, rows: u64) -> anyhow::Result<()> {
         ("source and port, last day", &["ip.src", "port.dst"], last(DAY_NS)),
     ] {
         timed(what, &mut || Ok(runtime.block_on(queries.top(top(fields, range)))?.rows.len() as u64))?;
+    }
+    let distinct = Top {
+        distinct: vec!["port.dst".to_owned()],
+        by: Measure::Distinct,
+        ..top(&["ip.src", "ip.dst"], last(DAY_NS))
+    };
+    timed("pairs by distinct ports, last day", &mut || {
+        Ok(runtime.block_on(queries.top(distinct.clone()))?.rows.len() as u64)
+    })?;
+    let hunt = Hunt { name: "scan".to_owned(), ..Hunt::default() };
+    timed("hunt for scanners, 5 days", &mut || {
+        let answer = runtime.block_on(queries.hunt(hunt.clone()))?;
+        if let Some(first) = answer.findings.first() {
+            eprintln!("first of the hunt: {} {}", first.score, first.expression);
+        }
+        Ok(answer.findings.len() as u64)
+    })?;
+    let rolling = Watch::start();
+    let before = cpu();
+    let mut roller = Roller::new(store.clone());
+    let mut rollups = 0;
+    loop {
+        match roller.round()? {
+            0 => break,
+            made => rollups += made,
+        }
+    }
+    if rollups > 0 {
+        println!(
+            "{rollups} rollups: {:?}, {:.2} us of CPU and {:.1} bytes a record, not yet compressed",
+            rolling.elapsed(),
+            (cpu() - before) / rows as f64 * 1e6,
+            roller.bytes() as f64 / rows as f64,
+        );
+    }
+    for (what, expression, range, exact) in [
+        ("facets, 20 fields, 1 hour", "", last(3_600_000_000_000), true),
+        ("facets, 20 fields, 5 days, port filter", "port.dst == 443", TimeRange::default(), true),
+        ("facets, 20 fields, 5 days, exact", "", TimeRange::default(), true),
+        ("facets, 20 fields, 5 days, from rollups", "", TimeRange::default(), false),
+    ] {
+        let facets = Facets {
+            expression: expression.to_owned(),
+            range,
+            fields: FACETS.iter().map(|name| (*name).to_owned()).collect(),
+            exact,
+            ..Facets::default()
+        };
+        timed(what, &mut || {
+            let answer = runtime.block_on(async {
+                let mut answers = queries.facets(facets.clone()).await?;
+                answers.recv().await.unwrap_or(Err(QueryError::Cancelled))
+            })?;
+            Ok(answer.fields.iter().map(|field| field.values.len() as u64).sum())
+        })?;
     }
     let histogram =
         Histogram { interval_ns: 300_000_000_000, group: "node".to_owned(), ..Histogram::default() };

@@ -1,0 +1,184 @@
+//! How many records have each value of many fields, in bounded memory: where there are too many different values, the
+//! rarest are let go, and how much that can make a count too low is known.
+
+use std::collections::HashMap;
+
+use gnomon_flow::{Field, StoredFlow, Value};
+
+use super::coded::Coded;
+use super::group::distinct;
+use crate::store::block::bloom::Mixing;
+use crate::store::live::RowSet;
+use crate::store::rollup::Rollup;
+use crate::store::{Reader, StoreError};
+
+/// What the values of all fields may take. Beyond it the field that takes most lets its rarest values go.
+const BYTES_MAX: usize = 64 << 20;
+/// About what a value takes beside its text.
+const VALUE_BYTES: usize = 80;
+
+/// Counts of records by their values.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    /// Records that were counted.
+    pub(super) flows: u64,
+    /// In the order of the fields that are asked for.
+    pub(super) fields: Vec<OfField>,
+    bytes: usize,
+}
+
+/// The values of one field.
+#[derive(Debug, Default)]
+pub(super) struct OfField {
+    /// Records that have any.
+    pub(super) flows: u64,
+    pub(super) counts: HashMap<Value<'static>, u64, Mixing>,
+    /// A count is too low by this at most; a value that is not there had at most this.
+    pub(super) missed: u64,
+    bytes: usize,
+}
+
+fn bytes_of(value: &Value<'_>) -> usize {
+    VALUE_BYTES + if let Value::Text(text) = value { text.len() } else { 0 }
+}
+
+impl OfField {
+    fn add(&mut self, value: &Value<'static>, count: u64) -> usize {
+        if let Some(known) = self.counts.get_mut(value) {
+            *known += count;
+            return 0;
+        }
+        self.counts.insert(value.clone(), count);
+        let bytes = bytes_of(value);
+        self.bytes += bytes;
+        bytes
+    }
+
+    /// Lets at least half of the values go, the rarest.
+    fn shrink(&mut self) {
+        let mut all: Vec<u64> = self.counts.values().copied().collect();
+        let middle = all.len() / 2;
+        let Some((_, median, _)) = (!all.is_empty()).then(|| all.select_nth_unstable(middle)) else { return };
+        let median = *median;
+        self.counts.retain(|_, count| *count > median);
+        self.counts.shrink_to_fit();
+        self.missed += median;
+        self.bytes = self.counts.keys().map(bytes_of).sum();
+    }
+}
+
+impl Counts {
+    pub(super) fn of(fields: usize) -> Counts {
+        Counts {
+            fields: std::iter::repeat_with(OfField::default).take(fields).collect(),
+            ..Counts::default()
+        }
+    }
+
+    /// Counts rows of a block: by its rollup the fields that have one there.
+    pub(super) fn add_rows(
+        &mut self,
+        fields: &[&'static Field],
+        block: &Reader,
+        rows: &RowSet,
+        rollup: Option<&Rollup>,
+    ) -> Result<(), StoreError> {
+        self.flows += rows.len() as u64;
+        let mut by_record = Vec::new();
+        for (field, to) in fields.iter().zip(&mut self.fields) {
+            if let Some(rolled) = rollup.and_then(|rollup| rollup.of(field.id)) {
+                to.flows += rolled.flows;
+                to.missed += rolled.missed;
+                for (value, count) in &rolled.values {
+                    self.bytes += to.add(value, *count);
+                }
+                continue;
+            }
+            let Some(coded) = Coded::of(field, block, rows)? else {
+                by_record.push((*field, to));
+                continue;
+            };
+            let (counts, having) = coded.counts(rows);
+            to.flows += having;
+            for (value, count) in coded.values.iter().zip(counts).filter(|(_, count)| *count > 0) {
+                self.bytes += to.add(value, count);
+            }
+        }
+        if !by_record.is_empty() {
+            for row in rows.iter() {
+                let flow = block.flow(row)?;
+                for (field, to) in &mut by_record {
+                    self.bytes += add_flow(to, field, &flow);
+                }
+            }
+        }
+        self.bound();
+        Ok(())
+    }
+
+    /// Counts one record.
+    pub(super) fn add(&mut self, fields: &[&'static Field], flow: &StoredFlow) {
+        self.flows += 1;
+        for (field, to) in fields.iter().zip(&mut self.fields) {
+            self.bytes += add_flow(to, field, flow);
+        }
+        self.bound();
+    }
+
+    /// Takes in what another has counted.
+    pub(super) fn merge(&mut self, other: &Counts) {
+        self.flows += other.flows;
+        for (to, from) in self.fields.iter_mut().zip(&other.fields) {
+            to.flows += from.flows;
+            to.missed += from.missed;
+            for (value, count) in &from.counts {
+                self.bytes += to.add(value, *count);
+            }
+        }
+        self.bound();
+    }
+
+    fn bound(&mut self) {
+        while self.bytes > BYTES_MAX {
+            let Some(most) = self.fields.iter_mut().max_by_key(|field| field.bytes) else { return };
+            most.shrink();
+            self.bytes = self.fields.iter().map(|field| field.bytes).sum();
+        }
+    }
+}
+
+fn add_flow(to: &mut OfField, field: &Field, flow: &StoredFlow) -> usize {
+    let mut values = Vec::new();
+    distinct(field, flow, &mut values);
+    to.flows += u64::from(!values.is_empty());
+    values.iter().map(|value| to.add(value, 1)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rarest_are_let_go_and_what_is_missed_is_known() {
+        let mut counts = Counts::of(1);
+        let real = |n: u64| if n.is_multiple_of(1000) { 700 } else { 1 + n % 3 };
+        // About three times as many different values as fit, over and over.
+        for round in 0..2 {
+            for n in 0..3 * (BYTES_MAX / VALUE_BYTES) as u64 {
+                let count = real(n) / 2 + (real(n) % 2) * round;
+                counts.bytes += counts.fields[0].add(&Value::Integer(n), count);
+                if n.is_multiple_of(1024) {
+                    counts.bound();
+                }
+            }
+        }
+        counts.bound();
+        assert!(counts.bytes <= BYTES_MAX);
+        let field = &counts.fields[0];
+        assert!(field.missed > 0 && field.missed < 100, "{}", field.missed);
+        for n in (0..2_000_000).step_by(1000) {
+            let found = field.counts.get(&Value::Integer(n)).copied().unwrap_or(0);
+            assert!(found <= real(n) && found + field.missed >= real(n), "{n}: {found} of {}", real(n));
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Facets: the most frequent values of many fields at once, from one walk over what matches. An answer can be had while
+//! the walk goes on: it says how much has been read, and the last one is exact.
+
+use std::sync::{Mutex, PoisonError, TryLockError};
+
+use gnomon_clock::MonoNs;
+use gnomon_expression::Predicate;
+use gnomon_flow::{FIELDS, Field, FieldKind, Value};
+use tokio::sync::mpsc;
+
+use super::aggregate::named;
+use super::execute::{Queries, QueryError, TimeRange, joined, limit_or};
+use super::facet_counts::{Counts, OfField};
+use crate::store::Part;
+
+/// Values of a field unless the caller says otherwise.
+const VALUES_DEFAULT: u32 = 10;
+/// Values of a field at most.
+const VALUES_MAX: u32 = 1000;
+/// Fields of one question at most.
+const FIELDS_MAX: usize = 256;
+/// An answer ends earlier when its values take so much: gRPC clients take 4 MiB.
+const ANSWER_BYTES_MAX: usize = 3 << 20;
+/// Threads that count: one more than a walk has, so that there is always a place that nobody uses.
+const PLACES: usize = 5;
+/// Between two answers that are not the last.
+const REFINE_NS: u64 = 500_000_000;
+/// And so many times as long as making one takes: answers do not hold the walk up.
+const REFINE_SHARE: u64 = 4;
+
+/// Fields that have a value of their own in nearly every record, or are counters: their most frequent values say
+/// nothing. What stands for other fields (`ip`) is left out because those are there.
+pub(super) const NOT_FACETED: &[&str] = &[
+    "id",
+    "epoch",
+    "session.length",
+    "time.error",
+    "packets",
+    "packets.src",
+    "packets.dst",
+    "bytes",
+    "bytes.src",
+    "bytes.dst",
+    "ip.bytes",
+    "ip.bytes.src",
+    "ip.bytes.dst",
+    "databytes",
+    "databytes.src",
+    "databytes.dst",
+    "fragments",
+    "tcpflags.fin",
+    "tcpflags.syn",
+    "tcpflags.rst",
+    "tcpflags.psh",
+    "tcpflags.ack",
+    "tcpflags.urg",
+    "tcpflags.ece",
+    "tcpflags.cwr",
+    "tcpflags.syn-ack",
+    "tcp.rtt",
+    "tcp.retransmissions",
+    "communityId",
+    "segment",
+    "stored.packets",
+    "stored.bytes",
+    "dhcp.id",
+    "email.message-id",
+    "sip.callid",
+    "icmp.inner.communityId",
+    // Asked of evidence for each record, and the same for nearly all.
+    "time.state",
+    "time.conflict",
+];
+
+/// The fields whose most frequent values are told unless fields are named.
+pub fn faceted() -> impl Iterator<Item = &'static Field> {
+    FIELDS
+        .iter()
+        .filter(|field| field.kind != FieldKind::Time && !field.any_of && !NOT_FACETED.contains(&field.name))
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facets {
+    pub expression: String,
+    pub range: TimeRange,
+    /// None: those of [`faceted`].
+    pub fields: Vec<String>,
+    /// Values of each field; 0: 10; at most 1000.
+    pub limit: u32,
+    /// Answer with what there is so far, too.
+    pub refine: bool,
+    /// Read every block, also where its rollup would do.
+    pub exact: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FacetsAnswer {
+    /// In the order of the question, or of the field table. Fields that were not named and have no value are left out.
+    pub fields: Vec<FacetField>,
+    /// Flows that match, of those read.
+    pub flows: u64,
+    /// Records read so far, of `records` to read. What summaries of blocks rule out is in neither.
+    pub records_read: u64,
+    pub records: u64,
+    /// No other answer follows.
+    pub last: bool,
+    pub partial: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FacetField {
+    pub name: &'static str,
+    /// Flows that have any value.
+    pub flows: u64,
+    /// The most frequent first, then by value.
+    pub values: Vec<FacetValue>,
+    /// Different values; at least so many, where some were let go.
+    pub different: u64,
+    /// Counts may be too low by so much, by what rollups left out and where there are too many different values to count
+    /// each; 0: they are exact.
+    pub missed_max: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FacetValue {
+    /// As JSON and searches write it.
+    pub value: String,
+    pub flows: u64,
+}
+
+impl Queries {
+    /// The most frequent values of many fields; the last answer has [`FacetsAnswer::last`]. The walk ends early when the
+    /// receiver is dropped.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub async fn facets(
+        &self,
+        facets: Facets,
+    ) -> Result<mpsc::Receiver<Result<FacetsAnswer, QueryError>>, QueryError> {
+        let limit = limit_or("limit", facets.limit, VALUES_DEFAULT, VALUES_MAX)?;
+        if facets.fields.len() > FIELDS_MAX {
+            let problem = format!("{} fields are more than {FIELDS_MAX}", facets.fields.len());
+            return Err(QueryError::invalid("fields", problem));
+        }
+        let mut fields = Vec::with_capacity(facets.fields.len());
+        for name in &facets.fields {
+            fields.push(named("fields", name)?);
+        }
+        let named = !fields.is_empty();
+        if !named {
+            fields.extend(faceted());
+        }
+        let asked = Asked { fields, named, limit };
+        let selection = self.selection(&facets.expression, facets.range)?;
+        // Rollups know of nothing but all records of a block.
+        let rolled = !facets.exact && matches!(selection.plan.predicate, Predicate::All);
+        self.stream(move |control, so_far| {
+            let places: Vec<Mutex<Counts>> =
+                (0..PLACES).map(|_| Mutex::new(Counts::of(asked.fields.len()))).collect();
+            let next = Mutex::new(control.now());
+            let ((), partial) = selection
+                .walk(&control, &|_: &mut (), part| {
+                    if matches!(part, Part::Flows([])) {
+                        return Ok(());
+                    }
+                    count(&places, &asked.fields, &part, rolled)?;
+                    // Who comes by when it is time makes the answer; the others go on reading.
+                    let Ok(mut next) = next.try_lock() else { return Ok(()) };
+                    if facets.refine && control.now() >= *next {
+                        so_far.send(|| Ok(asked.answer(&places, control.progress.now(), None)));
+                        let took = control.now().since(*next).min(REFINE_NS);
+                        *next = MonoNs(control.now().0.saturating_add(REFINE_NS.max(took * REFINE_SHARE)));
+                    }
+                    Ok(())
+                })
+                .map(|(_, partial)| ((), partial))?;
+            let mut answer = asked.answer(&places, control.progress.now(), joined(&partial));
+            answer.last = true;
+            Ok(answer)
+        })
+        .await
+    }
+}
+
+/// Counts at the first place that nobody uses.
+fn count(
+    places: &[Mutex<Counts>],
+    fields: &[&'static Field],
+    part: &Part<'_>,
+    rolled: bool,
+) -> Result<(), crate::store::StoreError> {
+    let mut free = loop {
+        let free = places.iter().find_map(|place| match place.try_lock() {
+            Ok(free) => Some(free),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        });
+        match free {
+            Some(free) => break free,
+            None => std::thread::yield_now(),
+        }
+    };
+    match part {
+        Part::Rows(block, rows) => {
+            let whole = rolled && rows.len() == block.rows();
+            let rollup = if whole { block.rollup()? } else { None };
+            free.add_rows(fields, block, rows, rollup.as_ref())
+        }
+        Part::Flows(flows) => {
+            flows.iter().for_each(|flow| free.add(fields, flow));
+            Ok(())
+        }
+    }
+}
+
+/// What was asked for.
+struct Asked {
+    fields: Vec<&'static Field>,
+    named: bool,
+    limit: usize,
+}
+
+impl Asked {
+    fn answer(
+        &self,
+        places: &[Mutex<Counts>],
+        (records_read, records): (u64, u64),
+        partial: Option<String>,
+    ) -> FacetsAnswer {
+        let mut all = Counts::of(self.fields.len());
+        for place in places {
+            all.merge(&place.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        let mut room = ANSWER_BYTES_MAX;
+        let mut reasons: Vec<String> = partial.into_iter().collect();
+        let mut fields = Vec::new();
+        for (field, of_field) in self.fields.iter().zip(&all.fields) {
+            if of_field.flows > 0 || self.named {
+                fields.push(self.field(field, of_field, &mut room));
+            }
+        }
+        if room == 0 {
+            let problem = "fields behind have fewer values than were asked for: ask for fewer";
+            reasons
+                .push(format!("the answer would be larger than {} MiB: {problem}", ANSWER_BYTES_MAX >> 20));
+        }
+        let partial = joined(&reasons);
+        FacetsAnswer { fields, flows: all.flows, records_read, records, last: false, partial }
+    }
+
+    fn field(&self, field: &'static Field, of_field: &OfField, room: &mut usize) -> FacetField {
+        let mut ranked: Vec<(&Value<'static>, u64)> =
+            of_field.counts.iter().map(|(value, count)| (value, *count)).collect();
+        let order = |a: &(&Value<'static>, u64), b: &(&Value<'static>, u64)| b.1.cmp(&a.1).then(a.0.cmp(b.0));
+        if ranked.len() > self.limit {
+            ranked.select_nth_unstable_by(self.limit, order);
+            ranked.truncate(self.limit);
+        }
+        ranked.sort_unstable_by(order);
+        let mut values = Vec::with_capacity(ranked.len());
+        for (value, flows) in ranked {
+            let value = value.to_string();
+            *room = room.saturating_sub(value.len() + 16);
+            if *room == 0 {
+                break;
+            }
+            values.push(FacetValue { value, flows });
+        }
+        FacetField {
+            name: field.name,
+            flows: of_field.flows,
+            values,
+            different: of_field.counts.len() as u64,
+            missed_max: of_field.missed,
+        }
+    }
+}
