@@ -9,7 +9,7 @@ use std::hint::black_box;
 use arrayvec::ArrayVec;
 use gnomon_agent::decode::decode;
 use gnomon_agent::engine::{Engine, EngineConfig};
-use gnomon_agent::rules::{Keep, SlicePolicy};
+use gnomon_agent::rules::{Keep, Rules};
 use gnomon_agent::table::TableConfig;
 use gnomon_capture::{FRAMES_AT_ONCE, Frame, LinkType, Stamp};
 use gnomon_clock::RawNs;
@@ -100,7 +100,7 @@ fn run(name: &str, make: fn(usize) -> Vec<u8>, sizes: &[usize], flows: u32, keep
         0,
         EngineConfig {
             table: TableConfig { flows_max: 1 << 20, ..TableConfig::default() },
-            policy: SlicePolicy { rules: Vec::new(), otherwise: keep },
+            rules: std::sync::Arc::new(Rules::keep(keep)),
             ..EngineConfig::default()
         },
     );

@@ -36,7 +36,7 @@ pub struct Cli {
     command: Option<Command>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 struct Options {
     /// The config file [default: /etc/gnomon/agent.toml, if it is there]
     #[arg(long, short, global = true, value_name = "FILE", env = "GNOMON_AGENT_CONFIG")]
@@ -47,6 +47,9 @@ struct Options {
     /// Capture this interface instead of those configured or picked; may stand several times
     #[arg(long, short, global = true, value_name = "NAME")]
     interface: Vec<String>,
+    /// Capture only what this lets pass, in the language of tcpdump (pcap-filter(7)); with `flows`, of the files
+    #[arg(long, global = true, value_name = "EXPRESSION")]
+    filter: Option<String>,
     /// The collector's address; may stand several times
     #[arg(long, global = true, value_name = "URL")]
     collector: Vec<String>,
@@ -77,7 +80,7 @@ enum ConfigCommand {
         #[arg(long)]
         origin: bool,
     },
-    /// Check the configuration and print nothing if it is good
+    /// Check the configuration; say when each rule is decided, and how it was understood
     Check,
     /// Print an example file with every key, its meaning and its default
     Example,
@@ -106,6 +109,9 @@ impl Options {
         if !self.collector.is_empty() {
             overrides.push(("collector.urls".to_owned(), self.collector.join(",")));
         }
+        if let Some(filter) = &self.filter {
+            overrides.push(("capture.filter".to_owned(), filter.clone()));
+        }
         let mut loaded = config::load(self.config.as_deref(), &overrides)?;
         if !self.interface.is_empty() {
             loaded.value.take_interfaces(&self.interface);
@@ -120,14 +126,24 @@ impl Cli {
         match self.command {
             None | Some(Command::Run) => {
                 let loaded = self.options.load()?;
+                loaded.value.check_filter()?;
                 let telemetry = telemetry::init(config::PROGRAM, &loaded.value.telemetry)?;
                 let shutdown = Shutdown::install().context("cannot take signals")?;
-                let ended = pipeline::run(&loaded.value, &clock, &shutdown, &telemetry);
+                let options = self.options.clone();
+                let load = Box::new(move || Ok(options.load()?.value));
+                let ended = pipeline::run(&loaded.value, &clock, &shutdown, &telemetry, load);
                 telemetry.shutdown();
                 ended
             }
-            Some(Command::Flows(flows)) => flows.run(&self.options.load()?.value),
+            Some(Command::Flows(flows)) => {
+                flows.run(&self.options.load()?.value, self.options.filter.as_deref())
+            }
             Some(Command::Import(import)) => {
+                // Which packets were sent of a file must not depend on the day.
+                anyhow::ensure!(
+                    self.options.filter.is_none(),
+                    "`import` sends whole files: leave --filter out"
+                );
                 let loaded = self.options.load()?;
                 let telemetry = telemetry::init(config::PROGRAM, &loaded.value.telemetry)?;
                 let ended = import.run(&loaded.value, &clock);
@@ -159,13 +175,18 @@ fn configuration(options: &Options, command: &ConfigCommand) -> anyhow::Result<(
             Ok(())
         }
         ConfigCommand::Check => {
-            options.load()?;
+            let config = options.load()?.value;
+            config.check_filter()?;
+            let rules = config.rules()?;
             let file = options.config.clone().unwrap_or_else(|| DEFAULT_FILE.into());
             println!(
                 "{}: good{}",
                 file.display(),
                 if file.exists() { "" } else { " (it is not there: defaults)" }
             );
+            for rule in rules.list() {
+                println!("  rule {}, decided {}: {}", rule.name, rule.decided.name(), rule.when);
+            }
             Ok(())
         }
         ConfigCommand::Example => {
@@ -198,5 +219,8 @@ mod tests {
             cli.options.load().unwrap().value.interfaces.into_iter().map(|i| i.name).collect();
         assert_eq!(names, ["lo", "eth7"]);
         assert!(Cli::try_parse_from(["gnomon-agent", "--set", "nonsense"]).is_err());
+        let filter = "tcp port 80 or (vlan and ip[0] & 0xf != 5)";
+        let cli = Cli::try_parse_from(["gnomon-agent", "run", "--filter", filter]).unwrap();
+        assert_eq!(cli.options.load().unwrap().value.capture.filter.as_deref(), Some(filter));
     }
 }

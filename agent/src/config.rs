@@ -1,7 +1,7 @@
 //! The agent's configuration. The doc comments are the manual: the example file and the reference are made of them.
 
 mod allowed;
-mod slice_rules;
+mod rules;
 mod stages;
 
 use std::collections::BTreeMap;
@@ -41,6 +41,9 @@ pub struct Config {
     pub capture: CaptureConfig,
     pub flows: FlowsConfig,
     pub slices: SlicesConfig,
+    /// What is done with certain flows, in this order. SIGHUP (`systemctl reload`) reads it and `slices.keep` again, without
+    /// a gap in capture. At most 256; docs/rules.md has it all.
+    pub rules: Vec<RuleConfig>,
     pub spool: SpoolConfig,
     pub telemetry: TelemetryConfig,
 }
@@ -145,7 +148,11 @@ pub enum BackendConfig {
 pub struct CaptureConfig {
     /// Ask network cards for frames addressed to others.
     pub promiscuous: bool,
-    /// Bytes taken of each frame, 0 for all. What is kept of them, the slice rules say.
+    /// Capture only what this lets pass, in the language of tcpdump (pcap-filter(7)). The kernel filters; on a tap (AF_XDP) the
+    /// agent does. Needs libpcap. Whatever else is left out, by flow and with its count, rules say (docs/rules.md).
+    #[schemars(example = &"tcp port 80 or vlan")]
+    pub filter: Option<String>,
+    /// Bytes taken of each frame, 0 for all. What is kept of them, the rules say.
     #[schemars(range(min = 0, max = 262144))]
     pub snaplen: u32,
     /// AF_XDP: receive descriptors over all queues of an interface.
@@ -192,33 +199,34 @@ pub struct FlowsConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SlicesConfig {
-    /// What to keep of flows that no rule matches: `all`, `nothing`, `headers` (layers 2 to 4), `packet 128B` (the first
-    /// bytes of each packet), `flow 64KiB` (the first bytes of each flow). The length on the wire is always kept.
+    /// What to keep of flows of which no rule says it: `all`, `nothing`, `headers` (layers 2 to 4), `packet 128B` (the first
+    /// bytes of each packet), `flow 64KiB` (the first bytes of each flow), `packets 20` (the first packets of each flow).
+    /// The length on the wire is always kept.
     pub keep: String,
-    /// The first rule that matches a flow decides.
-    pub rules: Vec<RuleConfig>,
     /// Packets are handed on in blocks of this size. Allowed: 16KiB to 1MiB.
     pub block_bytes: ByteSize,
     /// A block is handed on after this at the latest. Allowed: 1ms to 10s.
     pub block_age: HumanDuration,
 }
 
-/// What to keep of certain flows. All conditions given must hold.
+/// What is done with certain flows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RuleConfig {
-    /// As `keep` above.
+    /// Its name in metrics and messages.
+    #[schemars(example = &"backup")]
+    pub name: String,
+    /// Which flows, in the language of searches (docs/search.md), by what is known of them at the agent.
+    #[schemars(example = &"port.dst == 873 && ip.dst == 10.1.0.0/16")]
+    pub when: String,
+    /// Words that their records get as `tags`. Every rule that matches gives its own.
+    #[schemars(example = ["backup"])]
+    pub tag: Vec<String>,
+    /// What to keep of their packets, as in `slices.keep`. The first rule that matches and has `keep` or `ignore` decides.
     #[schemars(example = &"headers")]
-    pub keep: String,
-    /// IP protocols by name or number; if empty, any.
-    #[schemars(example = ["tcp"])]
-    pub protocols: Vec<String>,
-    /// Ports of either end; if empty, any.
-    #[schemars(example = [443])]
-    pub ports: Vec<u16>,
-    /// Networks that either end is in, as `10.0.0.0/8`; if empty, any.
-    #[schemars(example = ["10.0.0.0/8"])]
-    pub networks: Vec<String>,
+    pub keep: Option<String>,
+    /// Make no record of them and keep no packets. They are counted as `ignored_by_rule`.
+    pub ignore: bool,
 }
 
 /// The disk between capture and network.
@@ -254,6 +262,7 @@ impl Default for Config {
             capture: CaptureConfig::default(),
             flows: FlowsConfig::default(),
             slices: SlicesConfig::default(),
+            rules: Vec::new(),
             spool: SpoolConfig::default(),
             telemetry: TelemetryConfig::default(),
         }
@@ -271,6 +280,7 @@ impl Default for CaptureConfig {
         let options = Options::default();
         CaptureConfig {
             promiscuous: options.promiscuous,
+            filter: options.filter,
             snaplen: options.snaplen,
             ring_frames: options.ring_frames,
             ring_bytes: ByteSize::from_bytes(options.umem_bytes),
@@ -318,7 +328,6 @@ impl Default for SlicesConfig {
         let slicer = SlicerConfig::default();
         SlicesConfig {
             keep: "all".to_owned(),
-            rules: Vec::new(),
             block_bytes: ByteSize::from_bytes(slicer.block_bytes_max as u64),
             block_age: human(slicer.block_age_max_ns),
         }
@@ -388,7 +397,7 @@ mod tests {
     use gnomon_daemon::config::Validate;
 
     use super::*;
-    use crate::rules::{Keep, SlicePolicy};
+    use crate::rules::{Action, Keep};
 
     fn load_text(text: &str) -> Result<Config, String> {
         let dir = tempfile::tempdir().unwrap();
@@ -405,22 +414,28 @@ mod tests {
         assert_eq!(load_text(&example()).unwrap(), Config::default());
         assert_eq!(Config::default().table(), TableConfig::default());
         assert_eq!(Config::default().slicer(), SlicerConfig::default());
-        assert_eq!(Config::default().slices.policy().unwrap(), SlicePolicy::default());
+        let rules = Config::default().rules().unwrap();
+        assert_eq!((rules.list().len(), rules.otherwise()), (0, Keep::All));
         assert!(reference().contains("spool"));
     }
 
     #[test]
     fn rules_are_read() {
         let config = load_text(
-            "[[interfaces]]\nname = \"eth0\"\nstance = \"tap\"\n[slices]\nkeep = \"flow 64KiB\"\n[[slices.rules]]\n\
-             keep = \"headers\"\nprotocols = [\"tcp\", \"50\"]\nports = [443]\nnetworks = [\"10.0.0.0/8\", \"::1\"]",
+            "[[interfaces]]\nname = \"eth0\"\nstance = \"tap\"\n[slices]\nkeep = \"flow 64KiB\"\n[[rules]]\n\
+             name = \"web\"\nwhen = \"protocol == tcp && port==443\"\nkeep = \"packets 20\"\ntag = [\"a\", \"b\"]\n\
+             [[rules]]\nname = \"scan\"\nwhen = \"ip.src == 10/8\"\nignore = true",
         )
         .unwrap();
-        let policy = config.slices.policy().unwrap();
-        assert_eq!(policy.otherwise, Keep::OfFlow(65_536));
-        assert_eq!(policy.rules[0].protocols, [6, 50]);
-        assert_eq!(policy.rules[0].networks[1].prefix, 128);
+        let rules = config.rules().unwrap();
+        assert_eq!(rules.otherwise(), Keep::OfFlow(65_536));
+        let [web, scan] = rules.list() else { panic!("{rules:?}") };
+        assert_eq!(web.when, "ip.protocol == tcp && port == 443");
+        assert_eq!((web.action, web.tags.len()), (Some(Action::Keep(Keep::Packets(20))), 2));
+        assert_eq!(scan.action, Some(Action::Ignore));
         assert_eq!(config.interfaces[0].workers, 1);
+        let of_records = config.rules_of_records().unwrap();
+        assert_eq!(of_records.list()[0].action, Some(Action::Keep(Keep::Nothing)));
     }
 
     #[test]
@@ -429,9 +444,24 @@ mod tests {
             ("[spool]\nbytes_max = \"1KiB\"", ["agent.toml:2", "16MiB"]),
             ("spol = 1", ["agent.toml:1", "spool"]),
             ("[slices]\nkeep = \"some\"", ["agent.toml:2", "headers"]),
+            ("[[slices.rules]]\nkeep = \"all\"", ["agent.toml:1", "use `rules`"]),
             (
-                "[[slices.rules]]\nkeep = \"all\"\nnetworks = [\"10.0.0.0/33\"]",
-                ["agent.toml:3", "10.0.0.0/33"],
+                "[[rules]]\nname = \"x\"\nwhen = \"port == 1 && bytes > 3\"\nignore = true",
+                ["agent.toml:3: `rules[0].when`: column 14: bytes", "every packet"],
+            ),
+            (
+                "[[rules]]\nname = \"x\"\nwhen = \"tls.host == a\"\nignore = true",
+                ["agent.toml:4", "first packet"],
+            ),
+            ("[[rules]]\nname = \"x y\"\nwhen = \"port == 1\"", ["agent.toml:2", "letters"]),
+            ("[[rules]]\nname = \"x\"\nwhen = \"port == 1\"", ["agent.toml:1", "does nothing"]),
+            (
+                "[[rules]]\nname = \"x\"\nwhen = \"port == 1\"\nkeep = \"all\"\nignore = true",
+                ["agent.toml:4", "one of the two"],
+            ),
+            (
+                "[flows]\ninspect = false\n[[rules]]\nname = \"x\"\nwhen = \"tls.host == a\"\ntag = [\"a\"]",
+                ["agent.toml:5", "flows.inspect"],
             ),
             ("[[interfaces]]\nname = \"a\"\n[[interfaces]]\nname = \"a\"", ["agent.toml:4", "twice"]),
             ("[[interfaces]]\nname = \"a\"\nbackend = \"af_xdp\"", ["agent.toml", "tap stance"]),

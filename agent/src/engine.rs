@@ -1,14 +1,17 @@
 //! Decode → table → slicer: everything that happens to a frame in the worker, without any I/O.
 
+use std::sync::Arc;
+
 use arrayvec::ArrayVec;
 use gnomon_capture::{FRAMES_AT_ONCE, Frame, memory};
 use gnomon_clock::RawNs;
-use gnomon_flow::{DecodeProblem, FlowRecord};
+use gnomon_flow::{DecodeProblem, FlowRecord, Origin};
 
 use crate::decode::{Fragment, Packet, decode};
 use crate::export::PacketBlock;
 use crate::fragments::{FragmentStats, Fragments, HeldFrame, Verdict};
-use crate::rules::SlicePolicy;
+use crate::rules::Rules;
+use crate::rules::judge::Judge;
 use crate::slicer::{Slicer, SlicerConfig, SlicerStats};
 use crate::table::{Seen, Sought, Table, TableConfig, TableStats};
 
@@ -16,7 +19,9 @@ use crate::table::{Seen, Sought, Table, TableConfig, TableStats};
 pub struct EngineConfig {
     pub table: TableConfig,
     pub slicer: SlicerConfig,
-    pub policy: SlicePolicy,
+    pub rules: Arc<Rules>,
+    /// Whose flows these are, where rules ask for it.
+    pub origin: Origin,
 }
 
 /// Cumulative. `packets` is what the records will add up to.
@@ -25,6 +30,9 @@ pub struct EngineStats {
     pub packets: u64,
     /// On the wire.
     pub bytes: u64,
+    /// Packets of flows that a rule ignores, in no record, and their bytes.
+    pub packets_ignored: u64,
+    pub bytes_ignored: u64,
     /// Packets that were not decoded to the end, in the order of [`DecodeProblem::ALL`].
     pub problems: [u64; DecodeProblem::ALL.len()],
     pub table: TableStats,
@@ -41,25 +49,32 @@ pub struct Engine {
     table: Table,
     fragments: Fragments,
     slicer: Slicer,
-    policy: SlicePolicy,
     records: Vec<FlowRecord>,
     packets: u64,
     bytes: u64,
+    packets_ignored: u64,
+    bytes_ignored: u64,
     problems: [u64; DecodeProblem::ALL.len()],
 }
 
 impl Engine {
     pub fn new(worker: u8, config: EngineConfig) -> Engine {
         Engine {
-            table: Table::new(worker, config.table),
+            table: Table::new(worker, config.table, Judge::new(config.rules, config.origin)),
             fragments: Fragments::default(),
             slicer: Slicer::new(config.slicer),
-            policy: config.policy,
             records: Vec::new(),
             packets: 0,
             bytes: 0,
+            packets_ignored: 0,
+            bytes_ignored: 0,
             problems: [0; DecodeProblem::ALL.len()],
         }
+    }
+
+    /// From now on these rules hold, for the flows that there are too.
+    pub fn replace_rules(&mut self, rules: Arc<Rules>) {
+        self.table.replace_rules(rules);
     }
 
     /// The per-packet path, for at most [`FRAMES_AT_ONCE`] frames. With more flows than the caches hold, most of a packet's
@@ -99,8 +114,10 @@ impl Engine {
     #[inline(always)]
     fn on_packet(&mut self, frame: &Frame<'_>, packet: &Packet<'_>, sought: &Sought) -> Seen {
         let seen = self.table.observe(packet, sought, frame, &mut self.records);
-        if seen.is_new {
-            self.table.slice_mut(seen).keep = self.policy.decide(&self.table.key(seen));
+        if seen.is_ignored {
+            self.packets_ignored += 1;
+            self.bytes_ignored += u64::from(packet.wire_len);
+            return seen;
         }
         self.slicer.append(frame, packet, seen, self.table.slice_mut(seen));
         self.packets += 1;
@@ -193,6 +210,8 @@ impl Engine {
         EngineStats {
             packets: self.packets,
             bytes: self.bytes,
+            packets_ignored: self.packets_ignored,
+            bytes_ignored: self.bytes_ignored,
             problems: self.problems,
             table: self.table.stats(),
             slicer: self.slicer.stats(),
@@ -217,7 +236,7 @@ mod tests {
             0,
             EngineConfig {
                 table: TableConfig { interim: None, flows_max: 256, ..TableConfig::default() },
-                policy: SlicePolicy { rules: Vec::new(), otherwise: Keep::Headers },
+                rules: Arc::new(Rules::keep(Keep::Headers)),
                 ..EngineConfig::default()
             },
         )

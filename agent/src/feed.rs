@@ -144,9 +144,11 @@ impl Feed {
                 drops.insert(reason.name(), count);
             }
         }
-        for (reason, counter) in
-            [(SLICE_QUEUE_FULL, &counters.packets_queue_full), (LOST_AT_STOP, &counters.records_lost)]
-        {
+        for (reason, counter) in [
+            (IGNORED, &counters.packets_ignored),
+            (SLICE_QUEUE_FULL, &counters.packets_queue_full),
+            (LOST_AT_STOP, &counters.records_lost),
+        ] {
             if of(counter) > 0 {
                 drops.insert(reason, of(counter));
             }
@@ -165,6 +167,8 @@ impl Feed {
     }
 }
 
+/// Packets of flows that a rule ignores: in no record.
+pub const IGNORED: &str = "ignored_by_rule";
 /// Packets that are in their records but not in slices: the spool was behind.
 pub const SLICE_QUEUE_FULL: &str = "slice_queue_full";
 /// Flow records given up when the agent stopped and the spool did not move.

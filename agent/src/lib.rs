@@ -14,6 +14,7 @@ pub mod fragments;
 pub mod inspect;
 pub mod offline;
 mod output;
+pub mod reload;
 pub mod rules;
 pub mod slicer;
 pub mod table;

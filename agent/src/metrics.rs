@@ -11,6 +11,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::Meter;
 
 use crate::heartbeat::{Board, InterfaceReport, resident_bytes};
+use crate::rules::current::CurrentRules;
 use crate::spool::{Spool, SpoolStatus};
 use crate::timekeeper::{ClockView, Timekeeper};
 use crate::uplink::LinkState;
@@ -47,6 +48,11 @@ enum Read {
     Link(fn(&LinkState) -> u64),
     Clock(fn(&ClockView) -> u64),
     Process(fn() -> u64),
+    Rules(fn(&CurrentRules) -> u64),
+    /// One value a rule.
+    Matches,
+    /// One value an outcome.
+    Reloads,
 }
 
 macro_rules! metrics {
@@ -67,7 +73,7 @@ metrics! {
     "gnomon.agent.bytes", Counter, "By", ["interface"], Read::Interface(|i| i.counts.bytes),
         "Their bytes on the wire.";
     "gnomon.agent.drops", Counter, "{packet}", ["interface", "reason"], Read::Drops,
-        "What did not go all the way, by reason. `slice_queue_full` counts packets that are in their records but were not kept; `records_lost_at_stop` counts flow records; `loopback_duplicate` counts second copies; all else are packets lost.";
+        "What did not go all the way, by reason. `slice_queue_full` counts packets that are in their records but were not kept; `ignored_by_rule` (flows that a rule ignores) and `filtered` (what the capture filter left out; not with AF_PACKET) are left out on purpose; `records_lost_at_stop` counts flow records; `loopback_duplicate` counts second copies; all else are packets lost.";
     "gnomon.agent.capturing", Gauge, "1", ["interface"], Read::Interface(|i| u64::from(i.error.is_none())),
         "1 while the interface is captured, 0 while it is waited for.";
     "gnomon.agent.flows.active", Gauge, "{flow}", ["interface"], Read::Interface(|i| i.counts.flows_active),
@@ -78,6 +84,14 @@ metrics! {
         "Flows ended early because the table was full.";
     "gnomon.agent.queue.depth", Gauge, "1", ["interface", "queue"], Read::Queues,
         "What waits: `exports` for the spool, `ring` for the worker.";
+    "gnomon.agent.rules.loaded", Gauge, "{rule}", [], Read::Rules(|r| r.get().list().len() as u64),
+        "Rules in force.";
+    "gnomon.agent.rules.matches", Counter, "{flow}", ["rule"], Read::Matches,
+        "Flows that a rule matched; a flow that goes on when rules are read again counts again. At most 256 rules.";
+    "gnomon.agent.rules.reloads", Counter, "{reload}", ["outcome"], Read::Reloads,
+        "Times rules were read again: `taken`, or `refused` because of an error.";
+    "gnomon.agent.rules.stale", Gauge, "1", [], Read::Rules(|r| u64::from(r.is_stale())),
+        "1 while the rules last read were refused and those of before hold.";
     "gnomon.agent.spool.entries", Gauge, "{entry}", [], Read::Spool(|s| s.entries),
         "Entries not acknowledged by the collector.";
     "gnomon.agent.spool.bytes", Gauge, "By", [], Read::Spool(|s| s.bytes),
@@ -127,12 +141,24 @@ pub fn register(
     spool: &Spool,
     link: &Arc<LinkState>,
     (keeper, clock): (&Timekeeper, &Arc<dyn Clock>),
+    rules: &CurrentRules,
 ) {
     for metric in METRICS {
         let (board, spool, link) = (board.clone(), spool.clone(), Arc::clone(link));
-        let (keeper, clock) = (keeper.clone(), Arc::clone(clock));
+        let (keeper, clock, rules) = (keeper.clone(), Arc::clone(clock), rules.clone());
         let observe = move |give: &mut dyn FnMut(u64, &[KeyValue])| match metric.read {
             Read::Clock(value) => give(value(&keeper.view(clock.raw())), &[]),
+            Read::Rules(value) => give(value(&rules), &[]),
+            Read::Matches => {
+                for rule in rules.get().list() {
+                    give(rule.matches(), &[KeyValue::new("rule", rule.name.to_string())]);
+                }
+            }
+            Read::Reloads => {
+                let (taken, refused) = rules.reloads();
+                give(taken, &[KeyValue::new("outcome", "taken")]);
+                give(refused, &[KeyValue::new("outcome", "refused")]);
+            }
             _ => read(metric, &board, &spool, &link, give),
         };
         match metric.kind {
@@ -186,8 +212,8 @@ fn read(
         Read::Spool(value) => give(value(&spool.status()), &[]),
         Read::Link(value) => give(value(link), &[]),
         Read::Process(value) => give(value(), &[]),
-        // Needs the clock: see `register`.
-        Read::Clock(_) => {}
+        // Need the clock or the rules: see `register`.
+        Read::Clock(_) | Read::Rules(_) | Read::Matches | Read::Reloads => {}
     }
 }
 

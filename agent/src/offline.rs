@@ -2,13 +2,14 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 
 use gnomon_capture::{Frame, Stamp};
 use gnomon_clock::{EpochId, Estimate, RawNs, UtcNs};
 use gnomon_flow::{FlowId, FlowRecord, Origin, StoredFlow, TimeState};
 
 use crate::engine::{Engine, EngineConfig, EngineStats};
-use crate::rules::{Keep, SlicePolicy};
+use crate::rules::{Keep, Rules};
 use crate::slicer::SlicerConfig;
 use crate::table::TableConfig;
 
@@ -41,7 +42,8 @@ pub fn engine_config(table: TableConfig) -> EngineConfig {
     EngineConfig {
         table: TableConfig { interim: None, ..table },
         slicer: SlicerConfig { block_bytes_max: 0, blocks_max: 1, ..SlicerConfig::default() },
-        policy: SlicePolicy { rules: Vec::new(), otherwise: Keep::Nothing },
+        rules: Arc::new(Rules::keep(Keep::Nothing)),
+        origin: Origin::default(),
     }
 }
 
@@ -54,6 +56,7 @@ pub fn engine_config(table: TableConfig) -> EngineConfig {
 /// What `drain` says. The flows of all frames before the error are given out first.
 pub fn flows<E>(
     table: TableConfig,
+    rules: Arc<Rules>,
     origin: &Origin,
     mut drain: impl FnMut(&mut dyn FnMut(&[Frame<'_>])) -> Result<usize, E>,
     mut found: impl FnMut(StoredFlow),
@@ -64,7 +67,7 @@ pub fn flows<E>(
             .into_iter()
             .fold(table.idle.other_ns.max(table.linger_ns), u64::max);
     let open_max = table.active_timeout_ns.saturating_add(idle_max).saturating_add(1 << 30);
-    let mut engine = Engine::new(0, engine_config(table));
+    let mut engine = Engine::new(0, EngineConfig { rules, origin: origin.clone(), ..engine_config(table) });
     let mut waiting: BinaryHeap<Reverse<InOrder>> = BinaryHeap::new();
     let mut now = RawNs(0);
     let mut release = |engine: &mut Engine, until: RawNs, waiting_max: usize| {
@@ -169,6 +172,7 @@ mod tests {
         let mut flows_found = Vec::new();
         let ended = flows(
             TableConfig { flows_max: 4096, ..TableConfig::default() },
+            Arc::new(Rules::keep(Keep::Nothing)),
             &origin,
             |sink| match batches.next() {
                 Some(batch) => {

@@ -14,12 +14,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
-use gnomon_capture::{CaptureError, Fanout, Options, Source, interface};
+use gnomon_capture::{CaptureError, Fanout, FilterError, Options, Source, interface};
 use gnomon_clock::{Clock, EpochId};
 use gnomon_daemon::exit::WithHint;
 use gnomon_daemon::notify;
+use gnomon_daemon::reload::Reload;
 use gnomon_daemon::shutdown::{CancellationToken, Shutdown};
 use gnomon_daemon::telemetry::Telemetry;
+use gnomon_flow::{AgentId, Origin};
 use gnomon_proto::v1;
 
 use crate::config::{Config, InterfaceConfig, WORKERS_MAX};
@@ -29,6 +31,8 @@ use crate::feed::{Feed, Place, STUCK};
 use crate::heartbeat::{Board, Heart};
 use crate::identity::{CurrentEpoch, Identity};
 use crate::metrics;
+use crate::reload::{Load, Reloader, StatusLine};
+use crate::rules::current::CurrentRules;
 use crate::spool::{self, Writer};
 use crate::timekeeper::{self, ClockView, Duties, Evidence, Timekeeper};
 use crate::uplink::{LinkState, Settings, TimeSource, Uplink};
@@ -39,7 +43,7 @@ const FLOW_EXPORTS_PER_WORKER: usize = 16;
 /// Threads of the uplink: one may be reading the spool while the other serves the connection.
 const UPLINK_THREADS: usize = 2;
 
-/// Runs the agent until it is told to stop.
+/// Runs the agent until it is told to stop. `load` loads the configuration again.
 ///
 /// # Errors
 /// Only at the start: state directory, spool, configuration, or missing permission to capture.
@@ -48,6 +52,7 @@ pub fn run(
     clock: &Arc<dyn Clock>,
     shutdown: &Shutdown,
     telemetry: &Telemetry,
+    load: Load,
 ) -> anyhow::Result<()> {
     let identity = Arc::new(Identity::open(&config.state_dir)?);
     let epoch = CurrentEpoch::new(identity.open_epoch(clock.as_ref())?);
@@ -71,24 +76,31 @@ pub fn run(
             Some(Uplink::new(settings, epoch.clone(), clock.clone(), spool.clone(), reader, Some(heart))?);
     }
     let link = uplink.as_ref().map_or_else(|| Arc::new(LinkState::default()), Uplink::state);
-    metrics::register(&telemetry.meter("gnomon-agent"), &board, &spool, &link, (&keeper, clock));
+    let rules = CurrentRules::new(config.rules()?);
+    metrics::register(&telemetry.meter("gnomon-agent"), &board, &spool, &link, (&keeper, clock), &rules);
 
-    let capture = Capture::start(config, clock, &board, &epoch, writer)?;
+    let capture = Capture::start(config, clock, &board, (&epoch, identity.agent), &rules, writer)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(UPLINK_THREADS)
         .thread_name("uplink")
         .enable_all()
         .build()
         .context("cannot start the uplink's threads")?;
+    let signal = {
+        let _entered = runtime.enter();
+        Reload::install().context("cannot take SIGHUP")?
+    };
     let stop_uplink = CancellationToken::new();
     let drain = config.collector.drain.get();
     let uplink = uplink.map(|uplink| uplink.spawn(runtime.handle(), stop_uplink.clone(), drain));
     let status = format!("capturing {}", capture.names.join(", "));
     tracing::info!(agent = %identity.agent, epoch = %epoch.get(), "{status}");
     notify::ready(&status);
+    let line = StatusLine::new(status);
+    runtime.spawn(Reloader::new(load, config.clone(), rules).run(signal, line.clone()));
     let duties = Duties {
         open_epoch: capture.epoch_opener(Arc::clone(&identity), epoch, Arc::clone(clock)),
-        changed: Box::new(move |view| notify::status(&format!("{status}; {}", clock_words(view)))),
+        changed: Box::new(move |view| line.clock(clock_words(view))),
         path: evidence_path,
     };
     let clock_thread =
@@ -179,12 +191,17 @@ impl Capture {
         config: &Config,
         clock: &Arc<dyn Clock>,
         board: &Board,
-        epoch: &CurrentEpoch,
+        (epoch, agent): (&CurrentEpoch, AgentId),
+        rules: &CurrentRules,
         writer: Writer,
     ) -> anyhow::Result<Capture> {
         let interfaces = interfaces(config)?;
-        let engine =
-            EngineConfig { table: config.table(), slicer: config.slicer(), policy: config.slices.policy()? };
+        let engine = EngineConfig {
+            table: config.table(),
+            slicer: config.slicer(),
+            rules: rules.get(),
+            origin: Origin { agent, agent_name: config.name().into(), ..Origin::default() },
+        };
         // All sources are opened before any is read: a fanout group shares frames only once it is complete.
         let mut opened = Vec::new();
         for (number, interface) in interfaces.iter().enumerate() {
@@ -197,7 +214,8 @@ impl Capture {
         refuse_hopeless(&opened)?;
         let per_worker = engine.slicer.blocks_max + FLOW_EXPORTS_PER_WORKER;
         let (exports, queue) = sync_channel(per_worker * opened.len());
-        let mut capture = Starting { engine, exports, stop: Arc::default(), returns: HashMap::new() };
+        let rules = rules.clone();
+        let mut capture = Starting { engine, rules, exports, stop: Arc::default(), returns: HashMap::new() };
         let (mut epochs, mut alive, mut workers) = (Vec::new(), Vec::new(), Vec::new());
         for (number, (interface, options, source)) in opened.into_iter().enumerate() {
             let worker = u8::try_from(number).context("more than 256 workers")?;
@@ -274,6 +292,7 @@ impl Capture {
 /// What workers are started with.
 struct Starting {
     engine: EngineConfig,
+    rules: CurrentRules,
     exports: SyncSender<Export>,
     stop: Arc<AtomicBool>,
     returns: HashMap<u8, Return>,
@@ -298,8 +317,10 @@ impl Starting {
         let (new_epoch, epochs) = mpsc::channel();
         self.returns.insert(place.worker, Return { blocks, written: place.written.clone() });
         let identity = worker::Identity { worker: place.worker, interface: place.interface.clone(), epoch };
-        let channels = Channels { exports: self.exports.clone(), returned, epochs };
-        let engine = self.engine.clone();
+        let channels =
+            Channels { exports: self.exports.clone(), returned, epochs, rules: self.rules.follow() };
+        let mut engine = self.engine.clone();
+        engine.origin.interface = place.interface.clone();
         let (stop, clock) = (self.stop.clone(), clock.clone());
         let name = format!("cap-{}-{}", place.interface, place.worker);
         let thread = std::thread::Builder::new().name(name).spawn(move || {
@@ -348,8 +369,10 @@ fn worker_options(config: &Config, interface: &InterfaceConfig, number: usize) -
 /// Some failures pass by themselves (the interface comes later); others need a person.
 fn refuse_hopeless(opened: &[(Arc<str>, Options, Result<Source, CaptureError>)]) -> anyhow::Result<()> {
     let mut failures = opened.iter().filter_map(|(_, _, source)| source.as_ref().err());
-    let hopeless = |error: &&CaptureError| {
-        matches!(error, CaptureError::InvalidOption { .. } | CaptureError::Addressed { .. })
+    let hopeless = |error: &&CaptureError| match error {
+        CaptureError::InvalidOption { .. } | CaptureError::Addressed { .. } => true,
+        CaptureError::Filter(error) => !matches!(error, FilterError::NotNow { .. }),
+        _ => false,
     };
     if let Some(error) = failures.clone().find(hopeless) {
         return Err(anyhow::anyhow!("{error}"));

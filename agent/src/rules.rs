@@ -1,8 +1,26 @@
-//! How much of which packets is kept: a short list of rules, the first that matches decides, once a flow.
+//! What is done with which flows: tags, how much of their packets is kept, or that they are not recorded at all. What
+//! decides when is docs/rules.md; [`judge`] asks, [`current`] is what is in force.
 
-use std::net::IpAddr;
+pub mod current;
+pub mod judge;
+pub mod scope;
 
-use gnomon_flow::FlowKey;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use gnomon_clock::UtcNs;
+use gnomon_expression::{Expression, ParseError, Predicate, Term, TextTerm, parse_in};
+use scope::{RULES, When};
+
+/// Rules there may be.
+pub const RULES_MAX: usize = 256;
+/// Bytes of a rule's name, and of a tag.
+pub const WORD_BYTES_MAX: usize = 63;
+/// Different tags that all rules together may give: what a record can carry of them is bounded.
+pub const TAGS_MAX: usize = 64;
+/// Wildcards and regular expressions in all rules together, at up to 256 KiB each.
+pub const PATTERNS_MAX: usize = 256;
 
 /// What is kept of a flow's packets. The length on the wire is kept with every packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,123 +32,215 @@ pub enum Keep {
     OfPacket(u32),
     /// Packets until so many bytes of the flow are kept, the last one cut.
     OfFlow(u32),
+    /// Packets until so many of the flow are kept.
+    Packets(u32),
     #[default]
     All,
 }
 
-/// An address range, as 10.0.0.0/8.
+/// What a rule says of a flow, beside its tags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cidr {
-    pub address: IpAddr,
-    /// Bits from the left that count; more than the address has count as all.
-    pub prefix: u8,
+pub enum Action {
+    Keep(Keep),
+    /// No record and no packets.
+    Ignore,
 }
 
-impl Cidr {
-    pub fn contains(&self, ip: IpAddr) -> bool {
-        match (self.address, ip) {
-            (IpAddr::V4(range), IpAddr::V4(ip)) => {
-                let differs = u32::from(range) ^ u32::from(ip);
-                differs.leading_zeros() >= u32::from(self.prefix).min(32)
-            }
-            (IpAddr::V6(range), IpAddr::V6(ip)) => {
-                let differs = u128::from(range) ^ u128::from(ip);
-                differs.leading_zeros() >= u32::from(self.prefix).min(128)
-            }
-            _ => false,
+/// A rule as it is written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuleText {
+    pub name: String,
+    pub when: String,
+    pub tags: Vec<String>,
+    pub action: Option<Action>,
+}
+
+/// What is wrong with a rule.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RuleError {
+    #[error("must have 1 to {WORD_BYTES_MAX} letters, digits, `-`, `_`, `.` or `:`")]
+    Name,
+    #[error("{0:?} stands twice; matches are counted by name")]
+    NameTwice(String),
+    #[error("is empty; say which flows, all of them are `ip.protocol == EXISTS!`")]
+    WhenEmpty,
+    #[error(transparent)]
+    When(#[from] ParseError),
+    #[error(
+        "`ignore` is decided with a flow's first packet, and `when` asks for metadata, which comes later"
+    )]
+    IgnoreTooLate,
+    #[error("{0:?} is no tag; a tag has 1 to {WORD_BYTES_MAX} letters, digits, `-`, `_`, `.` or `:`")]
+    Tag(String),
+    #[error("more than {TAGS_MAX} different tags in all rules")]
+    TooManyTags,
+    #[error("more than {PATTERNS_MAX} wildcards and regular expressions in all rules")]
+    TooManyPatterns,
+    #[error("does nothing; give it `tag`, `keep` or `ignore = true`")]
+    NoAction,
+    #[error("a flow that is ignored has no record that could carry a tag")]
+    TagOfIgnored,
+    #[error("more than {RULES_MAX} rules")]
+    TooMany,
+}
+
+/// A rule that is ready to be asked.
+#[derive(Debug)]
+pub struct Rule {
+    pub name: Arc<str>,
+    /// As it was understood.
+    pub when: String,
+    pub decided: When,
+    pub tags: Vec<String>,
+    pub action: Option<Action>,
+    predicate: AskedPredicate,
+    /// Flows it matched. Shared with the rule of this name that stood before it and will stand after it.
+    matches: Arc<AtomicU64>,
+}
+
+/// [`Predicate`] has patterns, which nobody wants printed.
+struct AskedPredicate(Predicate);
+
+impl std::fmt::Debug for AskedPredicate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("predicate")
+    }
+}
+
+impl Rule {
+    pub fn matches(&self) -> u64 {
+        self.matches.load(Ordering::Relaxed)
+    }
+}
+
+/// All rules in their order, and what is kept of flows of which none says it.
+#[derive(Debug, Default)]
+pub struct Rules {
+    list: Vec<Rule>,
+    otherwise: Keep,
+    /// Places of those that are decided by metadata.
+    by_metadata: Vec<u16>,
+}
+
+impl Rules {
+    /// No rules: the same is kept of every flow.
+    #[must_use]
+    pub fn keep(otherwise: Keep) -> Rules {
+        Rules { otherwise, ..Rules::default() }
+    }
+
+    /// Compile rules.
+    ///
+    /// # Errors
+    /// The place in the list, the key there, and what is wrong with it.
+    pub fn compile(
+        texts: &[RuleText],
+        otherwise: Keep,
+    ) -> Result<Rules, (Option<usize>, &'static str, RuleError)> {
+        if texts.len() > RULES_MAX {
+            return Err((None, "", RuleError::TooMany));
         }
+        let mut rules = Rules::keep(otherwise);
+        let (mut tags, mut patterns) = (Vec::new(), 0);
+        for (at, text) in texts.iter().enumerate() {
+            let rule = rules.rule(text, &mut tags, &mut patterns);
+            let rule = rule.map_err(|(key, error)| (Some(at), key, error))?;
+            if rule.decided == When::Metadata {
+                rules.by_metadata.push(at as u16);
+            }
+            rules.list.push(rule);
+        }
+        Ok(rules)
+    }
+
+    fn rule<'t>(
+        &self,
+        text: &'t RuleText,
+        all_tags: &mut Vec<&'t str>,
+        patterns: &mut usize,
+    ) -> Result<Rule, (&'static str, RuleError)> {
+        if !is_word(&text.name) {
+            return Err(("name", RuleError::Name));
+        }
+        if self.list.iter().any(|other| *other.name == *text.name) {
+            return Err(("name", RuleError::NameTwice(text.name.clone())));
+        }
+        if text.when.trim().is_empty() {
+            return Err(("when", RuleError::WhenEmpty));
+        }
+        let expression = parse_in(&text.when, RULES).map_err(|error| ("when", error.into()))?;
+        let mut decided = When::FirstPacket;
+        expression.each_comparison(&mut |comparison| {
+            decided = decided.max(scope::when(comparison.field.0).unwrap_or(When::Metadata));
+            *patterns += comparison.operand.terms().iter().filter(|term| is_pattern(term)).count();
+        });
+        if *patterns > PATTERNS_MAX {
+            return Err(("when", RuleError::TooManyPatterns));
+        }
+        for tag in &text.tags {
+            if !is_word(tag) {
+                return Err(("tag", RuleError::Tag(tag.clone())));
+            }
+            if !all_tags.contains(&tag.as_str()) {
+                all_tags.push(tag);
+            }
+        }
+        if all_tags.len() > TAGS_MAX {
+            return Err(("tag", RuleError::TooManyTags));
+        }
+        match text.action {
+            None if text.tags.is_empty() => return Err(("", RuleError::NoAction)),
+            Some(Action::Ignore) if !text.tags.is_empty() => return Err(("tag", RuleError::TagOfIgnored)),
+            Some(Action::Ignore) if decided == When::Metadata => {
+                return Err(("ignore", RuleError::IgnoreTooLate));
+            }
+            _ => {}
+        }
+        Ok(Rule {
+            name: text.name.as_str().into(),
+            when: expression.to_string(),
+            decided,
+            tags: text.tags.clone(),
+            action: text.action,
+            predicate: AskedPredicate(predicate(&expression)),
+            matches: Arc::default(),
+        })
+    }
+
+    /// Go on counting where the rules of the same names in `before` were.
+    #[must_use]
+    pub fn counting_on(mut self, before: &Rules) -> Rules {
+        let counted: HashMap<&str, &Rule> = before.list.iter().map(|rule| (&*rule.name, rule)).collect();
+        for rule in &mut self.list {
+            if let Some(before) = counted.get(&*rule.name) {
+                rule.matches = Arc::clone(&before.matches);
+            }
+        }
+        self
+    }
+
+    pub fn list(&self) -> &[Rule] {
+        &self.list
+    }
+
+    pub fn otherwise(&self) -> Keep {
+        self.otherwise
     }
 }
 
-/// Every condition that is given must hold; one without conditions matches every flow.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SliceRule {
-    /// IP protocol numbers; empty: any.
-    pub protocols: Vec<u8>,
-    /// Ports of either end; empty: any.
-    pub ports: Vec<u16>,
-    /// Ranges that either end is in; empty: any.
-    pub networks: Vec<Cidr>,
-    pub keep: Keep,
+/// Relative times are refused, so that the moment does not matter.
+fn predicate(expression: &Expression) -> Predicate {
+    Predicate::of(expression, UtcNs::from_unix_ns(0))
 }
 
-impl SliceRule {
-    fn matches(&self, key: &FlowKey) -> bool {
-        let ips = || [key.orig_ip(), key.resp_ip()].into_iter().flatten();
-        let is_ip = key.orig_ip().is_some();
-        (self.protocols.is_empty() || (is_ip && self.protocols.contains(&key.protocol)))
-            && (self.ports.is_empty()
-                || (key.has_ports()
-                    && (self.ports.contains(&key.orig_port) || self.ports.contains(&key.resp_port))))
-            && (self.networks.is_empty()
-                || ips().any(|ip| self.networks.iter().any(|range| range.contains(ip))))
-    }
+fn is_word(text: &str) -> bool {
+    (1..=WORD_BYTES_MAX).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
 }
 
-/// The rules in order, and what holds for flows that none matches.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SlicePolicy {
-    pub rules: Vec<SliceRule>,
-    pub otherwise: Keep,
-}
-
-impl SlicePolicy {
-    pub fn decide(&self, key: &FlowKey) -> Keep {
-        self.rules.iter().find(|rule| rule.matches(key)).map_or(self.otherwise, |rule| rule.keep)
-    }
+fn is_pattern(term: &Term) -> bool {
+    matches!(term, Term::Text(TextTerm::Wildcard(_) | TextTerm::Regex(_)))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::decode::{decode, example};
-
-    fn key(data: &[u8]) -> FlowKey {
-        decode(&example::frame(data)).key
-    }
-
-    #[test]
-    fn the_first_rule_of_which_everything_holds_decides() {
-        let policy = SlicePolicy {
-            rules: vec![
-                SliceRule {
-                    protocols: vec![6],
-                    ports: vec![443],
-                    keep: Keep::Headers,
-                    ..SliceRule::default()
-                },
-                SliceRule { ports: vec![53], keep: Keep::OfPacket(128), ..SliceRule::default() },
-                SliceRule {
-                    networks: vec![Cidr { address: IpAddr::from([192, 0, 2, 0]), prefix: 24 }],
-                    keep: Keep::OfFlow(1000),
-                    ..SliceRule::default()
-                },
-                SliceRule { protocols: vec![6], keep: Keep::Nothing, ..SliceRule::default() },
-            ],
-            otherwise: Keep::All,
-        };
-        // To 192.0.2.7 port 80, over IPv4 and IPv6.
-        assert_eq!(policy.decide(&key(&example::tcp_v4())), Keep::OfFlow(1000));
-        assert_eq!(policy.decide(&key(&example::tcp_v6())), Keep::Nothing);
-        assert_eq!(policy.decide(&key(&example::udp_v6())), Keep::OfPacket(128));
-        assert_eq!(policy.decide(&key(&example::arp())), Keep::All);
-        assert_eq!(SlicePolicy::default().decide(&key(&example::tcp_v4())), Keep::All);
-    }
-
-    #[test]
-    fn ranges_hold_their_addresses_only() {
-        let range = |address: &str, prefix| Cidr { address: address.parse().unwrap(), prefix };
-        for (range, ip, inside) in [
-            (range("10.0.0.0", 8), "10.255.0.1", true),
-            (range("10.0.0.0", 8), "11.0.0.1", false),
-            (range("0.0.0.0", 0), "203.0.113.9", true),
-            (range("0.0.0.0", 0), "::1", false),
-            (range("10.0.0.1", 200), "10.0.0.1", true),
-            (range("2001:db8::", 32), "2001:db8:1::1", true),
-            (range("2001:db8::", 32), "2001:db9::", false),
-            (range("::", 0), "ff02::1", true),
-        ] {
-            assert_eq!(range.contains(ip.parse().unwrap()), inside, "{ip} in {range:?}");
-        }
-    }
-}
+mod tests;

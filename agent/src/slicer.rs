@@ -96,6 +96,8 @@ impl Slicer {
                 }
                 whole.min(left as usize)
             }
+            Keep::Packets(packets) if slice.kept_packets >= packets => return,
+            Keep::Packets(_) => whole,
         };
         // A tag of which a part only is kept is not put back.
         let tag = tag.filter(|_| kept >= TAG_AT + TAG_BYTES);
@@ -131,6 +133,7 @@ impl Slicer {
             block.flows.push(seen.flow);
         }
         slice.kept_bytes = slice.kept_bytes.saturating_add(u32::try_from(kept).unwrap_or(u32::MAX));
+        slice.kept_packets = slice.kept_packets.saturating_add(1);
         slice.segment_packets += 1;
         slice.segment_bytes += kept as u64;
         self.stats.packets_kept += 1;
@@ -206,6 +209,7 @@ mod tests {
 
     use super::*;
     use crate::decode::{decode, example};
+    use crate::rules::judge::Judge;
     use crate::table::{Table, TableConfig};
 
     struct Bench {
@@ -215,7 +219,7 @@ mod tests {
     }
 
     fn bench(keep: Keep, config: SlicerConfig) -> Bench {
-        let table = Table::new(1, TableConfig { flows_max: 16, ..TableConfig::default() });
+        let table = Table::new(1, TableConfig { flows_max: 16, ..TableConfig::default() }, Judge::default());
         Bench { table, slicer: Slicer::new(config), keep }
     }
 

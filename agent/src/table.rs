@@ -15,20 +15,27 @@ mod layer7;
 mod reassembly;
 mod sequence;
 mod tcp;
+mod timeouts;
 mod wheel;
 mod wrapping;
 
+use std::sync::Arc;
+
 use gnomon_capture::{Frame, Stamp, memory};
 use gnomon_clock::RawNs;
-use gnomon_flow::{FlowEndReason, FlowId, FlowKey, FlowRecord};
+use gnomon_flow::{FlowEndReason, FlowId, FlowRecord};
 
-use crate::decode::{ESP, ICMP, ICMPV6, Packet, SCTP, TCP, UDP};
+use crate::decode::Packet;
+use crate::rules::Rules;
+use crate::rules::judge::Judge;
 use entry::Entry;
 pub use entry::{FlowSlice, InterimPolicy};
 use index::Index;
 use key::{KeyHasher, TableKey};
 use layer7::Budget;
 use sequence::InOrder;
+pub use timeouts::IdleTimeouts;
+use timeouts::{deadline, ended_by_silence, idle_ns};
 use wheel::Wheel;
 
 /// How far the evicting hand goes before it takes what it is at.
@@ -38,32 +45,7 @@ const TIMERS_PER_TICK_MAX: usize = 1024;
 /// Flows ended in one [`Table::close_some`].
 const CLOSED_AT_ONCE_MAX: usize = 1024;
 
-/// After how long without a packet a flow has ended, in nanoseconds of the packets' time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IdleTimeouts {
-    pub tcp_ns: u64,
-    pub udp_ns: u64,
-    /// ICMP and ICMPv6.
-    pub icmp_ns: u64,
-    pub sctp_ns: u64,
-    pub esp_ns: u64,
-    pub other_ns: u64,
-}
-
 const SECOND_NS: u64 = 1_000_000_000;
-
-impl Default for IdleTimeouts {
-    fn default() -> IdleTimeouts {
-        IdleTimeouts {
-            tcp_ns: 480 * SECOND_NS,
-            udp_ns: 60 * SECOND_NS,
-            icmp_ns: 60 * SECOND_NS,
-            sctp_ns: 60 * SECOND_NS,
-            esp_ns: 600 * SECOND_NS,
-            other_ns: 60 * SECOND_NS,
-        }
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableConfig {
@@ -130,6 +112,8 @@ pub struct Seen {
     pub from_responder: bool,
     /// The packet began the flow.
     pub is_new: bool,
+    /// A rule ignores the flow: the packet is in no record.
+    pub is_ignored: bool,
 }
 
 #[derive(Debug)]
@@ -147,11 +131,12 @@ pub struct Table {
     interim_tick: u64,
     interims: u32,
     budget: Budget,
+    judge: Judge,
     stats: TableStats,
 }
 
 impl Table {
-    pub fn new(worker: u8, config: TableConfig) -> Table {
+    pub fn new(worker: u8, config: TableConfig, judge: Judge) -> Table {
         let flows_max = config.flows_max.clamp(1, 1 << 30);
         // Address space only, until a flow needs it.
         let mut entries = Vec::with_capacity(flows_max as usize);
@@ -169,8 +154,14 @@ impl Table {
             interim_tick: 0,
             interims: 0,
             budget: Budget::new(config.inspect_bytes_max),
+            judge,
             stats: TableStats::default(),
         }
+    }
+
+    /// From now on these rules hold, for the flows that there are too.
+    pub fn replace_rules(&mut self, rules: Arc<Rules>) {
+        self.judge.replace(rules);
     }
 
     /// Where to look for a packet's flow. Asks memory for it, without waiting.
@@ -208,25 +199,44 @@ impl Table {
         };
         let entry = &mut self.entries[at as usize];
         let side = entry.side(from_high);
-        let in_order = entry.add(frame, packet, side, self.config.interim.as_ref());
-        if self.config.inspect {
-            entry.inspected.feed(packet, side, in_order, stamp.raw, &mut self.budget);
+        if self.judge.is_news(&entry.verdict) {
+            entry.ask(&mut self.judge, stamp);
         }
+        let is_ignored = entry.verdict.is_ignored();
+        if is_ignored {
+            if entry.packets() > 0 {
+                self.close_segment(at, stamp.raw, out);
+            }
+            self.entries[at as usize].pass_over(packet, side, stamp);
+        } else {
+            let (in_order, mut learned) = entry.add(frame, packet, side, self.config.interim.as_ref());
+            if self.config.inspect {
+                learned |= entry.inspected.feed(packet, side, in_order, stamp.raw, &mut self.budget);
+            }
+            if learned && self.judge.waits_for_metadata() {
+                entry.ask(&mut self.judge, stamp);
+            }
+        }
+        let entry = &mut self.entries[at as usize];
         entry.used |= !is_new;
         let deadline = deadline(&self.config, entry);
         if deadline < entry.timer {
             entry.timer = deadline;
             self.wheel.schedule(at, deadline);
         }
-        Seen { entry: at, flow: entry.id, from_responder: side == 1, is_new }
+        Seen { entry: at, flow: entry.id, from_responder: side == 1, is_new, is_ignored }
     }
 
     /// Inspect the payload of a datagram whose last fragment was just observed.
     pub(crate) fn inspect_datagram(&mut self, packet: &Packet<'_>, seen: Seen) {
-        if self.config.inspect {
+        if self.config.inspect && !seen.is_ignored {
             let entry = &mut self.entries[seen.entry as usize];
             let side = usize::from(seen.from_responder);
-            entry.inspected.feed(packet, side, InOrder::Nothing, entry.last, &mut self.budget);
+            let learned = entry.inspected.feed(packet, side, InOrder::Nothing, entry.last, &mut self.budget);
+            if learned && self.judge.waits_for_metadata() {
+                let stamp = Stamp { raw: entry.last, err_ns: 0 };
+                entry.ask(&mut self.judge, stamp);
+            }
         }
     }
 
@@ -234,12 +244,6 @@ impl Table {
     #[inline]
     pub fn slice_mut(&mut self, seen: Seen) -> &mut FlowSlice {
         &mut self.entries[seen.entry as usize].slice
-    }
-
-    /// The key of a packet's flow, originator first.
-    pub fn key(&self, seen: Seen) -> FlowKey {
-        let entry = &self.entries[seen.entry as usize];
-        entry.key.flow_key(entry.orig_is_high())
     }
 
     /// End the flow or its segment if `packet` belongs to the next one. Whether a new flow begins.
@@ -261,25 +265,18 @@ impl Table {
             ended_by_silence(entry)
         } else if entry.is_reopened_by(packet.tcp.as_ref(), entry.side(from_high)) {
             FlowEndReason::EndOfFlow
+        } else if entry.is_silent() {
+            return false;
         } else if stamp.raw.since(entry.first) >= self.config.active_timeout_ns
             || entry.packets() >= u64::from(self.config.active_packets_max)
         {
-            self.end_segment(at, stamp, out);
+            self.close_segment(at, stamp.raw, out);
             return false;
         } else {
             return false;
         };
         self.begin_anew(at, key, from_high, packet, stamp, reason, out);
         true
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn end_segment(&mut self, at: u32, stamp: Stamp, out: &mut Vec<FlowRecord>) {
-        let entry = &mut self.entries[at as usize];
-        out.push(entry.record(Some(FlowEndReason::Active), stamp.raw, self.config.interim.as_ref()));
-        entry.next_segment(stamp.raw);
-        self.stats.records_final += 1;
     }
 
     /// End the flow for `reason`; another one with its key begins with `packet`.
@@ -295,18 +292,25 @@ impl Table {
         reason: FlowEndReason,
         out: &mut Vec<FlowRecord>,
     ) {
-        let entry = &mut self.entries[at as usize];
-        entry.inspected.conclude(&mut self.budget);
-        out.push(entry.record(Some(reason), stamp.raw, None));
-        entry.inspected.end(&mut self.budget);
-        let timer = entry.timer;
+        self.conclude(at, reason, stamp.raw, out);
+        let timer = self.entries[at as usize].timer;
         let id = self.number();
         let entry = &mut self.entries[at as usize];
         *entry = Entry::new(key, from_high, id, packet, stamp);
         // Still on the wheel.
         entry.timer = timer;
-        self.stats.records_final += 1;
         self.stats.flows_made += 1;
+    }
+
+    /// The segment's record; the flow goes on.
+    #[cold]
+    #[inline(never)]
+    fn close_segment(&mut self, at: u32, now: RawNs, out: &mut Vec<FlowRecord>) {
+        self.settle(at, now);
+        let entry = &mut self.entries[at as usize];
+        out.push(entry.record(Some(FlowEndReason::Active), now, self.config.interim.as_ref(), &self.judge));
+        entry.next_segment(now);
+        self.stats.records_final += 1;
     }
 
     fn begin(
@@ -357,19 +361,40 @@ impl Table {
         self.end(at, FlowEndReason::LackOfResources, now, out);
     }
 
-    /// The flow's last record.
-    fn end(&mut self, at: u32, reason: FlowEndReason, now: RawNs, out: &mut Vec<FlowRecord>) {
+    /// A record is about to be made: rules that came after the flow's last packet are asked too.
+    fn settle(&mut self, at: u32, now: RawNs) {
         let entry = &mut self.entries[at as usize];
-        entry.inspected.conclude(&mut self.budget);
-        out.push(entry.record(Some(reason), now, None));
+        if self.judge.is_news(&entry.verdict) {
+            entry.ask(&mut self.judge, Stamp { raw: now, err_ns: 0 });
+        }
+    }
+
+    /// The flow's last record, unless there is nothing to tell.
+    fn conclude(&mut self, at: u32, reason: FlowEndReason, now: RawNs, out: &mut Vec<FlowRecord>) {
+        let entry = &mut self.entries[at as usize];
+        if entry.inspected.conclude(&mut self.budget) && self.judge.waits_for_metadata() {
+            entry.ask(&mut self.judge, Stamp { raw: now, err_ns: 0 });
+        }
+        if entry.packets() > 0 {
+            self.settle(at, now);
+            let entry = &mut self.entries[at as usize];
+            out.push(entry.record(Some(reason), now, None, &self.judge));
+            self.stats.records_final += 1;
+        }
+        self.entries[at as usize].inspected.end(&mut self.budget);
+    }
+
+    /// The flow's end.
+    fn end(&mut self, at: u32, reason: FlowEndReason, now: RawNs, out: &mut Vec<FlowRecord>) {
+        self.conclude(at, reason, now, out);
+        let entry = &mut self.entries[at as usize];
         entry.live = false;
         entry.tcp = Default::default();
-        entry.inspected.end(&mut self.budget);
+        entry.verdict = Default::default();
         let hash = self.hasher.hash(&entry.key);
         self.index.remove(hash, at);
         self.wheel.cancel(at);
         self.free.push(at);
-        self.stats.records_final += 1;
         self.stats.flows_active -= 1;
     }
 
@@ -400,7 +425,10 @@ impl Table {
             self.interims = self.interims.saturating_add(1);
             let late_ticks = u64::from(self.interims.saturating_sub(1) / policy.per_tick_max.max(1));
             if late_ticks == 0 {
-                out.push(entry.record(None, now, Some(policy)));
+                if self.judge.is_news(&entry.verdict) {
+                    entry.ask(&mut self.judge, Stamp { raw: now, err_ns: 0 });
+                }
+                out.push(entry.record(None, now, Some(policy), &self.judge));
                 self.stats.records_interim += 1;
             } else {
                 entry.delay_interim(now.saturating_add(late_ticks.saturating_mul(wheel::TICK_NS)));
@@ -429,30 +457,6 @@ impl Table {
     pub fn stats(&self) -> TableStats {
         TableStats { inspections_denied: self.budget.inspect.denied(), ..self.stats }
     }
-}
-
-/// When the flow is to be looked at next.
-#[inline]
-fn deadline(config: &TableConfig, entry: &Entry) -> RawNs {
-    let idle = entry.last.saturating_add(idle_ns(config, entry));
-    entry.interim_due().map_or(idle, |due| due.min(idle))
-}
-
-#[inline]
-fn idle_ns(config: &TableConfig, entry: &Entry) -> u64 {
-    match entry.key.protocol() {
-        TCP if entry.tcp.is_closed() => config.linger_ns,
-        TCP => config.idle.tcp_ns,
-        UDP => config.idle.udp_ns,
-        ICMP | ICMPV6 => config.idle.icmp_ns,
-        SCTP => config.idle.sctp_ns,
-        ESP => config.idle.esp_ns,
-        _ => config.idle.other_ns,
-    }
-}
-
-fn ended_by_silence(entry: &Entry) -> FlowEndReason {
-    if entry.tcp.is_closed() { FlowEndReason::EndOfFlow } else { FlowEndReason::Idle }
 }
 
 #[cfg(test)]

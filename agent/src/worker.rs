@@ -13,6 +13,7 @@ use gnomon_flow::DecodeProblem;
 
 use crate::engine::{Engine, EngineStats};
 use crate::export::{Export, Exported, PacketBlock};
+use crate::rules::current::Follower;
 
 /// Frames taken at once: between two batches timers run and records are handed over.
 pub const BATCH_FRAMES_MAX: usize = 256;
@@ -42,6 +43,8 @@ pub struct Channels {
     pub returned: Receiver<PacketBlock>,
     /// A new epoch: all flows end and what follows belongs to it.
     pub epochs: Receiver<EpochId>,
+    /// The engine's rules, when they change.
+    pub rules: Follower,
 }
 
 /// Live numbers for heartbeat and metrics, published once a batch. Cumulative, but for `flows_active`.
@@ -49,6 +52,8 @@ pub struct Channels {
 pub struct WorkerCounters {
     pub packets: AtomicU64,
     pub bytes: AtomicU64,
+    /// Packets of flows that a rule ignores (`ignored_by_rule`).
+    pub packets_ignored: AtomicU64,
     pub flows_active: AtomicU64,
     pub flows_made: AtomicU64,
     pub flows_evicted: AtomicU64,
@@ -73,10 +78,11 @@ pub struct WorkerCounters {
 
 impl WorkerCounters {
     fn publish(&self, stats: &EngineStats) {
-        let EngineStats { packets, bytes, problems, table, slicer, fragments: _ } = stats;
+        let EngineStats { packets, bytes, packets_ignored, problems, table, slicer, .. } = stats;
         for (counter, value) in [
             (&self.packets, packets),
             (&self.bytes, bytes),
+            (&self.packets_ignored, packets_ignored),
             (&self.flows_active, &table.flows_active),
             (&self.flows_made, &table.flows_made),
             (&self.flows_evicted, &table.flows_evicted),
@@ -139,6 +145,9 @@ impl Worker {
         mut drain: impl FnMut(&mut Engine) -> Result<usize, E>,
     ) -> Result<(), WorkerError<E>> {
         let ended = loop {
+            if let Some(rules) = self.channels.rules.news() {
+                self.engine.replace_rules(rules);
+            }
             let drained = drain(&mut self.engine);
             let now = clock.raw();
             // After a burst of short flows many end together: a quiet moment is the time for it.
@@ -255,6 +264,7 @@ mod tests {
     use super::*;
     use crate::decode::example;
     use crate::engine::EngineConfig;
+    use crate::rules::current::CurrentRules;
     use crate::slicer::SlicerConfig;
 
     #[derive(Default)]
@@ -306,8 +316,12 @@ mod tests {
         let (new_epoch, epochs) = mpsc::channel();
         let identity = Identity { worker: 1, interface: "eth0".into(), epoch: epoch(1) };
         let counters = Arc::new(WorkerCounters::default());
-        let worker =
-            Worker::new(engine, identity, Channels { exports, returned, epochs }, Arc::clone(&counters));
+        let worker = Worker::new(
+            engine,
+            identity,
+            Channels { exports, returned, epochs, rules: CurrentRules::default().follow() },
+            Arc::clone(&counters),
+        );
         let stop = AtomicBool::new(false);
         let clock = KernelClock;
         let spool = std::thread::scope(|scope| {
@@ -353,7 +367,7 @@ mod tests {
         let worker = Worker::new(
             Engine::new(0, EngineConfig::default()),
             identity,
-            Channels { exports, returned, epochs },
+            Channels { exports, returned, epochs, rules: CurrentRules::default().follow() },
             Arc::default(),
         );
         let clock = KernelClock;
@@ -379,7 +393,7 @@ mod tests {
         let worker = Worker::new(
             Engine::new(0, EngineConfig::default()),
             identity,
-            Channels { exports, returned, epochs },
+            Channels { exports, returned, epochs, rules: CurrentRules::default().follow() },
             Arc::default(),
         );
         let clock = KernelClock;

@@ -140,7 +140,7 @@ impl Collector {
     pub fn restart(&mut self) -> Result<()> {
         let mut command = Command::new(self.bin_dir.join("gnomon-collector"));
         command.arg("run").arg("--data-dir").arg(self.dir.join("data"));
-        command.arg("--config").arg(empty_config(&self.dir)?);
+        command.arg("--config").arg(config_file(&self.dir, "")?);
         command.arg("--set").arg(format!("listen.grpc={}", self.grpc));
         command.arg("--set").arg(format!("listen.http={}", self.http));
         for setting in &self.settings {
@@ -227,6 +227,8 @@ pub struct Agent {
     /// How far its monotonic clocks are ahead of this host's, in a time namespace.
     time_ahead_s: Option<u64>,
     settings: Vec<String>,
+    /// What its config file says.
+    config: String,
     process: Option<Process>,
 }
 
@@ -264,6 +266,7 @@ impl Agent {
             netns: netns.map(|n| n.name().to_owned()),
             time_ahead_s,
             settings: all,
+            config: String::new(),
             process: None,
         };
         agent.restart()?;
@@ -284,13 +287,20 @@ impl Agent {
         words.push(program.into());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]);
-        command.arg("run").arg("--config").arg(empty_config(&self.dir)?);
+        command.arg("run").arg("--config").arg(config_file(&self.dir, &self.config)?);
         command.arg("--set").arg(format!("state_dir={}", self.dir.join("state").display()));
         for setting in &self.settings {
             command.arg("--set").arg(setting);
         }
         self.process = Some(Process::spawn(command, self.dir.join("agent.log"))?);
         Ok(())
+    }
+
+    /// Write this into its config file, and tell it by SIGHUP.
+    pub fn reload(&mut self, config: &str) -> Result<()> {
+        self.config = config.to_owned();
+        config_file(&self.dir, config)?;
+        self.process()?.signal("HUP")
     }
 
     pub fn process(&mut self) -> Result<&mut Process> {
@@ -308,10 +318,10 @@ impl Agent {
     }
 }
 
-/// A config file with nothing in it, so that none of this machine's own is read.
-fn empty_config(dir: &Path) -> Result<PathBuf> {
-    let path = dir.join("empty.toml");
-    fs::write(&path, "")?;
+/// A config file of its own, so that none of this machine's is read.
+fn config_file(dir: &Path, text: &str) -> Result<PathBuf> {
+    let path = dir.join("config.toml");
+    fs::write(&path, text)?;
     Ok(path)
 }
 

@@ -17,7 +17,7 @@ const GENERATED: &[Generated] = &[
     Generated { path: "deploy/examples/agent.toml", content: gnomon_agent::config::example },
     Generated { path: "deploy/examples/collector.toml", content: gnomon_collector::config::example },
     Generated { path: "docs/metrics.md", content: metrics },
-    Generated { path: "docs/search.md", content: gnomon_collector::query::expression::search_docs },
+    Generated { path: "docs/search.md", content: gnomon_expression::search_docs },
 ];
 
 fn metrics() -> String {

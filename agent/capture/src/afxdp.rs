@@ -18,6 +18,7 @@ use gnomon_clock::{Clock, RawNs};
 use rustix::event::PollFd;
 
 use crate::error::CaptureError;
+use crate::filter::Sieve;
 use crate::frame::{FRAME_BYTES_MAX, Frame};
 use crate::interface::{self, Interface};
 use crate::mode::{CaptureMode, Refusal, Rung};
@@ -49,6 +50,7 @@ pub struct AfXdp {
     rung: Rung,
     sizes: Sizes,
     follow_channels: bool,
+    sieve: Option<Sieve>,
     _promiscuous: Option<PacketSocket>,
     beaten_at: RawNs,
     gone: bool,
@@ -65,6 +67,7 @@ impl AfXdp {
         refused: &mut Vec<Refusal>,
     ) -> Result<Option<AfXdp>, CaptureError> {
         let name = &interface.name;
+        let sieve = options.filter.as_deref().map(Sieve::new).transpose()?;
         let promiscuous = options
             .promiscuous
             .then(|| {
@@ -87,6 +90,9 @@ impl AfXdp {
             .map(|(number, socket)| Queue::new(number, socket, rung.multi_buffer(), now))
             .collect();
         let mut notes = Vec::new();
+        if sieve.is_some() {
+            notes.push("the capture filter is run by the agent: a socket of AF_XDP has none".into());
+        }
         if interface.strips_vlan {
             notes.push(format!(
                 "the card may take VLAN tags out of frames, where AF_XDP cannot see them: `ethtool -K {name} rxvlan off`"
@@ -115,6 +121,7 @@ impl AfXdp {
             rung,
             sizes,
             follow_channels: options.queues == Queues::All,
+            sieve,
             _promiscuous: promiscuous,
             beaten_at: now,
             gone: false,
@@ -139,6 +146,11 @@ impl AfXdp {
             self.beaten_at = look.after;
         }
         let (count, mut delivered) = (self.queues.len(), 0);
+        let sieve = &mut self.sieve;
+        let mut sink = |frames: &[Frame<'_>]| match sieve {
+            Some(sieve) => sieve.sift(frames, &mut sink),
+            None => sink(frames),
+        };
         for nth in 0..count {
             let queue = &mut self.queues[(self.first + nth) % count];
             delivered += queue.drain(max_frames - delivered, look, self.snaplen, &mut sink);
@@ -204,6 +216,12 @@ impl AfXdp {
                     ..QueueStats::default()
                 });
             }
+        }
+        if let Some(sieve) = &self.sieve {
+            let (frames, bytes) = sieve.filtered();
+            stats.received -= frames;
+            stats.received_bytes -= bytes;
+            stats.drops[DropReason::Filtered as usize] += frames;
         }
         match interface::counters(self.index) {
             Ok((now, up)) => {

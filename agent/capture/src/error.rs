@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::filter::FilterError;
+
 /// Why a source could not be opened or can no longer capture.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
@@ -34,6 +36,10 @@ pub enum CaptureError {
 
     #[error("invalid capture option {option} = {value}: {rule}")]
     InvalidOption { option: &'static str, value: String, rule: &'static str },
+
+    /// The capture filter: what is wrong with it, or that nothing here can compile it.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
 
     /// A system call failed; `what` names it, its subject and what it needs.
     #[error("{what}: {source}")]

@@ -4,6 +4,7 @@
 //! on a *host* NIC AF_PACKET watches beside it. Nothing is taken unless it was asked for.
 
 pub mod afxdp;
+pub mod filter;
 pub mod interface;
 
 mod error;
@@ -19,6 +20,7 @@ mod stats;
 mod wait;
 
 pub use error::CaptureError;
+pub use filter::{FilterError, Sieve};
 pub use frame::{FRAME_BYTES_MAX, FRAMES_AT_ONCE, Frame, LinkType, Stamp, VlanTag, each};
 pub use interface::Plan;
 pub use mode::{CaptureMode, Refusal, Rung};

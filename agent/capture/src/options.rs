@@ -61,6 +61,8 @@ pub struct Options {
     /// Allow AF_XDP to take frames from an interface that has addresses.
     pub steal_addressed: bool,
     pub queues: Queues,
+    /// Only frames that this lets pass, in the language of pcap-filter(7).
+    pub filter: Option<String>,
     /// AF_PACKET: how long the kernel may hold back a block that is not full.
     pub block_retire_ms: u32,
 }
@@ -77,6 +79,7 @@ impl Default for Options {
             fanout: None,
             steal_addressed: false,
             queues: Queues::All,
+            filter: None,
             block_retire_ms: 25,
         }
     }

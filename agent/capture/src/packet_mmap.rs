@@ -18,6 +18,7 @@ use gnomon_clock::{Clock, RawNs};
 use rustix::io::Errno;
 
 use crate::error::CaptureError;
+use crate::filter::{self, Frames};
 use crate::frame::{FRAME_BYTES_MAX, FRAMES_AT_ONCE, Frame, LinkType};
 use crate::interface::{self, Interface};
 use crate::mapping::Mapping;
@@ -126,9 +127,20 @@ impl PacketMmap {
             socket.promiscuous(interface.index).map_err(failed("asking for promiscuous mode"))?;
         }
         let keep = if options.snaplen == 0 { u32::MAX } else { options.snaplen };
+        let program = options.filter.as_deref().map(|filter| {
+            let frames = if cooked { Frames::OfLink(LinkType::RawIp) } else { Frames::OfSocket(name) };
+            filter::compile(filter, frames).map(|program| program.keeping(keep))
+        });
+        let program = program.transpose()?;
+        let attach = || match &program {
+            Some(program) => {
+                socket.attach(program.instructions()).map_err(failed("setting the capture filter"))
+            }
+            None => socket.keep_bytes(keep).map_err(failed("setting the snaplen filter")),
+        };
         match options.fanout {
             None => {
-                socket.keep_bytes(keep).map_err(failed("setting the snaplen filter"))?;
+                attach()?;
                 socket.bind(interface.index).map_err(failed("binding"))?;
             }
             // Between bind and join a member would see every frame and not its share: let nothing in until it joined.
@@ -136,13 +148,16 @@ impl PacketMmap {
                 socket.keep_bytes(0).map_err(failed("setting a closed filter"))?;
                 socket.bind(interface.index).map_err(failed("binding"))?;
                 socket.join(fanout).map_err(failed("joining the fanout group"))?;
-                socket.keep_bytes(keep).map_err(failed("setting the snaplen filter"))?;
+                attach()?;
             }
         }
         let mut notes = Vec::new();
         if let Some(fanout) = options.fanout {
             notes
                 .push(format!("one of {} sources sharing by flow in group {}", fanout.workers, fanout.group));
+        }
+        if program.is_some() {
+            notes.push("the kernel filters, and does not count what it leaves out".into());
         }
         if cooked {
             notes.push("frames come without their link header".into());

@@ -32,6 +32,7 @@ drop_reasons! {
     InvalidDescriptor = "invalid_descriptor", "The kernel handed over a descriptor or header outside its ring.";
     Passed = "passed", "AF_XDP: the agent stalled for over a second, so the host got the frame instead.";
     Kernel = "kernel", "AF_PACKET: the ring was full (tp_drops), the agent reads too slowly for its size.";
+    Filtered = "filtered", "The capture filter left the frame out (AF_XDP; with AF_PACKET the kernel does so and does not count).";
     LoopbackDuplicate = "loopback_duplicate", "AF_PACKET on lo: the outgoing copy of a frame that also comes in.";
 }
 
@@ -109,11 +110,11 @@ impl SourceStats {
         self.drops[reason as usize]
     }
 
-    /// All drops but the loopback copies, which were no frames of their own.
+    /// All drops but those on purpose and the loopback copies, which were no frames of their own.
     pub fn lost(&self) -> u64 {
         DropReason::ALL
             .iter()
-            .filter(|reason| **reason != DropReason::LoopbackDuplicate)
+            .filter(|reason| !matches!(reason, DropReason::LoopbackDuplicate | DropReason::Filtered))
             .map(|reason| self.dropped(*reason))
             .sum()
     }

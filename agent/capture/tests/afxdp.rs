@@ -10,8 +10,8 @@ use std::time::Duration;
 use gnomon_capture::{Backend, CaptureError, DropReason, Options, Queues, Rung, Source, Stance, each, open};
 use gnomon_clock::{Clock, KernelClock};
 use network::{
-    OtherHost, Seen, Sender, assert_complete, drain_all, echo_client, echo_server, gso_tcp,
-    in_private_namespace, ip, numbered, veth, wait_for,
+    FILTER, OtherHost, Seen, Sender, assert_complete, drain_all, echo_client, echo_server, gso_tcp,
+    in_private_namespace, ip, numbered, send_filtered, veth, wait_for,
 };
 
 fn tap() -> Options {
@@ -478,5 +478,28 @@ fn a_tap_that_is_down_says_so() {
         ip("link set rx0 down");
         let error = open("rx0", &tap(), Arc::new(KernelClock)).err().unwrap();
         assert!(matches!(error, CaptureError::InterfaceDown { .. }), "{error}");
+    });
+}
+
+#[test]
+fn a_filter_leaves_frames_out_and_counts_them() {
+    in_private_namespace(|| {
+        if let Err(error) = gnomon_capture::filter::check(FILTER) {
+            println!("SKIPPED: {error}");
+            return;
+        }
+        veth(1500, 1);
+        let Some(mut source) = open_rx(&Options { filter: Some(FILTER.into()), ..tap() }) else { return };
+        let sender = Sender::new("tx0", false);
+        let mut seen = Seen::default();
+        for _ in 0..20 {
+            send_filtered(&sender, 50);
+            drain_all(&mut source, Duration::from_millis(3), &mut seen);
+        }
+        drain_all(&mut source, Duration::from_millis(200), &mut seen);
+        let stats = source.stats();
+        assert_eq!((stats.received, stats.dropped(DropReason::Filtered), stats.lost()), (2_000, 2_000, 0));
+        assert_eq!(stats.received_bytes, 1_000 * (142 + 146), "{stats:?}");
+        assert_eq!(seen.lengths.iter().filter(|len| **len == 146).count(), 1_000);
     });
 }

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use gnomon_capture::{CaptureError, DropReason, Fanout, Options, Source, each, open};
+use gnomon_capture::{CaptureError, DropReason, Fanout, FilterError, Options, Source, each, open};
 use gnomon_clock::{Clock, KernelClock};
 use network::{
-    OtherHost, Seen, Sender, assert_complete, drain_all, echo_client, echo_server, gso_tcp,
-    in_private_namespace, ip, numbered, veth, wait_for,
+    FILTER, OtherHost, Seen, Sender, assert_complete, drain_all, echo_client, echo_server, gso_tcp,
+    in_private_namespace, ip, numbered, send_filtered, veth, wait_for,
 };
 
 fn open_rx(options: &Options) -> Source {
@@ -407,5 +407,107 @@ fn a_wrong_name_says_which_names_are_right() {
     in_private_namespace(|| {
         let error = open("eth99", &Options::default(), Arc::new(KernelClock)).err().unwrap().to_string();
         assert!(error.contains("eth99") && error.contains("lo"), "{error}");
+    });
+}
+
+/// The program of a filter, where there is libpcap to compile it; loudly not, where there is none.
+fn no_libpcap() -> bool {
+    let missing = matches!(gnomon_capture::filter::check(FILTER), Err(FilterError::NoCompiler { .. }));
+    if missing {
+        println!("SKIPPED: no libpcap here");
+    }
+    missing
+}
+
+#[test]
+fn the_kernel_lets_only_pass_what_the_filter_wants() {
+    in_private_namespace(|| {
+        if no_libpcap() {
+            return;
+        }
+        veth(1500, 1);
+        let options = Options { filter: Some(FILTER.into()), ..Options::default() };
+        let mut source = open_rx(&options);
+        assert!(source.mode().to_string().contains("the kernel filters"), "{}", source.mode());
+        send_filtered(&Sender::new("tx0", false), 1_000);
+        let (mut plain, mut tagged) = (0, 0);
+        wait_for(Duration::from_secs(10), || {
+            source.wait(Duration::from_millis(50)).unwrap();
+            let count = source.drain(
+                100_000,
+                each(|frame| {
+                    assert_eq!(frame.data.len(), frame.original_len as usize);
+                    match frame.vlan.map(|tag| tag.tci) {
+                        None => plain += u64::from(frame.data[36..38] == 1009u16.to_be_bytes()),
+                        Some(id) => tagged += u64::from(id == 7),
+                    }
+                }),
+            );
+            count.unwrap() == 0 && plain > 0
+        });
+        let stats = source.stats();
+        assert_eq!((plain, tagged, stats.received, stats.lost()), (1_000, 1_000, 2_000, 0), "{stats:?}");
+        // What the kernel left out it did not count; the interface did.
+        assert_eq!(stats.dropped(DropReason::Filtered), 0);
+        assert_eq!(stats.netdev.unwrap().rx_packets, 4_000);
+    });
+}
+
+#[test]
+fn a_filter_and_a_snaplen_and_a_fanout_group_hold_together() {
+    in_private_namespace(|| {
+        if no_libpcap() {
+            return;
+        }
+        veth(1500, 1);
+        let fanout = Some(Fanout { group: 3, workers: 2 });
+        let options = Options { filter: Some(FILTER.into()), snaplen: 60, fanout, ..Options::default() };
+        let mut sources = [open_rx(&options), open_rx(&options)];
+        send_filtered(&Sender::new("tx0", false), 500);
+        std::thread::sleep(Duration::from_millis(200));
+        let mut received = 0;
+        for source in &mut sources {
+            while source
+                .drain(
+                    256,
+                    each(|frame| {
+                        assert_eq!((frame.data.len(), frame.original_len), (60, 142));
+                        received += 1;
+                    }),
+                )
+                .unwrap()
+                > 0
+            {}
+        }
+        assert_eq!(received, 1_000);
+    });
+}
+
+#[test]
+fn a_filter_with_a_mistake_opens_nothing() {
+    in_private_namespace(|| {
+        if no_libpcap() {
+            return;
+        }
+        veth(1500, 1);
+        let options = Options { filter: Some("udp prt 1".into()), ..Options::default() };
+        let error = open("rx0", &options, Arc::new(KernelClock)).err().unwrap().to_string();
+        assert!(error.contains("udp prt 1") && error.contains("syntax error"), "{error}");
+    });
+}
+
+#[test]
+fn a_filter_waits_for_an_interface_that_is_down() {
+    in_private_namespace(|| {
+        if no_libpcap() {
+            return;
+        }
+        veth(1500, 1);
+        ip("link set rx0 down");
+        let options = Options { filter: Some(FILTER.into()), ..Options::default() };
+        let error = open("rx0", &options, Arc::new(KernelClock)).err().unwrap();
+        assert!(matches!(error, CaptureError::Filter(FilterError::NotNow { .. })), "{error}");
+        ip("link set rx0 up");
+        open_rx(&options);
     });
 }

@@ -2,14 +2,16 @@
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
-use gnomon_capture::PcapFile;
+use gnomon_capture::{PcapFile, Sieve};
 use gnomon_flow::{AgentId, Origin};
 
 use crate::config::Config;
 use crate::offline::{file_epoch, flows};
 use crate::output::{Output, Printer};
+use crate::rules::{Keep, Rules};
 use crate::worker::BATCH_FRAMES_MAX;
 
 #[derive(Debug, Args)]
@@ -20,20 +22,27 @@ pub(super) struct Flows {
     /// The form of the output
     #[arg(long, short, value_enum, default_value_t = Output::Jsonl)]
     output: Output,
+    /// Apply the configuration's rules: their tags are in the output, and what they ignore is not
+    #[arg(long)]
+    rules: bool,
 }
 
 impl Flows {
-    pub(super) fn run(&self, config: &Config) -> anyhow::Result<()> {
+    /// `filter` is of the command line: one in the configuration is for interfaces.
+    pub(super) fn run(&self, config: &Config, filter: Option<&str>) -> anyhow::Result<()> {
         anyhow::ensure!(
             !self.output.is_binary() || !io::stdout().is_terminal(),
             "IPFIX is no text: send standard output to a file or a pipe"
         );
+        let mut sieve = filter.map(Sieve::new).transpose()?;
+        let rules =
+            Arc::new(if self.rules { config.rules_of_records()? } else { Rules::keep(Keep::Nothing) });
         let mut printer = Printer::new(BufWriter::new(io::stdout().lock()), self.output);
         printer.begin()?;
         let mut failed = 0;
         for file in &self.files {
             // What was good in a file is printed; what was not is said, and the next file has its turn.
-            if let Err(error) = one_file(file, config, &mut printer) {
+            if let Err(error) = one_file(file, config, &rules, sieve.as_mut(), &mut printer) {
                 if is_closed_pipe(&error) {
                     return Ok(());
                 }
@@ -49,6 +58,13 @@ impl Flows {
         if let Some(left) = left {
             eprintln!("{left}");
         }
+        if let Some(sieve) = &sieve {
+            if let Some(error) = sieve.failed() {
+                eprintln!("frames of a link type without a filter were left out: {error}");
+                failed += 1;
+            }
+            eprintln!("the filter left out {} frames", sieve.filtered().0);
+        }
         anyhow::ensure!(failed == 0, "{failed} of {} files could not be read to the end", self.files.len());
         Ok(())
     }
@@ -61,7 +77,13 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| kind(cause) == Some(io::ErrorKind::BrokenPipe))
 }
 
-fn one_file(path: &Path, config: &Config, printer: &mut Printer<impl Write>) -> anyhow::Result<()> {
+fn one_file(
+    path: &Path,
+    config: &Config,
+    rules: &Arc<Rules>,
+    mut sieve: Option<&mut Sieve>,
+    printer: &mut Printer<impl Write>,
+) -> anyhow::Result<()> {
     let mut file = PcapFile::open(path)?;
     let name = path.file_name().map_or_else(|| "-".to_owned(), |name| name.to_string_lossy().into_owned());
     // Ids have to be the same at each run, but nothing joins them with others here: the name will do.
@@ -78,8 +100,14 @@ fn one_file(path: &Path, config: &Config, printer: &mut Printer<impl Write>) -> 
     // The first failure to write stops the printing; the rest of the file is then read for nothing, but for once.
     let read = flows(
         config.table(),
+        Arc::clone(rules),
         &origin,
-        |sink| file.drain(BATCH_FRAMES_MAX, sink),
+        |sink| {
+            file.drain(BATCH_FRAMES_MAX, |frames| match &mut sieve {
+                Some(sieve) => sieve.sift(frames, &mut *sink),
+                None => sink(frames),
+            })
+        },
         |flow| {
             if written.is_ok() {
                 written = printer.print(&flow);
@@ -105,6 +133,7 @@ fn one_file(path: &Path, config: &Config, printer: &mut Printer<impl Write>) -> 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::config::RuleConfig;
 
     /// A pcap file (nanosecond, little endian, Ethernet) of UDP datagrams between two ports, one second apart.
     pub(in crate::cli) fn udp_pcap(datagrams: u32) -> Vec<u8> {
@@ -126,12 +155,21 @@ pub(super) mod tests {
     }
 
     fn output_of(output: Output, bytes: &[u8]) -> (String, anyhow::Result<()>) {
+        output_by(output, bytes, Rules::keep(Keep::Nothing), None)
+    }
+
+    fn output_by(
+        output: Output,
+        bytes: &[u8],
+        rules: Rules,
+        sieve: Option<&mut Sieve>,
+    ) -> (String, anyhow::Result<()>) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("udp.pcap");
         std::fs::write(&path, bytes).unwrap();
         let mut printer = Printer::new(Vec::new(), output);
         printer.begin().unwrap();
-        let result = one_file(&path, &Config::default(), &mut printer);
+        let result = one_file(&path, &Config::default(), &Arc::new(rules), sieve, &mut printer);
         (String::from_utf8(printer.end().unwrap()).unwrap(), result)
     }
 
@@ -152,6 +190,35 @@ pub(super) mod tests {
         let (table, _) = output_of(Output::Table, &file);
         assert!(table.contains("10.0.0.1") && table.lines().count() == 2, "{table}");
         assert_eq!(output_of(Output::Json, &udp_pcap(0)).0, "[]\n");
+    }
+
+    #[test]
+    fn rules_and_a_filter_are_tried_on_a_file() {
+        let text = |when: &str, ignore| RuleConfig {
+            name: "r".into(),
+            when: when.into(),
+            tag: if ignore { Vec::new() } else { vec!["seen".into()] },
+            keep: None,
+            ignore,
+        };
+        let of = |rule| Config { rules: vec![rule], ..Config::default() }.rules_of_records().unwrap();
+        let file = udp_pcap(3);
+        let (tagged, _) = output_by(Output::Jsonl, &file, of(text("interface == udp.pcap", false)), None);
+        let flow: serde_json::Value = serde_json::from_str(tagged.trim_end()).unwrap();
+        assert_eq!((&flow["tags"], &flow["stored.packets"]), (&serde_json::json!(["seen"]), &0.into()));
+        let (ignored, result) = output_by(Output::Jsonl, &file, of(text("port == 2048", true)), None);
+        result.unwrap();
+        assert_eq!(ignored, "");
+        for (filter, flows, left_out) in [("udp port 2048", 1, 0), ("tcp", 0, 3)] {
+            let mut sieve = match Sieve::new(filter) {
+                Ok(sieve) => sieve,
+                Err(error) => return println!("SKIPPED: {error}"),
+            };
+            let rules = Rules::keep(Keep::Nothing);
+            let (lines, result) = output_by(Output::Jsonl, &file, rules, Some(&mut sieve));
+            result.unwrap();
+            assert_eq!((lines.lines().count(), sieve.filtered().0), (flows, left_out), "{filter}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use gnomon_capture::PcapFile;
 use gnomon_clock::{Clock, EpochId, Fix, FixSource, RawNs, UtcNs};
 use gnomon_daemon::exit::WithHint;
 use gnomon_daemon::shutdown::{CancellationToken, Shutdown};
-use gnomon_flow::FlowRecord;
+use gnomon_flow::{FlowRecord, Origin};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::config::Config;
@@ -216,14 +216,15 @@ fn engine_config(config: &Config) -> anyhow::Result<EngineConfig> {
     Ok(EngineConfig {
         table: TableConfig { interim: None, ..config.table() },
         slicer: SlicerConfig { block_age_max_ns: u64::MAX, ..config.slicer() },
-        policy: config.slices.policy()?,
+        rules: Arc::new(config.rules()?),
+        origin: Origin { agent_name: config.name().into(), ..Origin::default() },
     })
 }
 
 /// Reads one file and hands over what it makes, in an order that only its content decides.
 fn import_file(
     source: &Source,
-    engine: EngineConfig,
+    mut engine: EngineConfig,
     store: &mut dyn FnMut(&Export),
     progress: &dyn Fn(u64),
 ) -> Made {
@@ -238,6 +239,7 @@ fn import_file(
     };
     let name = source.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let mut out = Out { interface: name.into(), epoch: source.epoch, records: Vec::new(), store };
+    engine.origin.interface = Arc::clone(&out.interface);
     let mut engine = Engine::new(0, engine);
     let mut now = RawNs(0);
     loop {

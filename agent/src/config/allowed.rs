@@ -8,6 +8,8 @@ use super::{Config, StanceConfig};
 pub const WORKERS_MAX: usize = 256;
 
 impl Validate for Config {
+    const RENAMED: &'static [(&'static str, &'static str)] = &[("slices.rules", "rules")];
+
     fn validate(&self) -> Result<(), ConfigError> {
         let ms = HumanDuration::from_millis;
         let s = HumanDuration::from_secs;
@@ -61,7 +63,7 @@ impl Validate for Config {
         let inspect_max = ByteSize::from_bytes(0)..=ByteSize::from_gib(1);
         in_range("flows.inspect_bytes_max", &flows.inspect_bytes_max, &inspect_max)?;
         in_range("slices.block_age", &slices.block_age, &(ms(1)..=s(10)))?;
-        slices.policy()?;
+        self.rules()?;
         let spool = &self.spool;
         in_range(
             "spool.bytes_max",
@@ -79,6 +81,15 @@ impl Validate for Config {
 }
 
 impl Config {
+    /// Whether the capture filter is understood. Not part of [`Validate`]: it needs libpcap, which only capture does.
+    ///
+    /// # Errors
+    /// What is wrong with it, or that nothing here can compile it.
+    pub fn check_filter(&self) -> Result<(), ConfigError> {
+        let checked = self.capture.filter.as_deref().map_or(Ok(()), gnomon_capture::filter::check);
+        checked.map_err(|error| ConfigError::invalid("capture.filter", error))
+    }
+
     fn validate_interfaces(&self) -> Result<(), ConfigError> {
         let mut workers = 0;
         for (at, interface) in self.interfaces.iter().enumerate() {

@@ -27,6 +27,7 @@ impl Config {
             umem_bytes: self.capture.ring_bytes.bytes(),
             snaplen: self.capture.snaplen,
             promiscuous: self.capture.promiscuous,
+            filter: self.capture.filter.clone(),
             steal_addressed: interface.steal_addressed,
             block_retire_ms: u32::try_from(self.capture.block_retire.get().as_millis()).unwrap_or(u32::MAX),
             ..Options::default()

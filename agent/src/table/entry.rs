@@ -2,7 +2,7 @@
 
 use gnomon_capture::{Frame, Stamp};
 use gnomon_clock::RawNs;
-use gnomon_flow::{DecodeProblem, DirectionCounters, FlowEndReason, FlowId, FlowRecord};
+use gnomon_flow::{Attributes, DecodeProblem, DirectionCounters, FlowEndReason, FlowId, FlowRecord};
 
 use super::key::TableKey;
 use super::layer7::Inspected;
@@ -11,15 +11,16 @@ use super::tcp::Tcp;
 use super::wrapping::Wrapping;
 use crate::decode::{Fragment, Packet, TCP, TcpHeader};
 use crate::rules::Keep;
+use crate::rules::judge::{Facts, Judge, Verdict};
 
-/// What went one way; [`DirectionCounters`] with less air.
+/// What went one way in a segment, which has at most 65,535 packets; [`DirectionCounters`] with less air.
 #[derive(Debug, Default)]
 struct Direction {
-    packets: u64,
     bytes: u64,
     ip_bytes: u64,
     data_bytes: u64,
-    fragments: u32,
+    packets: u32,
+    fragments: u16,
     ttl_min: u8,
     ttl_max: u8,
     has_ttl: bool,
@@ -34,7 +35,7 @@ impl Direction {
         self.bytes += u64::from(packet.wire_len);
         self.ip_bytes += u64::from(packet.ip_len);
         self.data_bytes += u64::from(data_bytes);
-        self.fragments = self.fragments.saturating_add(u32::from(packet.fragment != Fragment::Whole));
+        self.fragments = self.fragments.saturating_add(u16::from(packet.fragment != Fragment::Whole));
         if let Some(ttl) = packet.ttl {
             self.ttl_min = if self.has_ttl { self.ttl_min.min(ttl) } else { ttl };
             self.ttl_max = self.ttl_max.max(ttl);
@@ -48,7 +49,7 @@ impl Direction {
 
     fn counters(&self) -> DirectionCounters {
         DirectionCounters {
-            packets: self.packets,
+            packets: u64::from(self.packets),
             bytes: self.bytes,
             ip_bytes: self.ip_bytes,
             data_bytes: self.data_bytes,
@@ -88,10 +89,12 @@ pub struct FlowSlice {
     pub(crate) keep: Keep,
     /// Bytes kept of the flow, over all its segments, up to 4 GiB.
     pub(crate) kept_bytes: u32,
+    /// Packets kept of it, likewise.
+    pub(crate) kept_packets: u32,
     /// The number of the last block that has a packet of it.
     pub(crate) block: u32,
     /// Of the segment.
-    pub(crate) segment_packets: u64,
+    pub(crate) segment_packets: u32,
     pub(crate) segment_bytes: u64,
 }
 
@@ -108,6 +111,7 @@ pub(super) struct Entry {
     pub(super) tcp: Tcp,
     pub(super) slice: FlowSlice,
     pub(super) inspected: Inspected,
+    pub(super) verdict: Verdict,
     wrapping: Wrapping,
     directions: [Direction; 2],
     segment: u32,
@@ -154,11 +158,13 @@ impl Entry {
             slice: FlowSlice {
                 keep: Keep::Nothing,
                 kept_bytes: 0,
+                kept_packets: 0,
                 block: 0,
                 segment_packets: 0,
                 segment_bytes: 0,
             },
             inspected: Inspected::default(),
+            verdict: Verdict::default(),
             wrapping: Wrapping::default(),
             directions: Default::default(),
             segment: 0,
@@ -173,17 +179,14 @@ impl Entry {
         }
     }
 
-    pub(super) fn orig_is_high(&self) -> bool {
-        self.orig_is_high
-    }
-
     /// 0 when the sender is the originator, 1 when it is the responder.
     #[inline]
     pub(super) fn side(&self, from_high: bool) -> usize {
         usize::from(from_high != self.orig_is_high)
     }
 
-    /// Count a packet. Returns which of its payload comes next in its TCP stream.
+    /// Count a packet. Returns which of its payload comes next in its TCP stream, and whether it told something new of what
+    /// the flow is wrapped in.
     #[inline(always)]
     pub(super) fn add(
         &mut self,
@@ -191,7 +194,7 @@ impl Entry {
         packet: &Packet<'_>,
         side: usize,
         policy: Option<&InterimPolicy>,
-    ) -> InOrder {
+    ) -> (InOrder, bool) {
         let stamp = frame.stamp;
         let mut in_order = InOrder::Nothing;
         let data_bytes = match &packet.tcp {
@@ -204,11 +207,12 @@ impl Entry {
             None if packet.key.protocol == TCP && packet.fragment != Fragment::Later => 0,
             None => packet.payload_len,
         };
+        let mut learned = false;
         if packet.is_wrapped && self.directions[side].packets == 0 {
-            self.wrapping.add_outer(frame, side == 1);
+            learned = self.wrapping.add_outer(frame, side == 1);
         }
         if packet.icmp.is_some() {
-            self.wrapping.add_quoted(packet);
+            learned |= self.wrapping.add_quoted(packet);
         }
         self.directions[side].add(packet, data_bytes);
         self.first = self.first.min(stamp.raw);
@@ -226,13 +230,57 @@ impl Entry {
             self.interim_at = self.interim_at.max(due);
             self.changed = true;
         }
-        in_order
+        (in_order, learned)
+    }
+
+    /// A packet of a flow that is ignored: only its connection is followed, so that its end is seen.
+    #[inline(never)]
+    pub(super) fn pass_over(&mut self, packet: &Packet<'_>, side: usize, stamp: Stamp) {
+        if let Some(header) = &packet.tcp {
+            self.tcp.observe(header, packet.payload_len, side, stamp.raw);
+        }
+        if self.packets() == 0 {
+            self.first = self.first.min(stamp.raw);
+        }
+        self.last = self.last.max(stamp.raw);
+    }
+
+    /// Ask the rules: all of them when they were not asked about this flow yet, otherwise those that wait for metadata.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn ask(&mut self, judge: &mut Judge, stamp: Stamp) {
+        let was_ignored = self.verdict.is_ignored();
+        let facts = Facts {
+            key: self.key.flow_key(self.orig_is_high),
+            icmp: self.icmp,
+            direction_guessed: self.direction_guessed,
+        };
+        let mut found = Attributes::default();
+        self.inspected.swap_attributes(&mut found);
+        if self.wrapping.is_empty() {
+            judge.judge(facts, &mut found, &mut self.verdict, &mut self.slice.keep);
+        } else {
+            let mut all = self.wrapping.attributes_with(found.clone());
+            judge.judge(facts, &mut all, &mut self.verdict, &mut self.slice.keep);
+        }
+        self.inspected.swap_attributes(&mut found);
+        if was_ignored && self.packets() == 0 {
+            // Recorded from here on.
+            self.first = stamp.raw;
+            self.last = stamp.raw;
+        }
+    }
+
+    /// Ignored with nothing to tell: no record is made of it.
+    #[inline]
+    pub(super) fn is_silent(&self) -> bool {
+        self.verdict.is_ignored() && self.packets() == 0
     }
 
     /// Of the segment.
     #[inline]
     pub(super) fn packets(&self) -> u64 {
-        self.directions[0].packets.saturating_add(self.directions[1].packets)
+        u64::from(self.directions[0].packets) + u64::from(self.directions[1].packets)
     }
 
     /// When its next interim record is due; `None` while there is nothing to report.
@@ -270,6 +318,7 @@ impl Entry {
         end: Option<FlowEndReason>,
         now: RawNs,
         policy: Option<&InterimPolicy>,
+        judge: &Judge,
     ) -> FlowRecord {
         let revision = self.revision;
         self.revision = revision.saturating_add(1);
@@ -297,10 +346,11 @@ impl Entry {
             icmp: self.icmp,
             direction_guessed: self.direction_guessed,
             problem: self.problem,
-            sliced_packets: self.slice.segment_packets,
+            sliced_packets: u64::from(self.slice.segment_packets),
             sliced_bytes: self.slice.segment_bytes,
             end,
-            attributes: self.wrapping.attributes_with(self.inspected.attributes()),
+            attributes: judge
+                .tagged(&self.verdict, self.wrapping.attributes_with(self.inspected.attributes())),
         }
     }
 }

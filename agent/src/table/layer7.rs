@@ -61,7 +61,7 @@ type Deaf = [bool; 2];
 const _: () = assert!(size_of::<Inspected>() <= 16);
 
 impl Inspected {
-    /// `in_order` says which of a TCP segment's bytes come next in its stream.
+    /// `in_order` says which of a TCP segment's bytes come next in its stream. Whether it brought attributes.
     #[inline]
     pub(super) fn feed(
         &mut self,
@@ -70,27 +70,51 @@ impl Inspected {
         in_order: InOrder,
         now: RawNs,
         budget: &mut Budget,
-    ) {
+    ) -> bool {
         if packet.payload.is_empty() {
-            return;
+            return false;
         }
         match self {
-            Inspected::Going(_, deaf) | Inspected::Over(_, deaf) if deaf[side] => return,
+            Inspected::Going(_, deaf) | Inspected::Over(_, deaf) if deaf[side] => return false,
             // One side may have said all before the other one spoke.
             Inspected::Over(told, deaf) => {
                 told.add_first(packet, side, in_order);
                 deaf[side] = !told.first.wants(side == 0, packet.tcp.is_some());
-                return;
+                return false;
             }
             Inspected::NotBegun | Inspected::Going(..) => {}
         }
+        let before;
         if let Some(header) = packet.tcp {
             if in_order == InOrder::Nothing {
-                return;
+                return false;
             }
+            before = self.told_count();
             self.feed_tcp(packet, &header, side, in_order, now, budget);
         } else if packet.key.protocol == UDP && packet.fragment == Fragment::Whole {
+            before = self.told_count();
             self.feed_udp(packet, side, budget);
+        } else {
+            return false;
+        }
+        self.told_count() != before
+    }
+
+    fn told_count(&self) -> usize {
+        match self {
+            Inspected::NotBegun => 0,
+            Inspected::Going(layer7, _) => layer7.told.attributes.len(),
+            Inspected::Over(told, _) => told.attributes.len(),
+        }
+    }
+
+    /// Exchanges what inspection found for `other`; what is found later is added to that.
+    pub(super) fn swap_attributes(&mut self, other: &mut Attributes) {
+        match self {
+            // Has none, and the other one goes back the same way.
+            Inspected::NotBegun => {}
+            Inspected::Going(layer7, _) => std::mem::swap(&mut layer7.told.attributes, other),
+            Inspected::Over(told, _) => std::mem::swap(&mut told.attributes, other),
         }
     }
 
@@ -161,8 +185,10 @@ impl Inspected {
         }
     }
 
-    /// No more packets will come: what waits for segments that were lost is inspected without them.
-    pub(super) fn conclude(&mut self, budget: &mut Budget) {
+    /// No more packets will come: what waits for segments that were lost is inspected without them. Whether that brought
+    /// attributes.
+    pub(super) fn conclude(&mut self, budget: &mut Budget) -> bool {
+        let before = self.told_count();
         if let Inspected::Going(layer7, _) = self {
             for side in [0, 1] {
                 while layer7.streams[side].is_waiting() {
@@ -171,6 +197,7 @@ impl Inspected {
                 }
             }
         }
+        self.told_count() != before
     }
 
     /// What is known so far.

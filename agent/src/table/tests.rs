@@ -22,7 +22,7 @@ struct Bench {
 
 impl Bench {
     fn new(config: TableConfig) -> Bench {
-        Bench { table: Table::new(3, config), out: Vec::new() }
+        Bench { table: Table::new(3, config, Judge::default()), out: Vec::new() }
     }
 
     /// Without interim records.

@@ -26,8 +26,10 @@ struct Facts {
 
 impl Wrapping {
     /// From the first packet of a direction; `from_responder` turns addresses, so that source is the originator's side.
+    /// Whether it brought facts.
     #[cold]
-    pub(super) fn add_outer(&mut self, frame: &Frame<'_>, from_responder: bool) {
+    pub(super) fn add_outer(&mut self, frame: &Frame<'_>, from_responder: bool) -> bool {
+        let before = self.count();
         each_outer(frame, |outer| {
             self.add(Fact::Outer(match outer {
                 Outer::Mac { source, destination } if from_responder => {
@@ -39,13 +41,25 @@ impl Wrapping {
                 other => other,
             }));
         });
+        self.count() != before
     }
 
+    /// Whether it brought a fact.
     #[inline]
-    pub(super) fn add_quoted(&mut self, packet: &Packet<'_>) {
+    pub(super) fn add_quoted(&mut self, packet: &Packet<'_>) -> bool {
+        let before = self.count();
         if let Some(quoted) = quoted(packet) {
             self.add(Fact::Quoted(quoted));
         }
+        self.count() != before
+    }
+
+    fn count(&self) -> usize {
+        self.0.as_ref().map_or(0, |facts| facts.list.len())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_none()
     }
 
     fn add(&mut self, fact: Fact) {

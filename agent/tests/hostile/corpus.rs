@@ -231,7 +231,18 @@ pub(crate) fn sequences() -> Vec<Vec<u8>> {
     let frames = conversation();
     let mut turned = frames.clone();
     turned.reverse();
-    vec![written(&frames), written(&turned), written(&frames[..18]), written(&[&frames[6..13]; 5].concat())]
+    let mut all = vec![
+        written(&frames),
+        written(&turned),
+        written(&frames[..18]),
+        written(&[&frames[6..13]; 5].concat()),
+    ];
+    // The same under rules that change: bit 1 of the first byte, whose link type is the same.
+    for mut sequence in all.clone() {
+        sequence[0] = super::targets::LINKS.len() as u8;
+        all.push(sequence);
+    }
+    all
 }
 
 /// pcap in both byte orders and resolutions, pcapng with two interfaces.

@@ -1,12 +1,13 @@
 //! What must hold for any bytes. Shared with `fuzz/`, where libFuzzer chooses them.
 
 use std::io::Cursor;
+use std::sync::{Arc, OnceLock};
 
 use gnomon_agent::decode;
 use gnomon_agent::engine::{Engine, EngineConfig};
 use gnomon_agent::inspect::{BufferBudget, Inspection};
 use gnomon_agent::offline::{engine_config, flows};
-use gnomon_agent::rules::{Keep, SlicePolicy};
+use gnomon_agent::rules::{Action, Keep, RuleText, Rules};
 use gnomon_agent::table::{InterimPolicy, TableConfig};
 use gnomon_capture::{Frame, LinkType, PcapFile, Stamp, VlanTag};
 use gnomon_clock::RawNs;
@@ -39,6 +40,33 @@ pub(crate) fn decode(input: &[u8]) {
     }
 }
 
+/// Sets of rules to change between: what is ignored by one is recorded by the next.
+fn rules(which: usize) -> Arc<Rules> {
+    static SETS: OnceLock<Vec<Arc<Rules>>> = OnceLock::new();
+    let sets = SETS.get_or_init(|| {
+        let text = |name: &str, when: &str, action| RuleText {
+            name: name.into(),
+            when: when.into(),
+            tags: if action == Some(Action::Ignore) { Vec::new() } else { vec![name.into()] },
+            action,
+        };
+        let compiled = |texts: &[RuleText]| {
+            Arc::new(
+                Rules::compile(texts, Keep::OfFlow(1000)).unwrap_or_else(|(_, _, error)| panic!("{error}")),
+            )
+        };
+        let seen = text("seen", "protocols == EXISTS! || outerip == EXISTS!", None);
+        let few = text("few", "ip.protocol == tcp", Some(Action::Keep(Keep::Packets(3))));
+        vec![
+            compiled(&[]),
+            compiled(&[text("all", "ip.protocol == EXISTS!", Some(Action::Ignore))]),
+            compiled(&[seen.clone(), few.clone(), text("udp", "ip.protocol == udp", Some(Action::Ignore))]),
+            compiled(&[text("odd", "port == 0-500 || ip == EXISTS!", Some(Action::Ignore)), seen, few]),
+        ]
+    });
+    sets[which % sets.len()].clone()
+}
+
 /// Many `link, time, length, bytes…`: frames one after the other, through the engine.
 pub(crate) fn sequence(input: &[u8]) {
     let table = TableConfig {
@@ -50,12 +78,9 @@ pub(crate) fn sequence(input: &[u8]) {
     };
     let mut engine = Engine::new(
         0,
-        EngineConfig {
-            table,
-            policy: SlicePolicy { rules: Vec::new(), otherwise: Keep::OfFlow(1000) },
-            ..engine_config(table)
-        },
+        EngineConfig { table, rules: Arc::new(Rules::keep(Keep::OfFlow(1000))), ..engine_config(table) },
     );
+    let with_rules = input.first().is_some_and(|byte| byte & 2 != 0);
     let (mut sent, mut bytes) = (0, 0);
     let mut records = Vec::new();
     let mut now = 1_000_000_000_000u64;
@@ -78,6 +103,9 @@ pub(crate) fn sequence(input: &[u8]) {
             vlan: None,
             outgoing: false,
         };
+        if with_rules && time % 8 == 1 {
+            engine.replace_rules(rules(usize::from(*time) / 8));
+        }
         engine.on_frame(&frame);
         sent += 1;
         bytes += data.len() as u64;
@@ -93,8 +121,10 @@ pub(crate) fn sequence(input: &[u8]) {
     while engine.finish_some(RawNs(now)) {}
     records.extend(engine.take_records().into_iter().flatten());
     let finals = || records.iter().filter(|record: &&FlowRecord| record.end.is_some());
-    assert_eq!(finals().map(FlowRecord::packets).sum::<u64>(), sent);
-    assert_eq!(finals().map(FlowRecord::bytes).sum::<u64>(), bytes);
+    let (packets_ignored, bytes_ignored) = (engine.stats().packets_ignored, engine.stats().bytes_ignored);
+    assert!(with_rules || packets_ignored == 0);
+    assert_eq!(finals().map(FlowRecord::packets).sum::<u64>() + packets_ignored, sent);
+    assert_eq!(finals().map(FlowRecord::bytes).sum::<u64>() + bytes_ignored, bytes);
     for record in &records {
         assert!(record.first <= record.last);
         assert!(record.packets() > 0 && record.packets() <= 20);
@@ -111,6 +141,7 @@ pub(crate) fn capture_file(input: &[u8]) {
     let mut drained = 0;
     let ended = flows(
         table,
+        Default::default(),
         &Origin::default(),
         |sink| {
             let frames = file.drain(256, |frames| sink(frames));

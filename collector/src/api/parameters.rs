@@ -2,10 +2,10 @@
 //! name is refused, because a misspelt parameter would change the question silently.
 
 use gnomon_clock::UtcNs;
+use gnomon_expression::{moment, relative_ns};
 use serde_json::Value;
 
 use super::routes::{Kind, Parameter, Route};
-use crate::query::expression::{moment, relative_ns};
 use crate::query::{QueryError, TimeRange};
 
 /// The parameters of one request.

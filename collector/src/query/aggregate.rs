@@ -348,7 +348,7 @@ pub(super) fn named(parameter: &'static str, name: &str) -> Result<&'static Fiel
         let cut = &name[..name.floor_char_boundary(40)];
         QueryError::invalid(
             parameter,
-            format!("unknown field `{cut}`; {}", super::expression::field_hint(name)),
+            format!("unknown field `{cut}`; {}", gnomon_expression::field_hint(name)),
         )
     })
 }

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use gnomon_clock::{Clock, MonoNs, UtcNs};
+use gnomon_expression::{Expression, ParseError, parse};
 use gnomon_flow::{FlowRef, StoredFlow};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::expression::{Expression, ParseError, parse};
 use super::plan::Plan;
 use crate::store::{Part, Progress, ScanKey, Span, Stop, Store, StoreError};
 

@@ -4,13 +4,13 @@
 use std::sync::{Mutex, PoisonError, TryLockError};
 
 use gnomon_clock::MonoNs;
+use gnomon_expression::Predicate;
 use gnomon_flow::{FIELDS, Field, FieldKind, Value};
 use tokio::sync::mpsc;
 
 use super::aggregate::named;
 use super::execute::{Queries, QueryError, TimeRange, joined, limit_or};
 use super::facet_counts::{Counts, OfField};
-use super::plan::Predicate;
 use crate::store::Part;
 
 /// Values of a field unless the caller says otherwise.

@@ -4,7 +4,6 @@ mod aggregate;
 mod coded;
 mod distinct;
 mod execute;
-pub mod expression;
 mod facet_counts;
 mod facets;
 mod group;
@@ -19,7 +18,6 @@ mod select;
 mod tail;
 #[cfg(test)]
 pub(crate) mod testing;
-mod text_set;
 mod values;
 
 #[cfg(test)]

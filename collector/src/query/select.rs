@@ -3,10 +3,11 @@
 
 use std::net::IpAddr;
 
+use gnomon_expression::{IpSet, Predicate, Test, ValueSet, Wanted};
 use gnomon_flow::field::{ATTRIBUTE_ID_FIRST, PROTOCOL_NAMES};
 use gnomon_flow::{AttributeValue, Field, FieldId, FieldKind, Value};
 
-use super::plan::{IpSet, Plan, Predicate, Test, ValueSet, Wanted};
+use super::plan::Plan;
 use super::values::{Codes, Values, attribute_value, values};
 use crate::store::block::columns::{self, Way};
 use crate::store::block::{Column, Summary, Token, address_token, network_token, text_token};
@@ -27,24 +28,33 @@ impl Filter for Plan {
     }
 
     fn reads_times(&self) -> bool {
-        self.predicate.reads_times()
+        reads_times(&self.predicate)
     }
 }
 
-impl Predicate {
-    fn reads_times(&self) -> bool {
-        match self {
-            Predicate::All => false,
-            Predicate::Not(inner) => inner.reads_times(),
-            Predicate::And(list) | Predicate::Or(list) => list.iter().any(Predicate::reads_times),
-            Predicate::Test(test) => {
-                test.field.kind == FieldKind::Time
-                    || test.field.name.starts_with("time.")
-                    || test.field.name == "node"
-            }
+fn reads_times(predicate: &Predicate) -> bool {
+    match predicate {
+        Predicate::All => false,
+        Predicate::Not(inner) => reads_times(inner),
+        Predicate::And(list) | Predicate::Or(list) => list.iter().any(reads_times),
+        Predicate::Test(test) => {
+            test.field.kind == FieldKind::Time
+                || test.field.name.starts_with("time.")
+                || test.field.name == "node"
         }
     }
+}
 
+/// What can be asked of a block.
+trait OfBlock {
+    /// False only when no record of the block can match.
+    fn may_match(&self, summary: &Summary) -> bool;
+
+    /// The rows of `among` that may match, and whether they all do.
+    fn select(&self, block: &Reader, among: &RowSet) -> Result<(RowSet, bool), StoreError>;
+}
+
+impl OfBlock for Predicate {
     fn may_match(&self, summary: &Summary) -> bool {
         match self {
             Predicate::And(list) => list.iter().all(|p| p.may_match(summary)),
@@ -54,7 +64,6 @@ impl Predicate {
         }
     }
 
-    /// The rows of `among` that may match, and whether they all do.
     fn select(&self, block: &Reader, among: &RowSet) -> Result<(RowSet, bool), StoreError> {
         match self {
             Predicate::All => Ok((among.clone(), true)),
@@ -92,8 +101,7 @@ impl Predicate {
     }
 }
 
-impl Test {
-    /// False only when no record of the block can match.
+impl OfBlock for Test {
     fn may_match(&self, summary: &Summary) -> bool {
         let id = self.field.id;
         if self.negate {
@@ -101,8 +109,8 @@ impl Test {
         }
         match &self.wanted {
             Wanted::Anything => id.0 < ATTRIBUTE_ID_FIRST || summary.has(Column(id.0)),
-            Wanted::OneOf(set) => set.may_be_in(id, summary),
-            Wanted::Each(sets) => sets.iter().all(|set| set.may_be_in(id, summary)),
+            Wanted::OneOf(set) => may_be_in(set, id, summary),
+            Wanted::Each(sets) => sets.iter().all(|set| may_be_in(set, id, summary)),
         }
     }
 
@@ -209,97 +217,94 @@ impl Values {
     }
 }
 
-impl ValueSet {
-    fn may_be_in(&self, field: FieldId, summary: &Summary) -> bool {
-        if field.0 >= ATTRIBUTE_ID_FIRST && !summary.has(Column(field.0)) {
-            return false;
+/// False only when no record of the block can have a value of the set.
+fn may_be_in(wanted: &ValueSet, field: FieldId, summary: &Summary) -> bool {
+    if field.0 >= ATTRIBUTE_ID_FIRST && !summary.has(Column(field.0)) {
+        return false;
+    }
+    match wanted {
+        ValueSet::Text(set) if field.0 >= ATTRIBUTE_ID_FIRST => set
+            .exact_only()
+            .is_none_or(|mut texts| texts.any(|text| summary.may_have_token(text_token(field.0, text)))),
+        ValueSet::Ip(set) if (20..=22).contains(&field.0) => {
+            may_have_tokens(set, &mut |token| summary.may_have_token(token))
         }
-        match self {
-            ValueSet::Text(set) if field.0 >= ATTRIBUTE_ID_FIRST => set
-                .exact_only()
-                .is_none_or(|mut texts| texts.any(|text| summary.may_have_token(text_token(field.0, text)))),
-            ValueSet::Ip(set) if (20..=22).contains(&field.0) => {
-                set.tokens(&mut |token| summary.may_have_token(token))
+        ValueSet::Ip(set) if field.0 >= ATTRIBUTE_ID_FIRST => singles(set).is_none_or(|mut ips| {
+            ips.any(|ip| {
+                let mut bytes = Vec::new();
+                columns::value_bytes(&AttributeValue::Ip(ip), &mut bytes);
+                summary.may_have_token(Token::new(field.0, &bytes))
+            })
+        }),
+        ValueSet::Integer(set) => {
+            let range = |column: Column| summary.range(column);
+            let meets = |(min, max): (u64, u64)| set.meets(min, max);
+            let (orig, resp) = (Way(columns::ORIG_WAY), Way(columns::RESP_WAY));
+            let sum = |a: (u64, u64), b: (u64, u64)| (a.0.saturating_add(b.0), a.1.saturating_add(b.1));
+            match field.0 {
+                23 => meets(range(columns::ORIG_PORT)) || meets(range(columns::RESP_PORT)),
+                24 => meets(range(columns::ORIG_PORT)),
+                25 => meets(range(columns::RESP_PORT)),
+                28 => meets(range(columns::ETHERTYPE)),
+                40 => meets(sum(range(orig.packets()), range(resp.packets()))),
+                41 => meets(range(orig.packets())),
+                42 => meets(range(resp.packets())),
+                43 => meets(sum(range(orig.bytes()), range(resp.bytes()))),
+                44 => meets(range(orig.bytes())),
+                45 => meets(range(resp.bytes())),
+                _ => true,
             }
-            ValueSet::Ip(set) if field.0 >= ATTRIBUTE_ID_FIRST => set.singles().is_none_or(|mut ips| {
-                ips.any(|ip| {
-                    let mut bytes = Vec::new();
-                    columns::value_bytes(&AttributeValue::Ip(ip), &mut bytes);
-                    summary.may_have_token(Token::new(field.0, &bytes))
-                })
-            }),
-            ValueSet::Integer(set) => {
-                let range = |column: Column| summary.range(column);
-                let meets = |(min, max): (u64, u64)| set.meets(min, max);
-                let (orig, resp) = (Way(columns::ORIG_WAY), Way(columns::RESP_WAY));
-                let sum = |a: (u64, u64), b: (u64, u64)| (a.0.saturating_add(b.0), a.1.saturating_add(b.1));
-                match field.0 {
-                    23 => meets(range(columns::ORIG_PORT)) || meets(range(columns::RESP_PORT)),
-                    24 => meets(range(columns::ORIG_PORT)),
-                    25 => meets(range(columns::RESP_PORT)),
-                    28 => meets(range(columns::ETHERTYPE)),
-                    40 => meets(sum(range(orig.packets()), range(resp.packets()))),
-                    41 => meets(range(orig.packets())),
-                    42 => meets(range(resp.packets())),
-                    43 => meets(sum(range(orig.bytes()), range(resp.bytes()))),
-                    44 => meets(range(orig.bytes())),
-                    45 => meets(range(resp.bytes())),
-                    _ => true,
-                }
-            }
-            // By name, where the names are a closed table.
-            ValueSet::Text(set) if field.0 == 26 => {
-                let (min, max) = summary.range(columns::PROTOCOL);
-                set.exact_only().is_none_or(|mut names| {
-                    names.any(|name| {
-                        PROTOCOL_NAMES
-                            .iter()
-                            .find(|(_, known)| *known == name)
-                            .is_none_or(|(number, _)| (min..=max).contains(&u64::from(*number)))
-                    })
-                })
-            }
-            _ => true,
         }
+        // By name, where the names are a closed table.
+        ValueSet::Text(set) if field.0 == 26 => {
+            let (min, max) = summary.range(columns::PROTOCOL);
+            set.exact_only().is_none_or(|mut names| {
+                names.any(|name| {
+                    PROTOCOL_NAMES
+                        .iter()
+                        .find(|(_, known)| *known == name)
+                        .is_none_or(|(number, _)| (min..=max).contains(&u64::from(*number)))
+                })
+            })
+        }
+        _ => true,
     }
 }
 
-impl IpSet {
-    /// Whether `has` says yes to a token that an address of the set would have.
-    fn tokens(&self, has: &mut dyn FnMut(Token) -> bool) -> bool {
-        if !self.with_port.is_empty() {
-            return true;
+/// Whether `has` says yes to a token that an address of the set would have.
+fn may_have_tokens(set: &IpSet, has: &mut dyn FnMut(Token) -> bool) -> bool {
+    if !set.with_port.is_empty() {
+        return true;
+    }
+    let v4 = set.v4.list().iter().any(|(from, to)| {
+        if from == to {
+            has(address_token(&from.to_be_bytes()))
+        } else if from >> 8 == to >> 8 {
+            has(network_token(&from.to_be_bytes()[..3]))
+        } else if from >> 16 == to >> 16 {
+            has(network_token(&from.to_be_bytes()[..2]))
+        } else {
+            true
         }
-        let v4 = self.v4.list().iter().any(|(from, to)| {
-            if from == to {
-                has(address_token(&from.to_be_bytes()))
-            } else if from >> 8 == to >> 8 {
-                has(network_token(&from.to_be_bytes()[..3]))
-            } else if from >> 16 == to >> 16 {
-                has(network_token(&from.to_be_bytes()[..2]))
-            } else {
-                true
-            }
-        });
-        let v6 = self.v6.list().iter().any(|(from, to)| {
-            if from == to {
-                return has(address_token(&from.to_be_bytes()));
-            }
-            let same = |bits: u32| from >> (128 - bits) == to >> (128 - bits);
-            match [64u32, 48, 32].into_iter().find(|bits| same(*bits)) {
-                Some(bits) => has(network_token(&from.to_be_bytes()[..bits as usize / 8])),
-                None => true,
-            }
-        });
-        v4 || v6
-    }
+    });
+    let v6 = set.v6.list().iter().any(|(from, to)| {
+        if from == to {
+            return has(address_token(&from.to_be_bytes()));
+        }
+        let same = |bits: u32| from >> (128 - bits) == to >> (128 - bits);
+        match [64u32, 48, 32].into_iter().find(|bits| same(*bits)) {
+            Some(bits) => has(network_token(&from.to_be_bytes()[..bits as usize / 8])),
+            None => true,
+        }
+    });
+    v4 || v6
+}
 
-    /// The addresses, when the set is just those.
-    fn singles(&self) -> Option<impl Iterator<Item = IpAddr>> {
-        let few = self.v4.list().iter().all(|(a, b)| a == b) && self.v6.list().iter().all(|(a, b)| a == b);
-        (few && self.with_port.is_empty()).then(|| {
-            let v4 = self.v4.list().iter().map(|(ip, _)| IpAddr::V4((*ip).into()));
-            v4.chain(self.v6.list().iter().map(|(ip, _)| IpAddr::V6((*ip).into())))
-        })
-    }
+/// The addresses, when the set is just those.
+fn singles(set: &IpSet) -> Option<impl Iterator<Item = IpAddr>> {
+    let few = set.v4.list().iter().all(|(a, b)| a == b) && set.v6.list().iter().all(|(a, b)| a == b);
+    (few && set.with_port.is_empty()).then(|| {
+        let v4 = set.v4.list().iter().map(|(ip, _)| IpAddr::V4((*ip).into()));
+        v4.chain(set.v6.list().iter().map(|(ip, _)| IpAddr::V6((*ip).into())))
+    })
 }

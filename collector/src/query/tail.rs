@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use gnomon_expression::parse;
 use gnomon_flow::StoredFlow;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 
 use super::execute::{Queries, QueryError, Work};
-use super::expression::parse;
 use super::plan::Plan;
 
 /// Records that wait for a caller; behind them the store's own queue waits, and then records are missed.

@@ -156,6 +156,14 @@ pub fn variable_name(program: &str, key: &str) -> String {
     environment::variable_name(program, key)
 }
 
+/// The keys whose values differ between two configs, by dotted path, in the order of the struct.
+#[must_use]
+pub fn changed<T: Serialize + JsonSchema>(before: &T, after: &T) -> Vec<String> {
+    let (before, after) = (as_table(before), as_table(after));
+    let differs = |key: &str| schema::find(&before, key) != schema::find(&after, key);
+    schema::of::<T>().keys().into_iter().map(|key| key.path).filter(|key| differs(key)).collect()
+}
+
 fn as_table<T: Serialize>(value: &T) -> Table {
     // A config struct that TOML cannot hold (a map without string keys, an integer above i64) is our bug, and the
     // first test or start of the program shows it.

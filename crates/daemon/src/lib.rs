@@ -10,5 +10,6 @@ pub mod config;
 pub mod example;
 pub mod exit;
 pub mod notify;
+pub mod reload;
 pub mod shutdown;
 pub mod telemetry;

@@ -1,5 +1,6 @@
-//! Which crate may know which: clock ← flow ← proto ← {agent, collector, cli}; flow ← export ← {agent, cli};
-//! clock ← capture ← agent; daemon ← {agent, collector}. And versions stand in the root's Cargo.toml alone.
+//! Which crate may know which: clock ← flow ← proto ← {agent, collector, cli}; flow ← expression ← {agent, collector};
+//! flow ← export ← {agent, cli}; clock ← capture ← agent; daemon ← {agent, collector}. And versions stand in the root's
+//! Cargo.toml alone.
 
 use toml::{Table, Value};
 
@@ -7,18 +8,30 @@ use super::{Finding, finding};
 use crate::tree::File;
 
 /// (crate, the crates of ours that it may depend on). What an arrow reaches through others is allowed directly too.
-const EDGES: [(&str, &[&str]); 12] = [
+const EDGES: [(&str, &[&str]); 13] = [
     ("gnomon-clock", &[]),
     ("gnomon-flow", &["gnomon-clock"]),
+    ("gnomon-expression", &["gnomon-clock", "gnomon-flow"]),
     ("gnomon-export", &["gnomon-clock", "gnomon-flow"]),
     ("gnomon-proto", &["gnomon-clock", "gnomon-flow"]),
     ("gnomon-daemon", &["gnomon-flow"]),
     ("gnomon-capture", &["gnomon-clock"]),
     (
         "gnomon-agent",
-        &["gnomon-clock", "gnomon-flow", "gnomon-export", "gnomon-proto", "gnomon-capture", "gnomon-daemon"],
+        &[
+            "gnomon-clock",
+            "gnomon-flow",
+            "gnomon-expression",
+            "gnomon-export",
+            "gnomon-proto",
+            "gnomon-capture",
+            "gnomon-daemon",
+        ],
     ),
-    ("gnomon-collector", &["gnomon-clock", "gnomon-flow", "gnomon-proto", "gnomon-daemon"]),
+    (
+        "gnomon-collector",
+        &["gnomon-clock", "gnomon-flow", "gnomon-expression", "gnomon-proto", "gnomon-daemon"],
+    ),
     ("gnomon-cli", &["gnomon-clock", "gnomon-flow", "gnomon-export", "gnomon-proto"]),
     // These stand outside of the product and look at all of it.
     ("gnomon-fuzz", &ALL),
@@ -26,9 +39,10 @@ const EDGES: [(&str, &[&str]); 12] = [
     ("xtask", &ALL),
 ];
 
-const ALL: [&str; 9] = [
+const ALL: [&str; 10] = [
     "gnomon-clock",
     "gnomon-flow",
+    "gnomon-expression",
     "gnomon-export",
     "gnomon-proto",
     "gnomon-daemon",

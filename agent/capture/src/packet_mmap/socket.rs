@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use crate::filter::Instruction;
 use crate::options::Fanout;
 
 const TPACKET_V3: libc::c_int = 2;
@@ -76,8 +77,17 @@ impl PacketSocket {
     /// `ret #bytes`: the kernel then copies no more than that into the ring.
     pub(crate) fn keep_bytes(&self, bytes: u32) -> io::Result<()> {
         const BPF_RET_K: u16 = 0x06;
-        let mut program = [libc::sock_filter { code: BPF_RET_K, jt: 0, jf: 0, k: bytes }];
-        let filter = libc::sock_fprog { len: 1, filter: program.as_mut_ptr() };
+        self.attach(&[Instruction { code: BPF_RET_K, jump_true: 0, jump_false: 0, k: bytes }])
+    }
+
+    /// Lets the kernel run a filter over each frame; in place of one that was attached before, without a gap.
+    pub(crate) fn attach(&self, instructions: &[Instruction]) -> io::Result<()> {
+        let mut program: Vec<libc::sock_filter> = instructions
+            .iter()
+            .map(|i| libc::sock_filter { code: i.code, jt: i.jump_true, jf: i.jump_false, k: i.k })
+            .collect();
+        let len = libc::c_ushort::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let filter = libc::sock_fprog { len, filter: program.as_mut_ptr() };
         set(&self.fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter)
     }
 

@@ -193,6 +193,33 @@ pub fn numbered(number: u64, len: usize) -> Vec<u8> {
     frame
 }
 
+/// What the tests of capture filters let pass: half of what [`send_filtered`] sends.
+pub const FILTER: &str = "udp dst port 1009 or vlan 7";
+
+/// `rounds` times four frames, of which [`FILTER`] lets the first and the third pass.
+pub fn send_filtered(sender: &Sender, rounds: u64) {
+    for _ in 0..rounds {
+        for (vlan, port) in [(None, 1009), (None, 1010), (Some(7), 1010), (Some(8), 1010)] {
+            assert!(sender.send(&udp_frame(vlan, port)));
+        }
+    }
+}
+
+/// A UDP datagram to a port, of 142 bytes and those of its tag.
+fn udp_frame(vlan: Option<u16>, port: u16) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1];
+    if let Some(id) = vlan {
+        frame.extend([0x81, 0]);
+        frame.extend(id.to_be_bytes());
+    }
+    frame.extend([8, 0, 0x45, 0, 0, 128, 0, 0, 0, 0, 64, 17, 0, 0, 10, 9, 0, 1, 10, 9, 0, 2]);
+    frame.extend([0x10, 0]);
+    frame.extend(port.to_be_bytes());
+    frame.extend([0, 108, 0, 0]);
+    frame.resize(frame.len() + 100, 7);
+    frame
+}
+
 fn fill(number: u64, at: usize) -> u8 {
     (number as usize).wrapping_mul(31).wrapping_add(at) as u8
 }

@@ -13,12 +13,12 @@ use std::hash::Hash;
 use std::net::IpAddr;
 
 use gnomon_clock::UtcNs;
+use gnomon_expression::{
+    Comparison, Expression, FieldRef, IpTerm, Network, Operand, Operator, Term, TextTerm, field_hint, parse,
+};
 use gnomon_flow::{Field, field};
 
 use super::execute::{Control, Queries, QueryError, Selection, TimeRange, joined, limit_or};
-use super::expression::{
-    Comparison, Expression, FieldRef, IpTerm, Network, Operand, Operator, Term, TextTerm, field_hint, parse,
-};
 use crate::store::block::bloom::Mixing;
 
 /// Findings unless the caller says otherwise.

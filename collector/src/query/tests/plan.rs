@@ -1,9 +1,9 @@
 //! What every operator means, asked of records.
 
 use gnomon_clock::UtcNs;
+use gnomon_expression::parse;
 use gnomon_flow::{FIELDS, FieldKind};
 
-use crate::query::expression::parse;
 use crate::query::testing::{T0, arp_flow, tls_flow, v6_flow};
 use crate::query::{Hints, Plan};
 

@@ -308,3 +308,12 @@ fn show_hides_secrets_and_names_origins() {
         shown.lines().filter(|line| !line.starts_with("token")).map(|line| format!("{line}\n")).collect();
     assert_eq!(run(&plain, &[], &[]).unwrap().value, expected);
 }
+
+#[test]
+fn what_changed_between_two_configs_is_named() {
+    let before = Config::default();
+    assert!(changed(&before, &before).is_empty());
+    let mut after = Config { token: Some("x".into()), ..Config::default() };
+    after.spool.sync = !after.spool.sync;
+    assert_eq!(changed(&before, &after), ["spool.sync", "token"]);
+}

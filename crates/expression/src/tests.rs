@@ -257,3 +257,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_cannot_be_asked_somewhere_is_refused_where_it_stands() {
+    let scope = Scope {
+        refuse: |field| (field.name == "packets").then_some("it changes with every packet"),
+        relative_times: false,
+    };
+    assert!(parse_in("port == 443 && starttime > 2026-01-31", scope).is_ok());
+    let error = parse_in("port == 443 && packets > 3", scope).expect_err("refused");
+    assert_eq!((error.column, error.length), (16, 7));
+    assert_eq!(error.to_string(), "column 16: packets cannot be asked here; it changes with every packet");
+    let error = parse_in("starttime > now-5m", scope).expect_err("refused");
+    assert_eq!((error.column, error.length), (13, 6));
+}

@@ -64,7 +64,7 @@ impl fmt::Display for ParseError {
 }
 
 /// «did you mean …» for a field name nobody has.
-pub(in crate::query) fn field_hint(name: &str) -> String {
+pub fn field_hint(name: &str) -> String {
     let names = FIELDS.iter().flat_map(|f| f.aliases.iter().chain([&f.name]));
     match nearest(name, names.copied()).as_slice() {
         [] => "`gnomon fields` and docs/search.md list all fields".to_owned(),

@@ -2,23 +2,45 @@
 
 use gnomon_flow::{Field, FieldKind, field};
 
-use super::ast::{Comparison, Expression, FieldRef, Operand, Term, TextTerm};
+use super::ast::{Comparison, Expression, FieldRef, Operand, Term, TextTerm, TimeTerm};
 use super::error::{ParseError, field_hint};
 use super::lexer::{Kind, Token, tokens};
 use super::{DEPTH_MAX, EXPRESSION_BYTES_MAX, PATTERNS_MAX, term};
+
+/// What can be asked where an expression is asked.
+#[derive(Clone, Copy)]
+pub struct Scope {
+    /// Why a field cannot be asked there; `None` where it can.
+    pub refuse: fn(&'static Field) -> Option<&'static str>,
+    /// Whether there is a moment that `now-5m` counts from.
+    pub relative_times: bool,
+}
+
+impl Scope {
+    /// Whole records, and now.
+    pub const RECORDS: Scope = Scope { refuse: |_| None, relative_times: true };
+}
 
 /// Parse an expression. The empty text is every flow.
 ///
 /// # Errors
 /// What is wrong, with its column.
 pub fn parse(source: &str) -> Result<Expression, ParseError> {
+    parse_in(source, Scope::RECORDS)
+}
+
+/// As [`parse`], where not everything can be asked.
+///
+/// # Errors
+/// What is wrong, or cannot be asked there, with its column.
+pub fn parse_in(source: &str, scope: Scope) -> Result<Expression, ParseError> {
     if source.len() > EXPRESSION_BYTES_MAX {
         let cut = source.floor_char_boundary(EXPRESSION_BYTES_MAX);
         let message = format!("expression has {} bytes, at most {EXPRESSION_BYTES_MAX}", source.len());
         return Err(ParseError::at(source, cut, cut + 1, message));
     }
     let tokens = tokens(source)?;
-    let mut parser = Parser { source, tokens: &tokens, at: 0, depth: 0, patterns: 0 };
+    let mut parser = Parser { source, scope, tokens: &tokens, at: 0, depth: 0, patterns: 0 };
     if parser.peek().kind == Kind::End {
         return Ok(Expression::All);
     }
@@ -35,6 +57,7 @@ pub fn parse(source: &str) -> Result<Expression, ParseError> {
 
 struct Parser<'s, 't> {
     source: &'s str,
+    scope: Scope,
     tokens: &'t [Token],
     at: usize,
     depth: usize,
@@ -170,11 +193,15 @@ impl<'s, 't> Parser<'s, 't> {
             }
         };
         let name = self.source.get(token.start..token.end).unwrap_or_default();
-        text.plain().and_then(field::by_name).ok_or_else(|| {
+        let field = text.plain().and_then(field::by_name).ok_or_else(|| {
             let cut = name.floor_char_boundary(40);
             let dots = if cut < name.len() { "…" } else { "" };
             self.error(token, format!("unknown field `{}{dots}`", &name[..cut])).hint(field_hint(name))
-        })
+        })?;
+        match (self.scope.refuse)(field) {
+            Some(why) => Err(self.error(token, format!("{} cannot be asked here", field.name)).hint(why)),
+            None => Ok(field),
+        }
     }
 
     fn operand(&mut self, field: &'static Field) -> Result<Operand, ParseError> {
@@ -222,6 +249,10 @@ impl<'s, 't> Parser<'s, 't> {
             _ => return Err(self.unexpected(token, "a value")),
         };
         let term = term.map_err(|problem| self.error(token, problem.message).hint(problem.hint))?;
+        if !self.scope.relative_times && matches!(term, Term::Time(TimeTerm::Now(_))) {
+            let message = "a time that counts from now cannot be asked here";
+            return Err(self.error(token, message).hint("write a fixed one, such as 2026-01-31"));
+        }
         if matches!(term, Term::Text(TextTerm::Regex(_) | TextTerm::Wildcard(_))) {
             self.patterns += 1;
             if self.patterns > PATTERNS_MAX {

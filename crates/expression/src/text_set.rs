@@ -4,13 +4,14 @@ use std::collections::HashSet;
 
 use regex::Regex;
 
-use super::expression::{TextTerm, anchored_regex};
+use super::ast::TextTerm;
+use super::term::anchored_regex;
 
 /// Beyond so many exact values a hash beats comparing one by one.
 const HASH_FROM: usize = 8;
 
 #[derive(Default)]
-pub(super) struct TextSet {
+pub struct TextSet {
     /// In lower case.
     few: Vec<String>,
     many: HashSet<String>,
@@ -43,12 +44,12 @@ impl TextSet {
     }
 
     /// The values in lower case, when the set is just those.
-    pub(super) fn exact_only(&self) -> Option<impl Iterator<Item = &str>> {
+    pub fn exact_only(&self) -> Option<impl Iterator<Item = &str>> {
         (self.wildcards.is_empty() && self.patterns.is_empty())
             .then(|| self.few.iter().chain(&self.many).map(String::as_str))
     }
 
-    pub(super) fn has(&self, value: &str) -> bool {
+    pub fn has(&self, value: &str) -> bool {
         self.few.iter().any(|text| same(value, text))
             || (!self.many.is_empty() && self.many.contains(&value.to_lowercase()))
             || self.wildcards.iter().any(|wildcard| wildcard.matches(value))

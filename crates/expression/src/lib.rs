@@ -1,4 +1,5 @@
-//! The search language: text → typed expression, checked against the field table. Pure: reads no clock and no store.
+//! The search language: text → typed expression, checked against the field table → predicate, asked of records. Pure:
+//! reads no clock and no store.
 //!
 //! The grammar and the names are Arkime's (docs/search.md has the language with examples, each parsed by a test):
 //!
@@ -18,18 +19,21 @@ mod ip;
 mod lexer;
 mod manual;
 mod parser;
+mod predicate;
 mod term;
 #[cfg(test)]
 mod tests;
+mod text_set;
 mod time;
 
 pub use ast::{Comparison, Expression, FieldRef, Operand, Operator, Precision, Term, TextTerm, TimeTerm};
-pub use error::ParseError;
-pub(super) use error::field_hint;
+pub use error::{ParseError, field_hint};
 pub use ip::{IpTerm, Network};
 pub use manual::search_docs;
-pub use parser::parse;
+pub use parser::{Scope, parse, parse_in};
+pub use predicate::{Intervals, IpSet, Predicate, Test, ValueSet, Wanted};
 pub use term::anchored_regex;
+pub use text_set::TextSet;
 pub use time::{moment, relative_ns};
 
 /// Bytes of an expression.

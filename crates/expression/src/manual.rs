@@ -60,7 +60,7 @@ fn cell(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::query::expression::parse;
+    use crate::parse;
 
     fn blocks(kind: &str) -> Vec<&'static str> {
         let fence = format!("```{kind}\n");
