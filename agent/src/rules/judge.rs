@@ -204,5 +204,13 @@ fn nothing_of(origin: Origin) -> StoredFlow {
         end: None,
         attributes: Attributes::default(),
     };
-    StoredFlow { record, origin, first: None, last: None, ingested: None, time_state: TimeState::Indexed }
+    StoredFlow {
+        record,
+        origin,
+        first: None,
+        last: None,
+        ingested: None,
+        time_state: TimeState::Indexed,
+        time_reason: Default::default(),
+    }
 }

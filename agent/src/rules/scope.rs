@@ -44,7 +44,7 @@ pub fn when(field: &'static Field) -> Result<When, &'static str> {
         // outerip, outermac: of attributes.
         FieldId(90 | 91) => Ok(When::Metadata),
         FieldId(1 | 5 | 81) => Err("it names one record or one run of the agent"),
-        FieldId(10 | 11 | 13..=16) => Err("only the collector knows it"),
+        FieldId(10 | 11 | 13..=17) => Err("only the collector knows it"),
         FieldId(12 | 40..=71 | 82 | 84..=86) => {
             Err("it changes with every packet; rules ask what a flow is, not how much of it there was")
         }

@@ -358,6 +358,7 @@ mod tests {
             last: None,
             ingested: None,
             time_state: Default::default(),
+            time_reason: Default::default(),
         }
     }
 

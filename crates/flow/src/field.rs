@@ -495,22 +495,11 @@ pub static FIELDS: &[Field] = &[
             s(Value::Bool(first.conflict));
         }
     }),
-    Field {
-        values: &[
-            "no-fix",
-            "error-too-large",
-            "conflict",
-            "ahead-of-collector",
-            "collector-unproven",
-            "in-future",
-            "on-its-way",
-        ],
-        ..one(17, "time.reason", &[], Text, "Why the record is pending or quarantined.", |f, _, s| {
-            if !f.time_reason.is_empty() {
-                text(s, &f.time_reason);
-            }
-        })
-    },
+    one(17, "time.reason", &[], Text, "Why the record is pending or quarantined, in a word.", |f, _, s| {
+        if !f.time_reason.is_empty() {
+            text(s, &f.time_reason);
+        }
+    }),
     any(20, "ip", Ip, "Address of either side.", |f, _, s| {
         for ip in [f.record.key.orig_ip(), f.record.key.resp_ip()].into_iter().flatten() {
             s(Value::Ip(ip));
