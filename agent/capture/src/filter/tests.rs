@@ -107,7 +107,11 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
         data.extend_from_slice(&[0, 53]);
         data
     });
-    let other = prop_oneof![Just(vec![0x08, 0x06, 0, 1, 8, 0]), any::<[u8; 2]>().prop_map(Vec::from)];
+    let other = prop_oneof![
+        Just(vec![0x08, 0x06, 0, 1, 8, 0]),
+        Just(vec![0x88, 0x47, 0, 0, 0x11, 0x40, 0x45, 0]),
+        any::<[u8; 2]>().prop_map(Vec::from),
+    ];
     let rest = prop::collection::vec(any::<u8>(), 0..1000);
     let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3);
     (
@@ -133,13 +137,14 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
 
 #[test]
 fn verdicts_are_the_kernels() {
-    use proptest::test_runner::{Config, TestRunner};
+    use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
     for filter in FILTERS {
         let Some(program) = compiled(filter) else { return };
         let kernel = Kernel::new(&program);
         let (mut passed, mut left_out) = (0, 0);
-        let mut runner =
-            TestRunner::new(Config { cases: 800, failure_persistence: None, ..Config::default() });
+        // The same frames each time: among others a rare filter would now and then meet none of its own.
+        let config = Config { cases: 800, failure_persistence: None, ..Config::default() };
+        let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
         let counts = std::cell::RefCell::new((&mut passed, &mut left_out));
         runner
             .run(&frame(), |data| {
