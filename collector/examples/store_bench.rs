@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use gnomon_clock::{Clock, EpochId, Fix, FixSource, KernelClock, MonoNs, Policy, RawNs, UtcNs};
 use gnomon_collector::clock_gate::ClockGate;
+use gnomon_collector::enrich::Enrichment;
 use gnomon_collector::query::{Histogram, Measure, Queries, QueryLimits, Search, TimeRange, Top};
 use gnomon_collector::store::{Body, Change, Content, Evidence, Limits, RecordBatch, Store, Writer, open};
 use gnomon_collector::timekeeper::Timekeeper;
@@ -272,7 +273,7 @@ fn ingest(mut writer: Writer, store: &Store, rows: u64, dir: &Path) -> anyhow::R
             seqs[usize::from(sensor)] += 1;
             let before = cpu();
             let begun = Watch::start();
-            let batch = RecordBatch::read(&payload)?;
+            let batch = RecordBatch::read(&payload, &Enrichment::default())?;
             decode_s += begun.elapsed().as_secs_f64();
             let committing = Watch::start();
             let content =

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use gnomon_flow::field::{ATTRIBUTE_ID_FIRST, protocol_name};
+use gnomon_flow::field::{ATTRIBUTE_ID_FIRST, COUNTRY_SRC, protocol_name};
 use gnomon_flow::{DecodeProblem, Field, FlowEndReason, FlowKey, TcpState, TimeState, Value};
 
 use crate::store::block::columns::{self, Way};
@@ -104,6 +104,10 @@ pub(super) fn values(field: &Field, block: &Reader) -> Result<Option<Vec<Values>
         84 => one(named(block, columns::PROBLEM, None, &DecodeProblem::ALL, DecodeProblem::name)?),
         85 => one(plain(columns::SLICED_PACKETS)?),
         86 => one(plain(columns::SLICED_BYTES)?),
+        92..=94 => {
+            let orig = COUNTRY_SRC.0 + 2 * (field.id.0 - 92);
+            Ok(Some(vec![attribute(block, Column(orig))?, attribute(block, Column(orig + 1))?]))
+        }
         _ => Ok(None),
     }
 }
