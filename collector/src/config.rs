@@ -28,6 +28,7 @@ pub struct Config {
     pub ingest: IngestConfig,
     pub retention: RetentionConfig,
     pub clock: ClockConfig,
+    pub enrich: EnrichConfig,
     pub telemetry: TelemetryConfig,
 }
 
@@ -113,6 +114,25 @@ pub struct ClockConfig {
     pub index_error_max: HumanDuration,
 }
 
+/// Files that tell more of a record's addresses. None is needed and none comes with gnomon; one that is named and cannot
+/// be used keeps the collector from starting. They are read at the start: restart the collector after replacing one, with
+/// a rename, so that no half-written file is read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct EnrichConfig {
+    /// Countries of IP addresses, for `country.src` and `country.dst`: a database in MaxMind's format (GeoLite2 Country or
+    /// City, DB-IP, IPinfo). At most 1 GiB, all of which is kept in memory.
+    #[schemars(example = "/var/lib/GeoIP/GeoLite2-Country.mmdb")]
+    pub country_db: Option<PathBuf>,
+    /// Autonomous systems of IP addresses, for `asn.src` and `asn.dst`. As above; it may be the same file.
+    #[schemars(example = "/var/lib/GeoIP/GeoLite2-ASN.mmdb")]
+    pub asn_db: Option<PathBuf>,
+    /// Vendors of MAC addresses, for `oui.src` and `oui.dst`: Wireshark's `manuf`, or `oui.csv` or `oui.txt` of the IEEE
+    /// (`mam` and `oui36` too; the files of one form may be put into one). At most 64 MiB.
+    #[schemars(example = "/usr/share/wireshark/manuf")]
+    pub oui_file: Option<PathBuf>,
+}
+
 /// See `clock.policy`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -135,6 +155,7 @@ impl Default for Config {
             ingest: IngestConfig::default(),
             retention: RetentionConfig::default(),
             clock: ClockConfig::default(),
+            enrich: EnrichConfig::default(),
             telemetry: TelemetryConfig::default(),
         }
     }

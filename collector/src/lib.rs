@@ -9,6 +9,7 @@ pub mod certs;
 pub mod cli;
 pub mod clock_gate;
 pub mod config;
+pub mod enrich;
 pub mod fleet;
 pub mod ingest;
 pub mod metrics;

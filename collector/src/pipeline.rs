@@ -31,6 +31,7 @@ use tonic::transport::server::TcpIncoming;
 use crate::api::{self, Api, Listen};
 use crate::clock_gate::ClockGate;
 use crate::config::Config;
+use crate::enrich::Enrichment;
 use crate::fleet::Fleet;
 use crate::ingest::{Committer, IngestService, Quarantine, Settings};
 use crate::metrics;
@@ -66,6 +67,10 @@ pub async fn run(
         Arc::new(move || keeper.certificate_time())
     };
     let tls = Tls::load(&config.tls, certificate_time)?;
+    let enrich = config.enrich.clone();
+    let enrichment = tokio::task::spawn_blocking(move || Enrichment::load(&enrich))
+        .await
+        .context("reading the databases of addresses panicked")??;
     // Bound first: a second collector on this machine learns of the port before it learns of the directory.
     let grpc = bind("listen.grpc", config.listen.grpc).await?;
     let http = bind("listen.http", config.listen.http).await?;
@@ -73,7 +78,7 @@ pub async fn run(
     let gate = ClockGate::new(keeper.clone(), config.policy());
     let (dir, limits) = (config.data_dir.clone(), config.limits());
     let opened = tokio::task::spawn_blocking(move || {
-        let (store, writer) = store::open(&dir, gate, limits)?;
+        let (store, writer) = store::open_enriched(&dir, gate, limits, enrichment)?;
         let quarantine = Quarantine::open(&dir.join("quarantine"))
             .map_err(|source| store::StoreError::Directory { path: dir.join("quarantine"), source })?;
         let agents = store.agents()?;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use gnomon_clock::{Clock, Fix, FixSource, KernelClock, MonoNs, Policy, RawNs, UtcNs};
 use gnomon_collector::clock_gate::ClockGate;
+use gnomon_collector::enrich::Enrichment;
 use gnomon_collector::query::{
     Facets, Histogram, Hunt, Measure, Queries, QueryError, QueryLimits, Roller, Search, TimeRange, Top,
 };
@@ -132,7 +133,7 @@ fn ingest(mut writer: Writer, store: &Store, rows: u64, dir: &Path) -> anyhow::R
             seqs[usize::from(sensor)] += 1;
             let before = cpu();
             let begun = Watch::start();
-            let batch = RecordBatch::read(&payload)?;
+            let batch = RecordBatch::read(&payload, &Enrichment::default())?;
             decode_s += begun.elapsed().as_secs_f64();
             let committing = Watch::start();
             let content =

@@ -5,6 +5,7 @@ use gnomon_clock::RawNs;
 use gnomon_flow::FlowId;
 use gnomon_proto::{Message, v1};
 
+use crate::enrich::Enrichment;
 use crate::store::{BLOCK_BYTES_MAX, BatchError, Content, RecordBatch, RecordError, Slices};
 
 /// What is wrong with an entry.
@@ -45,21 +46,21 @@ impl Checked {
 }
 
 /// Look at an entry. Never fails: one that means nothing still moves the ledger, or its agent would send it for ever.
-pub(super) fn check(entry: &v1::Entry) -> Checked {
+pub(super) fn check(entry: &v1::Entry, enrichment: &Enrichment) -> Checked {
     let found = crc32c::crc32c(&entry.payload);
     if found != entry.crc32c {
         return Checked::unreadable(BadEntry::Checksum { found, wanted: entry.crc32c });
     }
     let checked = match entry.kind() {
-        v1::EntryKind::Flows => check_flows(&entry.payload),
+        v1::EntryKind::Flows => check_flows(&entry.payload, enrichment),
         v1::EntryKind::Slices => check_slices(entry.payload.clone()),
         v1::EntryKind::Unspecified => Err(BadEntry::Kind(entry.kind)),
     };
     checked.unwrap_or_else(Checked::unreadable)
 }
 
-fn check_flows(payload: &Bytes) -> Result<Checked, BadEntry> {
-    let RecordBatch { interface, records, bad, records_bad } = RecordBatch::read(payload)?;
+fn check_flows(payload: &Bytes, enrichment: &Enrichment) -> Result<Checked, BadEntry> {
+    let RecordBatch { interface, records, bad, records_bad } = RecordBatch::read(payload, enrichment)?;
     let content = Content::Flows { interface: interface.into(), records, payload: payload.clone() };
     Ok(Checked { content, bad: bad.map(BadEntry::Record), records_bad })
 }
@@ -105,6 +106,10 @@ mod tests {
     use super::*;
     use crate::store::{RECORD_NS_MAX, testing};
     use proptest::prelude::*;
+
+    fn check(entry: &v1::Entry) -> Checked {
+        super::check(entry, &Enrichment::default())
+    }
 
     fn entry(kind: v1::EntryKind, payload: Vec<u8>) -> v1::Entry {
         let crc32c = crc32c::crc32c(&payload);

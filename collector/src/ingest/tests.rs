@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gnomon_clock::{Clock, EpochId, KernelClock, Policy, RawNs};
 use gnomon_daemon::certificate_time::{self, CertificateTime};
-use gnomon_flow::{AgentId, EpochHash, FlowId};
+use gnomon_flow::{Addresses, AgentId, EpochHash, FlowId, Value, field};
 use gnomon_proto::v1::agent_message::Body as Say;
 use gnomon_proto::v1::collector_message::Body as Hear;
 use gnomon_proto::v1::ingest_client::IngestClient;
@@ -21,6 +21,7 @@ use tonic::{Code, Status, Streaming};
 use super::{Committer, CommitterHandle, IngestService, Quarantine, Settings};
 use crate::clock_gate::ClockGate;
 use crate::config::TlsConfig;
+use crate::enrich::{self, Enrichment};
 use crate::fleet::Fleet;
 use crate::store::{self, Limits, Span, Store, testing};
 use crate::timekeeper::Timekeeper;
@@ -36,10 +37,18 @@ struct Collector {
 }
 
 async fn collector(limits: Limits, tls: Option<Arc<rustls::ServerConfig>>) -> Collector {
+    collector_that_knows(limits, tls, Enrichment::default()).await
+}
+
+async fn collector_that_knows(
+    limits: Limits,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    enrichment: Enrichment,
+) -> Collector {
     let dir = tempfile::tempdir().unwrap();
     let clock: Arc<dyn Clock> = Arc::new(KernelClock);
     let gate = ClockGate::new(Timekeeper::new(Arc::clone(&clock)), Policy::default());
-    let (store, writer) = store::open(dir.path(), gate, limits).unwrap();
+    let (store, writer) = store::open_enriched(dir.path(), gate, limits, enrichment).unwrap();
     let (committer, handle) = Committer::start(writer, Arc::clone(&clock)).unwrap();
     let fleet = Fleet::default();
     let stop = CancellationToken::new();
@@ -188,6 +197,23 @@ impl Agent {
 
 fn found(store: &Store) -> usize {
     store.scan(Span::ALL, true, None).filter(Result::is_ok).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_collector_knows_of_addresses_is_told_as_records_come_in() {
+    let collector = collector_that_knows(testing::LIMITS, None, enrich::testing::enrichment()).await;
+    let mut client = connect(collector.port).await;
+    let (mut agent, _) = Agent::join(&mut client, 1).await.unwrap();
+    agent.say(agent.fix()).await;
+    let raw = KernelClock.raw().0;
+    let mut record = testing::record(1, 1, raw - 1000, raw);
+    record.key.addresses = Addresses::V4 { orig: [10, 0, 0, 1], resp: [198, 51, 100, 7] };
+    let payload = store::RecordBatch::payload("eth0", &[record]).to_vec();
+    agent.say(agent.entry(1, v1::EntryKind::Flows, payload)).await;
+    while agent.ack().await < 1 {}
+    let (_, flow) = collector.store.scan(Span::ALL, true, None).next().unwrap().unwrap();
+    let country = field::by_name("country.dst").and_then(|field| field.first(&flow));
+    assert_eq!(country, Some(Value::Text("DE".into())));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

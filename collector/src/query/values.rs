@@ -131,6 +131,9 @@ pub(super) fn values(field: &Field, block: &Reader) -> Result<Option<Vec<Values>
         86 => one(plain(columns::SLICED_BYTES)?),
         90 => two(block, OUTER_IP_SRC, OUTER_IP_DST),
         91 => two(block, OUTER_MAC_SRC, OUTER_MAC_DST),
+        92 => two(block, field::COUNTRY_SRC, field::COUNTRY_DST),
+        93 => two(block, field::ASN_SRC, field::ASN_DST),
+        94 => two(block, field::OUI_SRC, field::OUI_DST),
         _ => Ok(None),
     }
 }

@@ -9,6 +9,7 @@ use gnomon_proto::{Message, WireError, v1};
 
 use super::RECORD_NS_MAX;
 use super::envelope::{DamagedValue, damaged};
+use crate::enrich::Enrichment;
 
 /// A batch of records decompresses to at most this.
 const BATCH_BYTES_MAX: usize = 32 << 20;
@@ -41,11 +42,12 @@ pub struct RecordBatch {
 }
 
 impl RecordBatch {
-    /// From the payload of an entry: a zstd frame of a `FlowBatch`.
+    /// From the payload of an entry: a zstd frame of a `FlowBatch`. All that the store ever holds comes through here, on
+    /// its way in or when an open reads it again: so this is where records get what `enrichment` knows.
     ///
     /// # Errors
     /// [`BatchError`] when nothing of it can be read.
-    pub fn read(payload: &[u8]) -> Result<RecordBatch, BatchError> {
+    pub fn read(payload: &[u8], enrichment: &Enrichment) -> Result<RecordBatch, BatchError> {
         let batch = decompress(payload).map_err(BatchError::Decompress)?;
         let wire = v1::FlowBatch::decode(&batch[..]).map_err(|e| BatchError::Protobuf(e.to_string()))?;
         let mut batch = RecordBatch {
@@ -67,6 +69,7 @@ impl RecordBatch {
             batch.records_bad += 1;
             batch.bad = batch.bad.or(Some(error));
         }
+        enrichment.add_to(&mut batch.records);
         Ok(batch)
     }
 

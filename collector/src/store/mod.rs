@@ -54,7 +54,7 @@ pub use change::{Body, Change, Committed, Content, Evidence, Slices};
 pub use envelope::DamagedValue;
 pub use held::Held;
 pub use intake::Rate;
-pub use open::open;
+pub use open::{open, open_enriched};
 pub(crate) use progress::Progress;
 pub(crate) use reader::Reader;
 pub use retention::Limits;
@@ -68,6 +68,7 @@ pub use verify::{Damage, Report, size_of, verify};
 pub use writer::Writer;
 
 use crate::clock_gate::ClockGate;
+use crate::enrich::Enrichment;
 use crate::timekeeper::vote;
 use envelope::{Totals, numbers_of};
 use epochs::Epochs;
@@ -186,6 +187,7 @@ struct Shared {
     segments: Arc<Segments>,
     epochs: Epochs,
     gate: ClockGate,
+    enrichment: Enrichment,
     live: RwLock<Live>,
     totals: Mutex<Totals>,
     intake: Mutex<Intake>,
@@ -333,6 +335,11 @@ impl Store {
     /// The collector's own time and what it is worth.
     pub fn now(&self) -> CollectorNow {
         self.shared.gate.now()
+    }
+
+    /// What is known of the addresses of records that come in.
+    pub fn enrichment(&self) -> &Enrichment {
+        &self.shared.enrichment
     }
 
     /// The clock gate, with its policy and the collector's clock.

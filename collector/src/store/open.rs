@@ -19,6 +19,7 @@ use super::snapshot::clear_leftovers;
 use super::writer::Writer;
 use super::{SUBSCRIBER_QUEUE, Shared, Store, StoreError};
 use crate::clock_gate::ClockGate;
+use crate::enrich::Enrichment;
 
 /// Opening writes before it reads: with less than this free the database could die half open.
 const OPEN_BYTES_MIN: u64 = 32 << 20;
@@ -28,6 +29,19 @@ const OPEN_BYTES_MIN: u64 = 32 << 20;
 /// # Errors
 /// When another process has it, it was written by a newer version, or it cannot be read.
 pub fn open(dir: &Path, gate: ClockGate, limits: Limits) -> Result<(Store, Writer), StoreError> {
+    open_enriched(dir, gate, limits, Enrichment::default())
+}
+
+/// As [`open`], for records that get what `enrichment` knows of their addresses.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_enriched(
+    dir: &Path,
+    gate: ClockGate,
+    limits: Limits,
+    enrichment: Enrichment,
+) -> Result<(Store, Writer), StoreError> {
     std::fs::create_dir_all(dir).map_err(|source| StoreError::Directory { path: dir.to_owned(), source })?;
     let free_bytes = free_bytes(dir)?;
     if free_bytes < OPEN_BYTES_MIN {
@@ -62,6 +76,7 @@ pub fn open(dir: &Path, gate: ClockGate, limits: Limits) -> Result<(Store, Write
         segments,
         epochs: Epochs::default(),
         gate,
+        enrichment,
         live: RwLock::default(),
         totals: Mutex::new(totals.unwrap_or_default()),
         intake,

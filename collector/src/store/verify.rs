@@ -22,6 +22,7 @@ use super::retention::segment_table;
 use super::rocks::Rocks;
 use super::rollup::Rollup;
 use super::segments::{self, Position};
+use crate::enrich::Enrichment;
 
 /// Damage that is named one by one; all of it is counted.
 const NAMED_MAX: usize = 10_000;
@@ -270,7 +271,8 @@ impl Records<'_> {
             keys::recent_of(key).ok_or_else(|| StoreError::Key { bytes: key.to_vec() })?;
             let (hash, _, payload) = decode_recent(value)?;
             // Records that are refused were refused when they came, and are here as they came.
-            RecordBatch::read(payload).map_err(|error| damaged("a recent batch", error.to_string()))?;
+            RecordBatch::read(payload, &Enrichment::default())
+                .map_err(|error| damaged("a recent batch", error.to_string()))?;
             if !this.epochs.contains(&hash) {
                 return Err(damaged("a recent batch", "is of an epoch that is not known").into());
             }

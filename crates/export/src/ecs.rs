@@ -87,6 +87,8 @@ pub const ECS_NAMES: &[EcsName] = &[
     name("email.message-id", "email.message_id", One),
     name("email.x-mailer", "email.x_mailer", One),
     name("vlan", "network.vlan.id", Keyword),
+    name("country.src", "source.geo.country_iso_code", One),
+    name("country.dst", "destination.geo.country_iso_code", One),
 ];
 
 pub(crate) fn object(flow: &StoredFlow) -> Object {

@@ -5,16 +5,14 @@
 //! so it may be long.
 
 use std::borrow::Cow;
-use std::fmt;
-use std::net::IpAddr;
 
 use gnomon_clock::UtcNs;
 
 use crate::attribute::AttributeValue;
 use crate::community::community_id;
-use crate::key::{Addresses, FlowKey};
+use crate::key::FlowKey;
 use crate::stored::StoredFlow;
-use crate::timestamp::rfc3339;
+pub use crate::value::Value;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FieldId(pub u16);
@@ -30,29 +28,6 @@ pub enum FieldKind {
     /// A point of time; JSON has RFC 3339 with nanoseconds.
     Time,
     Bool,
-}
-
-/// One value of a field of one record.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Value<'a> {
-    Ip(IpAddr),
-    Integer(u64),
-    Text(Cow<'a, str>),
-    Time(UtcNs),
-    Bool(bool),
-}
-
-/// As searches and JSON write it.
-impl fmt::Display for Value<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Value::Ip(ip) => ip.fmt(f),
-            Value::Integer(n) => n.fmt(f),
-            Value::Text(text) => text.fmt(f),
-            Value::Time(time) => rfc3339(*time).fmt(f),
-            Value::Bool(b) => b.fmt(f),
-        }
-    }
 }
 
 /// Called with each value that a record has in a field.
@@ -94,18 +69,6 @@ impl Field {
     /// Whether the field is layer-7 metadata, kept as an attribute.
     pub fn is_attribute(&self) -> bool {
         self.id.0 >= ATTRIBUTE_ID_FIRST
-    }
-}
-
-impl Value<'_> {
-    pub fn into_owned(self) -> Value<'static> {
-        match self {
-            Value::Ip(ip) => Value::Ip(ip),
-            Value::Integer(n) => Value::Integer(n),
-            Value::Text(text) => Value::Text(Cow::Owned(text.into_owned())),
-            Value::Time(time) => Value::Time(time),
-            Value::Bool(b) => Value::Bool(b),
-        }
     }
 }
 
@@ -153,6 +116,11 @@ const fn attribute(
 ) -> Field {
     assert!(id.0 >= ATTRIBUTE_ID_FIRST);
     Field { id, name, aliases, kind, many: true, any_of: false, values: &[], doc, get: attribute_values }
+}
+
+/// A text attribute of which a record has one at most.
+const fn single(id: FieldId, name: &'static str, doc: &'static str) -> Field {
+    Field { many: false, ..attribute(id, name, &[], Text, doc) }
 }
 
 fn attribute_values(flow: &StoredFlow, id: FieldId, sink: Sink<'_>) {
@@ -205,14 +173,6 @@ fn flag_count(flow: &StoredFlow, bit: usize, sink: Sink<'_>) {
 /// `aa:bb:cc:dd:ee:ff`.
 pub fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|b| format!("{b:02x}")).join(":")
-}
-
-fn macs(flow: &StoredFlow) -> (Option<[u8; 6]>, Option<[u8; 6]>) {
-    let record = &flow.record;
-    match record.key.addresses {
-        Addresses::Mac { orig, resp } => (Some(orig), Some(resp)),
-        _ => (record.orig.mac, record.resp.mac),
-    }
 }
 
 /// The names of IP protocols that are shown by name (IANA protocol numbers).
@@ -408,6 +368,12 @@ pub const L2TP_SESSION: FieldId = FieldId(1912);
 pub const AH_SPI: FieldId = FieldId(1913);
 pub const NSH_PATH: FieldId = FieldId(1914);
 pub const ICMP_INNER: FieldId = FieldId(1920);
+pub const COUNTRY_SRC: FieldId = FieldId(1930);
+pub const COUNTRY_DST: FieldId = FieldId(1931);
+pub const ASN_SRC: FieldId = FieldId(1932);
+pub const ASN_DST: FieldId = FieldId(1933);
+pub const OUI_SRC: FieldId = FieldId(1934);
+pub const OUI_DST: FieldId = FieldId(1935);
 
 use FieldKind::{Bool, Integer, Ip, Text, Time};
 
@@ -558,18 +524,18 @@ pub static FIELDS: &[Field] = &[
         })
     },
     any(30, "mac", Text, "MAC address of either side.", |f, _, s| {
-        let (orig, resp) = macs(f);
+        let (orig, resp) = f.record.macs();
         for mac in [orig, resp].into_iter().flatten() {
             owned(s, mac_text(mac));
         }
     }),
     one(31, "mac.src", &[], Text, "Originator's MAC address.", |f, _, s| {
-        if let (Some(mac), _) = macs(f) {
+        if let (Some(mac), _) = f.record.macs() {
             owned(s, mac_text(mac));
         }
     }),
     one(32, "mac.dst", &[], Text, "Responder's MAC address.", |f, _, s| {
-        if let (_, Some(mac)) = macs(f) {
+        if let (_, Some(mac)) = f.record.macs() {
             owned(s, mac_text(mac));
         }
     }),
@@ -744,6 +710,18 @@ pub static FIELDS: &[Field] = &[
             attribute_values(f, OUTER_MAC_DST, s);
         },
     ),
+    any(92, "country", Text, "Country of either side's address.", |f, _, s| {
+        attribute_values(f, COUNTRY_SRC, s);
+        attribute_values(f, COUNTRY_DST, s);
+    }),
+    any(93, "asn", Text, "Autonomous system of either side's address.", |f, _, s| {
+        attribute_values(f, ASN_SRC, s);
+        attribute_values(f, ASN_DST, s);
+    }),
+    any(94, "oui", Text, "Vendor of either side's MAC address.", |f, _, s| {
+        attribute_values(f, OUI_SRC, s);
+        attribute_values(f, OUI_DST, s);
+    }),
     attribute(PROTOCOLS, "protocols", &[], Text, "Protocols recognised in the flow."),
     attribute(TAGS, "tags", &[], Text, "Tags given by rules and alerts."),
     attribute(DNS_HOST, "dns.host", &["host.dns"], Text, "Names asked for or answered."),
@@ -992,6 +970,12 @@ pub static FIELDS: &[Field] = &[
         Text,
         "Community IDs of the flows that ICMP errors are about.",
     ),
+    single(COUNTRY_SRC, "country.src", "Country of the originator's address (by `enrich.country_db`)."),
+    single(COUNTRY_DST, "country.dst", "Country of the responder's address (by `enrich.country_db`)."),
+    single(ASN_SRC, "asn.src", "Autonomous system of the originator's address (by `enrich.asn_db`)."),
+    single(ASN_DST, "asn.dst", "Autonomous system of the responder's address (by `enrich.asn_db`)."),
+    single(OUI_SRC, "oui.src", "Vendor of the originator's MAC address (by `enrich.oui_file`)."),
+    single(OUI_DST, "oui.dst", "Vendor of the responder's MAC address (by `enrich.oui_file`)."),
 ];
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub mod record;
 pub mod slice;
 pub mod stored;
 pub mod timestamp;
+pub mod value;
 
 pub use attribute::{Attribute, AttributeValue, Attributes};
 pub use field::{FIELDS, Field, FieldId, FieldKind, Value};

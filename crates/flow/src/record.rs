@@ -4,7 +4,7 @@ use gnomon_clock::RawNs;
 
 use crate::attribute::Attributes;
 use crate::id::FlowId;
-use crate::key::FlowKey;
+use crate::key::{Addresses, FlowKey};
 
 /// Why a record was closed (IPFIX flowEndReason, RFC 5102 section 5.11.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -188,6 +188,14 @@ impl FlowRecord {
 
     pub fn bytes(&self) -> u64 {
         self.orig.bytes.saturating_add(self.resp.bytes)
+    }
+
+    /// The MAC addresses of both sides: those that the flow is told by, or those seen beside IP addresses.
+    pub fn macs(&self) -> (Option<[u8; 6]>, Option<[u8; 6]>) {
+        match self.key.addresses {
+            Addresses::Mac { orig, resp } => (Some(orig), Some(resp)),
+            _ => (self.orig.mac, self.resp.mac),
+        }
     }
 
     pub fn is_interim(&self) -> bool {
