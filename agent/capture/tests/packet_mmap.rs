@@ -283,6 +283,8 @@ fn a_deleted_interface_is_an_error_and_a_downed_one_is_not() {
         assert!(!source.stats().interface_up);
         ip("link set rx0 up");
         assert!(source.stats().interface_up);
+        // The other end notices later, and drops what it is given until then.
+        wait_for(Duration::from_secs(5), || ip("-o link show tx0").contains("state UP"));
         assert_eq!(Sender::new("tx0", false).send_numbered(0, 5, 64), 5);
         let mut seen = Seen::default();
         drain_all(&mut source, Duration::from_millis(200), &mut seen);

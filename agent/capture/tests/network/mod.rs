@@ -43,9 +43,11 @@ pub fn in_private_namespace(test: impl FnOnce() + Send + 'static) {
     }
 }
 
-pub fn ip(arguments: &str) {
+/// What ip(8) says.
+pub fn ip(arguments: &str) -> String {
     let output = Command::new("ip").args(arguments.split_whitespace()).output().expect("ip(8) runs");
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// A veth pair `tx0`/`rx0` that is up.
