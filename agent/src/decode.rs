@@ -39,7 +39,7 @@ pub(crate) mod example;
 use std::ops::{Deref, DerefMut};
 
 use gnomon_capture::{Frame, LinkType, VlanTag};
-use gnomon_flow::{Addresses, DecodeProblem, FlowKey};
+use gnomon_flow::{DecodeProblem, FlowKey};
 
 pub use fragment::Fragment;
 pub(crate) use fragment::{Piece, piece};
@@ -125,14 +125,7 @@ fn walk<'a>(frame: &Frame<'a>) -> Decoding<'a> {
     let tag_len = if frame.vlan.is_some() { VlanTag::BYTES } else { 0 };
     let wire_len = frame.original_len.max(u32::try_from(frame.data.len()).unwrap_or(u32::MAX));
     let packet = Packet {
-        key: FlowKey {
-            vlan: [0; 2],
-            ethertype: 0,
-            protocol: 0,
-            addresses: Addresses::None,
-            orig_port: 0,
-            resp_port: 0,
-        },
+        key: FlowKey::default(),
         wire_len: wire_len.saturating_add(tag_len),
         ip_len: 0,
         payload_len: 0,
@@ -205,6 +198,7 @@ mod tests {
     use super::example::{self, frame};
     use super::*;
     use gnomon_capture::Stamp;
+    use gnomon_flow::Addresses;
     use proptest::prelude::*;
 
     const LINKS: [LinkType; 15] = [

@@ -425,16 +425,16 @@ impl Table {
             self.interims = self.interims.saturating_add(1);
             let late_ticks = u64::from(self.interims.saturating_sub(1) / policy.per_tick_max.max(1));
             if late_ticks == 0 {
-                if self.judge.is_news(&entry.verdict) {
-                    entry.ask(&mut self.judge, Stamp { raw: now, err_ns: 0 });
-                }
-                out.push(entry.record(None, now, Some(policy), &self.judge));
+                self.settle(at, now);
+                let (entry, policy) = (&mut self.entries[at as usize], self.config.interim.as_ref());
+                out.push(entry.record(None, now, policy, &self.judge));
                 self.stats.records_interim += 1;
             } else {
                 entry.delay_interim(now.saturating_add(late_ticks.saturating_mul(wheel::TICK_NS)));
                 self.stats.interims_delayed += 1;
             }
         }
+        let entry = &mut self.entries[at as usize];
         entry.timer = deadline(&self.config, entry);
         self.wheel.schedule(at, entry.timer);
     }

@@ -7,10 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use gnomon_clock::RawNs;
-use gnomon_flow::{
-    Addresses, Attributes, Field, FlowId, FlowKey, FlowRecord, Origin, StoredFlow, TimeState, field,
-};
+use gnomon_flow::{Attributes, Field, FlowKey, Origin, StoredFlow, field};
 
 use super::scope::{When, when};
 use super::{Action, Keep, RULES_MAX, Rule, Rules};
@@ -72,7 +69,7 @@ impl Default for Judge {
 
 impl Judge {
     pub fn new(rules: Arc<Rules>, origin: Origin) -> Judge {
-        Judge { rules, generation: 1, flow: nothing_of(origin) }
+        Judge { rules, generation: 1, flow: StoredFlow { origin, ..StoredFlow::default() } }
     }
 
     /// From now on these are asked, of every flow anew.
@@ -173,44 +170,5 @@ fn ask(rule: &Rule, at: u16, flow: &StoredFlow, verdict: &mut Verdict, keep: &mu
             Action::Keep(what) => *keep = what,
             Action::Ignore => verdict.ignored = true,
         }
-    }
-}
-
-fn nothing_of(origin: Origin) -> StoredFlow {
-    let key = FlowKey {
-        vlan: [0; 2],
-        ethertype: 0,
-        protocol: 0,
-        addresses: Addresses::None,
-        orig_port: 0,
-        resp_port: 0,
-    };
-    let record = FlowRecord {
-        id: FlowId(0),
-        segment: 0,
-        revision: 0,
-        key,
-        first: RawNs(0),
-        last: RawNs(0),
-        stamp_err_ns: 0,
-        orig: Default::default(),
-        resp: Default::default(),
-        tcp: None,
-        icmp: None,
-        direction_guessed: false,
-        problem: None,
-        sliced_packets: 0,
-        sliced_bytes: 0,
-        end: None,
-        attributes: Attributes::default(),
-    };
-    StoredFlow {
-        record,
-        origin,
-        first: None,
-        last: None,
-        ingested: None,
-        time_state: TimeState::Indexed,
-        time_reason: Default::default(),
     }
 }

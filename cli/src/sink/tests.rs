@@ -1,7 +1,7 @@
 //! Sinks that break, by real sockets on loopback.
 
-use gnomon_clock::{Estimate, UtcNs};
-use gnomon_flow::{Addresses, FlowId, Origin};
+use gnomon_clock::{Estimate, RawNs, UtcNs};
+use gnomon_flow::{Addresses, FlowEndReason, FlowId, FlowKey, FlowRecord};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
@@ -10,40 +10,23 @@ use super::*;
 fn flow(id: u64) -> StoredFlow {
     let at =
         Some(Estimate { utc: UtcNs::from_unix_ns(1_700_000_000_000_000_000), err_ns: 1, conflict: false });
-    StoredFlow {
-        record: gnomon_flow::FlowRecord {
-            id: FlowId(id),
-            segment: 0,
-            revision: 0,
-            key: gnomon_flow::FlowKey {
-                vlan: [0; 2],
-                ethertype: 0x0800,
-                protocol: 17,
-                addresses: Addresses::V4 { orig: [10, 0, 0, 1], resp: [10, 0, 0, 2] },
-                orig_port: 1,
-                resp_port: 2,
-            },
-            first: gnomon_clock::RawNs(1),
-            last: gnomon_clock::RawNs(2),
-            stamp_err_ns: 0,
-            orig: gnomon_flow::DirectionCounters::default(),
-            resp: gnomon_flow::DirectionCounters::default(),
-            tcp: None,
-            icmp: None,
-            direction_guessed: false,
-            problem: None,
-            sliced_packets: 0,
-            sliced_bytes: 0,
-            end: Some(gnomon_flow::FlowEndReason::Idle),
-            attributes: gnomon_flow::Attributes::default(),
-        },
-        origin: Origin::default(),
-        first: at,
-        last: at,
-        ingested: None,
-        time_state: gnomon_flow::TimeState::Indexed,
-        time_reason: Default::default(),
-    }
+    let key = FlowKey {
+        ethertype: 0x0800,
+        protocol: 17,
+        addresses: Addresses::V4 { orig: [10, 0, 0, 1], resp: [10, 0, 0, 2] },
+        orig_port: 1,
+        resp_port: 2,
+        ..FlowKey::default()
+    };
+    let record = FlowRecord {
+        id: FlowId(id),
+        key,
+        first: RawNs(1),
+        last: RawNs(2),
+        end: Some(FlowEndReason::Idle),
+        ..FlowRecord::default()
+    };
+    StoredFlow { record, first: at, last: at, ..StoredFlow::default() }
 }
 
 fn sink(target: &str, format: Format) -> Sink {

@@ -244,21 +244,12 @@ fn by_source(block: &Reader, field: &Field) -> Result<Values, StoreError> {
 fn ports(block: &Reader, column: Column) -> Result<Values, StoreError> {
     let values = block.integers(column)?;
     let protocols = block.integers(columns::PROTOCOL)?;
-    let has = |protocol: u64| FlowKey { protocol: protocol as u8, ..NO_KEY }.has_ports();
+    let has = |protocol: u64| FlowKey { protocol: protocol as u8, ..FlowKey::default() }.has_ports();
     let (min, max) = block.summary().range(columns::PROTOCOL);
     let present = (!(min == max && has(min)))
         .then(|| RowSet::of(block.rows(), |row| has(protocols.get(row).copied().unwrap_or(0))));
     Ok(Values::Integers { values, present })
 }
-
-const NO_KEY: FlowKey = FlowKey {
-    vlan: [0; 2],
-    ethertype: 0,
-    protocol: 0,
-    addresses: gnomon_flow::Addresses::None,
-    orig_port: 0,
-    resp_port: 0,
-};
 
 fn protocols(block: &Reader) -> Result<Values, StoreError> {
     let (ethertypes, protocols) = (block.integers(columns::ETHERTYPE)?, block.integers(columns::PROTOCOL)?);
@@ -276,7 +267,7 @@ fn protocols(block: &Reader) -> Result<Values, StoreError> {
         codes.push(last.1);
     }
     let name = |(ethertype, protocol): (u64, u64)| {
-        let key = FlowKey { ethertype: ethertype as u16, protocol: protocol as u8, ..NO_KEY };
+        let key = FlowKey { ethertype: ethertype as u16, protocol: protocol as u8, ..FlowKey::default() };
         Some(Value::Text(protocol_name(&key)))
     };
     let entries = pairs.into_iter().map(name).collect();

@@ -1,6 +1,5 @@
 //! Reading a block: the columns a question asks for, each once, and whole records for the few rows that are shown.
 
-use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -234,15 +233,7 @@ impl Reader {
     /// A record of nothing but where the records of a source come from.
     pub(crate) fn flow_of_source(&self, place: usize) -> Result<StoredFlow, StoreError> {
         let epochs = self.epochs()?;
-        Ok(StoredFlow {
-            record: columns::record_of(&WholeRow { whole: &Whole::default(), row: 0 }),
-            origin: self.origin(&epochs[place], place),
-            first: None,
-            last: None,
-            ingested: None,
-            time_state: TimeState::Indexed,
-            time_reason: Cow::Borrowed(""),
-        })
+        Ok(StoredFlow { origin: self.origin(&epochs[place], place), ..StoredFlow::default() })
     }
 
     fn origin(&self, epoch: &Epoch, place: usize) -> Origin {

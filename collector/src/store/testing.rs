@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use gnomon_clock::{Bracket, Clock, EpochId, Fix, FixSource, KernelStatus, MonoNs, Policy, RawNs, UtcNs};
-use gnomon_flow::{Addresses, Attributes, DirectionCounters, FlowEndReason, FlowId, FlowKey, FlowRecord};
+use gnomon_flow::{Addresses, DirectionCounters, FlowEndReason, FlowId, FlowKey, FlowRecord};
 
 use super::{Body, Change, Content, Evidence, Limits, Store, Writer};
 use crate::clock_gate::ClockGate;
@@ -65,29 +65,21 @@ pub(crate) fn epoch(n: u8) -> EpochId {
 pub(crate) fn record(id: u64, revision: u32, first: u64, last: u64) -> FlowRecord {
     FlowRecord {
         id: FlowId(id),
-        segment: 0,
         revision,
         key: FlowKey {
-            vlan: [0; 2],
             ethertype: 0x0800,
             protocol: 17,
             addresses: Addresses::V4 { orig: [10, 0, 0, 1], resp: [10, 0, 0, 2] },
             orig_port: 40_000,
             resp_port: 53,
+            ..FlowKey::default()
         },
         first: RawNs(first),
         last: RawNs(last),
         stamp_err_ns: 50,
         orig: DirectionCounters { packets: 1, bytes: 80, ip_bytes: 66, ..DirectionCounters::default() },
-        resp: DirectionCounters::default(),
-        tcp: None,
-        icmp: None,
-        direction_guessed: false,
-        problem: None,
-        sliced_packets: 0,
-        sliced_bytes: 0,
         end: Some(FlowEndReason::Idle),
-        attributes: Attributes::default(),
+        ..FlowRecord::default()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use gnomon_flow::FIELDS;
+use gnomon_flow::spelling::distance;
 
 /// An expression that cannot be understood: the place, what is wrong there, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -82,40 +83,17 @@ pub(super) fn nearest<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> V
     let mut scored: Vec<(usize, &str)> = names
         .filter_map(|candidate| {
             let lower = candidate.to_lowercase();
-            let distance = edit_distance(&name, &lower);
+            let away = distance(&name, &lower);
             let part = name.len() >= 3
                 && lower
                     .split('.')
-                    .any(|part| part == name || edit_distance(part, &name) <= usize::from(name.len() > 4));
-            let near = distance <= 1 + name.len() / 4;
-            (near || part || (name.len() >= 3 && lower.starts_with(&name))).then_some((distance, candidate))
+                    .any(|part| part == name || distance(part, &name) <= usize::from(name.len() > 4));
+            let near = away <= 1 + name.len() / 4;
+            (near || part || (name.len() >= 3 && lower.starts_with(&name))).then_some((away, candidate))
         })
         .collect();
     scored.sort();
     scored.into_iter().take(3).map(|(_, candidate)| candidate).collect()
-}
-
-/// Levenshtein distance, where two neighbours swapped count as one.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut rows = vec![vec![0usize; b.len() + 1]; a.len() + 1];
-    for (i, row) in rows.iter_mut().enumerate() {
-        row[0] = i;
-    }
-    for (j, cell) in rows[0].iter_mut().enumerate() {
-        *cell = j;
-    }
-    for i in 1..=a.len() {
-        for j in 1..=b.len() {
-            let change = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut best = change.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                best = best.min(rows[i - 2][j - 2] + 1);
-            }
-            rows[i][j] = best;
-        }
-    }
-    rows[a.len()][b.len()]
 }
 
 #[cfg(test)]

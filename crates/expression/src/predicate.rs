@@ -323,43 +323,16 @@ mod tests {
     }
 
     fn flow() -> StoredFlow {
-        use gnomon_flow::{Addresses, FlowId, FlowRecord};
+        use gnomon_flow::{Addresses, FlowRecord};
         let key = FlowKey {
-            vlan: [0; 2],
             ethertype: 0x0800,
             protocol: 6,
             addresses: Addresses::V4 { orig: [10, 0, 0, 1], resp: [10, 0, 0, 2] },
             orig_port: 1,
             resp_port: 2,
+            ..FlowKey::default()
         };
-        let record = FlowRecord {
-            id: FlowId(1),
-            segment: 0,
-            revision: 0,
-            key,
-            first: Default::default(),
-            last: Default::default(),
-            stamp_err_ns: 0,
-            orig: Default::default(),
-            resp: Default::default(),
-            tcp: None,
-            icmp: None,
-            direction_guessed: false,
-            problem: None,
-            sliced_packets: 0,
-            sliced_bytes: 0,
-            end: None,
-            attributes: Default::default(),
-        };
-        StoredFlow {
-            record,
-            origin: Default::default(),
-            first: None,
-            last: None,
-            ingested: None,
-            time_state: Default::default(),
-            time_reason: Default::default(),
-        }
+        StoredFlow { record: FlowRecord { key, ..FlowRecord::default() }, ..StoredFlow::default() }
     }
 
     #[test]

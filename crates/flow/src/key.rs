@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 /// The two ends of a flow, originator first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Addresses {
     V4 {
         orig: [u8; 4],
@@ -19,11 +19,13 @@ pub enum Addresses {
         resp: [u8; 6],
     },
     /// No address could be read at all.
+    #[default]
     None,
 }
 
-/// The key of a flow, seen from its originator (the sender of its first packet, or the sender of the SYN).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// The key of a flow, seen from its originator (the sender of its first packet, or the sender of the SYN). The default is
+/// that of frames of which nothing could be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlowKey {
     /// 802.1Q/802.1ad VLAN ids, outermost first; 0 where there is none.
     pub vlan: [u16; 2],

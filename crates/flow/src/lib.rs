@@ -10,6 +10,7 @@ pub mod json;
 pub mod key;
 pub mod record;
 pub mod slice;
+pub mod spelling;
 pub mod stored;
 pub mod timestamp;
 pub mod value;

@@ -155,7 +155,8 @@ pub struct TcpSummary {
 /// One segment of a flow. A flow longer than the active timeout has several, each with its own first time and its own
 /// counters. `end == None` marks an interim record: a preview of an open segment, replaced by the next record of the
 /// same flow and segment.
-#[derive(Clone, Debug, PartialEq)]
+/// The default is a record of no packets.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct FlowRecord {
     pub id: FlowId,
     pub segment: u32,

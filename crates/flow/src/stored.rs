@@ -43,7 +43,7 @@ impl TimeState {
 }
 
 /// A record as searches see it. `first` and `last` are derived from the record's RAW times by the evidence there is now.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct StoredFlow {
     pub record: FlowRecord,
     pub origin: Origin,

@@ -1,5 +1,7 @@
 //! Which key was probably meant.
 
+use gnomon_flow::spelling::distance;
+
 use super::schema::Key;
 
 /// The best candidate for an unknown dotted `key`: a near name among `siblings` (full paths), else the same or a near
@@ -25,43 +27,9 @@ fn last(path: &str) -> &str {
     path.rfind('.').map_or(path, |end| &path[end + 1..])
 }
 
-/// Edits (insert, delete, replace, swap of neighbours) from one word to the other. Keys are short; a longer word than
-/// any key is cut, so that a hostile file costs nothing.
-fn distance(a: &str, b: &str) -> usize {
-    const CHARS_MAX: usize = 64;
-    let a: Vec<char> = a.chars().take(CHARS_MAX).collect();
-    let b: Vec<char> = b.chars().take(CHARS_MAX).collect();
-    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
-    for (i, row) in rows.iter_mut().enumerate() {
-        row[0] = i;
-    }
-    for (j, cell) in rows[0].iter_mut().enumerate() {
-        *cell = j;
-    }
-    for i in 1..=a.len() {
-        for j in 1..=b.len() {
-            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut best = replaced.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                best = best.min(rows[i - 2][j - 2] + 1);
-            }
-            rows[i][j] = best;
-        }
-    }
-    rows[a.len()][b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn counts_edits() {
-        assert_eq!(distance("bytes_max", "bytes_max"), 0);
-        assert_eq!(distance("byte_max", "bytes_max"), 1);
-        assert_eq!(distance("bytse", "bytes"), 1);
-        assert_eq!(distance("", "abc"), 3);
-    }
 
     #[test]
     fn prefers_the_nearest_sibling_and_says_nothing_when_nothing_is_near() {

@@ -6,8 +6,8 @@ use gnomon_clock::{EpochId, Estimate, RawNs, UtcNs};
 use gnomon_export::{Accept, Carrier, Encoder, Format, Units};
 use gnomon_flow::field;
 use gnomon_flow::{
-    Addresses, AgentId, Attributes, DirectionCounters, FlowEndReason, FlowId, FlowKey, FlowRecord, Origin,
-    StoredFlow, TcpState, TcpSummary, TimeState,
+    Addresses, AgentId, DirectionCounters, FlowEndReason, FlowId, FlowKey, FlowRecord, Origin, StoredFlow,
+    TcpState, TcpSummary, TimeState,
 };
 
 pub(crate) const START_NS: i64 = 1_700_000_000_123_456_789;
@@ -31,7 +31,6 @@ fn flow(id: u64, key: FlowKey, packets: (u64, u64)) -> StoredFlow {
     StoredFlow {
         record: FlowRecord {
             id: FlowId(id),
-            segment: 0,
             revision: 1,
             key,
             first: RawNs(start as u64),
@@ -39,14 +38,8 @@ fn flow(id: u64, key: FlowKey, packets: (u64, u64)) -> StoredFlow {
             stamp_err_ns: 500,
             orig: counters(packets.0, packets.0 * 100),
             resp: counters(packets.1, packets.1 * 1_000),
-            tcp: None,
-            icmp: None,
-            direction_guessed: false,
-            problem: None,
-            sliced_packets: 0,
-            sliced_bytes: 0,
             end: Some(FlowEndReason::EndOfFlow),
-            attributes: Attributes::default(),
+            ..FlowRecord::default()
         },
         origin: Origin {
             agent: AgentId([7; 16]),
@@ -57,8 +50,7 @@ fn flow(id: u64, key: FlowKey, packets: (u64, u64)) -> StoredFlow {
         first: at(start),
         last: at(start + 2_500_000_000),
         ingested: Some(UtcNs::from_unix_ns(START_NS + start + 3_000_000_000)),
-        time_state: TimeState::Indexed,
-        time_reason: Default::default(),
+        ..StoredFlow::default()
     }
 }
 
