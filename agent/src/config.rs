@@ -160,6 +160,9 @@ pub struct CaptureConfig {
     pub ring_frames: u32,
     /// Memory for frames, for each worker of each interface. Allowed: 1MiB to 4GiB.
     pub ring_bytes: ByteSize,
+    /// AF_PACKET: have network cards stamp frames as they come off the wire, where a card can stamp all of them and has a clock
+    /// that can be read (`/dev/ptpN`); `gnomon agents` says whether it does. Switches that on in the card, and leaves it on.
+    pub hardware_stamps: bool,
     /// AF_PACKET: how long the kernel may hold packets of a quiet link back. Allowed: 1ms to 1s.
     pub block_retire: HumanDuration,
 }
@@ -284,6 +287,7 @@ impl Default for CaptureConfig {
             snaplen: options.snaplen,
             ring_frames: options.ring_frames,
             ring_bytes: ByteSize::from_bytes(options.umem_bytes),
+            hardware_stamps: options.hardware_stamps,
             block_retire: HumanDuration::from_millis(u64::from(options.block_retire_ms)),
         }
     }

@@ -93,6 +93,9 @@ impl AfXdp {
         if sieve.is_some() {
             notes.push("the capture filter is run by the agent: a socket of AF_XDP has none".into());
         }
+        if options.hardware_stamps {
+            notes.push("no stamps by the NIC: AF_XDP hands none over, AF_PACKET does".into());
+        }
         if interface.strips_vlan {
             notes.push(format!(
                 "the card may take VLAN tags out of frames, where AF_XDP cannot see them: `ethtool -K {name} rxvlan off`"

@@ -259,6 +259,8 @@ pub(crate) fn counters(index: u32) -> io::Result<(NetdevStats, bool)> {
     Ok((link.stats.unwrap_or_default(), link.flags & IFF_UP != 0))
 }
 
+pub(crate) use ethtool::{Stamping, stamp_all, stamping};
+
 /// Receive queues in use now, None when the driver does not say.
 pub(crate) fn queues_now(name: &str) -> Option<u32> {
     ethtool::channels(name).map(|(now, _)| now)

@@ -19,6 +19,10 @@ mod source;
 mod stats;
 mod wait;
 
+// The network of the tests in tests/ serves one in here too.
+#[cfg(test)]
+extern crate self as gnomon_capture;
+
 pub use error::CaptureError;
 pub use filter::{FilterError, Sieve};
 pub use frame::{FRAME_BYTES_MAX, FRAMES_AT_ONCE, Frame, LinkType, Stamp, VlanTag, each};

@@ -5,6 +5,9 @@
 #![allow(unsafe_code)]
 
 mod block;
+mod nic;
+#[cfg(test)]
+mod nic_stamps_tests;
 pub(crate) mod socket;
 mod stamp;
 
@@ -28,6 +31,7 @@ use crate::stats::{DropReason, NetdevStats, SourceStats};
 use crate::wait;
 
 use block::{BLOCK_HEADER, Cursor, STATUS_AT};
+use nic::NicClock;
 use socket::{PacketSocket, RingShape};
 use stamp::StampMap;
 
@@ -50,11 +54,19 @@ pub struct PacketMmap {
     socket: PacketSocket,
     retire_ns: u64,
     rho_ppb: i64,
+    /// Of the NIC, where it stamps frames.
+    nic: Option<NicClock>,
     /// The last time no released block was left: a frame drained later arrived at most a retire timeout before it.
     emptied_at: RawNs,
     gone: bool,
     stats: SourceStats,
     netdev_at_open: NetdevStats,
+}
+
+/// What becomes of the stamps of a batch, by who made them.
+struct Maps {
+    kernel: StampMap,
+    nic: StampMap,
 }
 
 /// The blocks and where reading stands in them.
@@ -162,6 +174,20 @@ impl PacketMmap {
         if cooked {
             notes.push("frames come without their link header".into());
         }
+        let nic = if options.hardware_stamps {
+            match NicClock::open(name, &socket, &*clock) {
+                Ok((nic, device)) => {
+                    notes.push(format!("stamps by the NIC ({device})"));
+                    Some(nic)
+                }
+                Err(why) => {
+                    notes.push(format!("no stamps by the NIC: {why}"));
+                    None
+                }
+            }
+        } else {
+            None
+        };
         let (netdev_at_open, interface_up) = interface::counters(interface.index).unwrap_or_default();
         let emptied_at = clock.raw();
         let rho_ppb = clock.kernel_status().map_or(0, |status| status.rho_ppb);
@@ -194,6 +220,7 @@ impl PacketMmap {
             socket,
             retire_ns: u64::from(shape.retire_ms) * 1_000_000,
             rho_ppb,
+            nic,
             emptied_at,
             gone: false,
             stats: SourceStats { interface_up, netdev: Some(netdev_at_open), ..SourceStats::default() },
@@ -209,17 +236,26 @@ impl PacketMmap {
         let released = self.ring.released_blocks();
         if released == 0 {
             self.emptied_at = self.clock.raw();
+            if let Some(nic) = &mut self.nic {
+                nic.watch(&*self.clock, self.emptied_at);
+            }
             return if self.gone { Err(self.gone_error()) } else { Ok(0) };
         }
         // Read after the blocks were seen released, so no stamp in them lies in its future.
         let bracket = self.clock.bracket();
         // The kernel's timer runs late on a loaded machine: twice its period.
         let unseen_ns = bracket.raw.since(self.emptied_at).saturating_add(2 * self.retire_ns);
-        let map = StampMap::new(&bracket, self.rho_ppb, unseen_ns);
+        let maps = Maps {
+            kernel: StampMap::of_kernel(&bracket, self.rho_ppb, unseen_ns),
+            nic: match self.nic.as_mut().and_then(|nic| nic.steady(&*self.clock)) {
+                Some(nic) => StampMap::of_nic(&nic, unseen_ns),
+                None => StampMap::of_nothing(bracket.raw, unseen_ns),
+            },
+        };
         let mut delivered = 0;
         let mut done = 0;
         while done < released && delivered < max_frames {
-            if self.drain_block(&map, max_frames, &mut delivered, &mut sink) {
+            if self.drain_block(&maps, max_frames, &mut delivered, &mut sink) {
                 self.ring.release();
                 done += 1;
             }
@@ -233,7 +269,7 @@ impl PacketMmap {
     /// Reads on in the current block; true when it is finished.
     fn drain_block<F: FnMut(&[Frame<'_>])>(
         &mut self,
-        map: &StampMap,
+        maps: &Maps,
         max_frames: usize,
         delivered: &mut usize,
         sink: &mut F,
@@ -276,7 +312,7 @@ impl PacketMmap {
             truncated += u64::from(data.len() < raw.original_len as usize);
             *delivered += 1;
             batch.push(Frame {
-                stamp: map.stamp(raw.unix_ns),
+                stamp: if raw.stamped_by_nic { &maps.nic } else { &maps.kernel }.stamp(raw.stamp_ns),
                 link: self.link,
                 original_len: raw.original_len,
                 data,

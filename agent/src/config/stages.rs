@@ -29,6 +29,7 @@ impl Config {
             promiscuous: self.capture.promiscuous,
             filter: self.capture.filter.clone(),
             steal_addressed: interface.steal_addressed,
+            hardware_stamps: self.capture.hardware_stamps,
             block_retire_ms: u32::try_from(self.capture.block_retire.get().as_millis()).unwrap_or(u32::MAX),
             ..Options::default()
         }

@@ -1,6 +1,7 @@
 //! The one door to the machine's clocks. No other crate reads a clock.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 
 use crate::time::{MonoNs, RawNs, UtcNs};
 
@@ -59,4 +60,11 @@ pub trait Clock: Send + Sync {
     /// # Errors
     /// EPERM where a sandbox forbids `adjtimex`.
     fn kernel_status(&self) -> io::Result<KernelStatus>;
+    /// The clock of a NIC (an open `/dev/ptpN`) in nanoseconds of its own: of UTC or TAI it knows what it was told.
+    ///
+    /// # Errors
+    /// What the driver says; Unsupported by clocks that are simulated.
+    fn nic_ns(&self, _device: BorrowedFd<'_>) -> io::Result<i64> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }

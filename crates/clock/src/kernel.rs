@@ -2,8 +2,9 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::os::fd::BorrowedFd;
 
-use rustix::time::{ClockId, Timespec, clock_gettime};
+use rustix::time::{ClockId, DynamicClockId, Timespec, clock_gettime, clock_gettime_dynamic};
 
 use crate::clock::{Bracket, Clock, KernelStatus};
 use crate::time::{Fix, FixSource, MonoNs, RawNs, UtcNs};
@@ -129,6 +130,10 @@ impl Clock for KernelClock {
             tai_offset_s: timex.tai,
             in_leap_second: state == libc::TIME_OOP,
         })
+    }
+
+    fn nic_ns(&self, device: BorrowedFd<'_>) -> io::Result<i64> {
+        Ok(nanos(clock_gettime_dynamic(DynamicClockId::Dynamic(device))?))
     }
 }
 

@@ -24,8 +24,9 @@ const VLAN_TPID_DEFAULT: u16 = 0x8100;
 pub(super) struct RawFrame<'a> {
     pub(super) data: &'a [u8],
     pub(super) original_len: u32,
-    /// CLOCK_REALTIME in POSIX nanoseconds; 0: no stamp.
-    pub(super) unix_ns: i64,
+    /// By the kernel, CLOCK_REALTIME in POSIX nanoseconds, or by the NIC in time of its own; 0: no stamp.
+    pub(super) stamp_ns: i64,
+    pub(super) stamped_by_nic: bool,
     pub(super) vlan: Option<VlanTag>,
     pub(super) outgoing: bool,
 }
@@ -104,7 +105,8 @@ impl Cursor {
         Ok(Some(RawFrame {
             data,
             original_len: original.max(u32::try_from(captured).unwrap_or(u32::MAX)),
-            unix_ns: i64::from(seconds) * 1_000_000_000 + i64::from(nanos),
+            stamp_ns: i64::from(seconds) * 1_000_000_000 + i64::from(nanos),
+            stamped_by_nic: status & libc::TP_STATUS_TS_RAW_HARDWARE != 0,
             vlan,
             outgoing: header[PKTTYPE_AT] == libc::PACKET_OUTGOING,
         }))
@@ -147,7 +149,7 @@ mod tests {
             let frame = cursor.next(&bytes).unwrap().unwrap();
             assert_eq!(frame.data, expected);
             assert_eq!(frame.original_len as usize, expected.len() + 5);
-            assert_eq!(frame.unix_ns, 7_000_000_009);
+            assert_eq!(frame.stamp_ns, 7_000_000_009);
             assert_eq!(frame.vlan, Some(VlanTag { tpid: 0x8100, tci: 100 }));
             assert!(frame.outgoing);
         }

@@ -102,6 +102,13 @@ impl PacketSocket {
         set(&self.fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &request)
     }
 
+    /// Frames come with the NIC's stamp where it made one, else with the kernel's; each says which.
+    pub(crate) fn stamps_of_nic(&self) -> io::Result<()> {
+        // if_packet.h; the libc crate has it for some architectures only.
+        const PACKET_TIMESTAMP: libc::c_int = 17;
+        set(&self.fd, libc::SOL_PACKET, PACKET_TIMESTAMP, &libc::SOF_TIMESTAMPING_RAW_HARDWARE)
+    }
+
     /// Starts receiving every protocol from one interface.
     pub(crate) fn bind(&self, index: u32) -> io::Result<()> {
         let address = libc::sockaddr_ll {

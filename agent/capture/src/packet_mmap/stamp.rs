@@ -1,8 +1,10 @@
-//! From the kernel's CLOCK_REALTIME stamps to CLOCK_MONOTONIC_RAW.
+//! From the stamps of another clock, the kernel's CLOCK_REALTIME or the NIC's own, to CLOCK_MONOTONIC_RAW.
 
 use gnomon_clock::{Bracket, RawNs};
 
 use crate::frame::Stamp;
+
+use super::nic::Steady;
 
 /// The rate of the clock is not exactly the one the kernel applies: how far off it may be.
 const RATE_ERROR_PPB: u64 = 500_000;
@@ -13,10 +15,12 @@ const LATENCY_NS_MAX: i64 = 1_000_000_000;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StampMap {
     read_raw: RawNs,
-    read_unix_ns: i64,
+    /// What the other clock showed at `read_raw`.
+    read_ns: i64,
     half_width_ns: u64,
-    /// 1 / (1 + ρ): RAW nanoseconds in a nanosecond of REALTIME.
-    raw_per_real: f64,
+    latency_ns_max: i64,
+    /// 1 / (1 + ρ): RAW nanoseconds in a nanosecond of the other clock.
+    raw_per_other: f64,
     rate_error: f64,
     /// For frames whose stamp says nothing.
     unstamped: Stamp,
@@ -24,32 +28,62 @@ pub(super) struct StampMap {
 
 impl StampMap {
     /// `unseen_ns`: how long before the bracket a frame of this batch may have arrived at the most.
-    pub(super) fn new(bracket: &Bracket, rho_ppb: i64, unseen_ns: u64) -> StampMap {
+    pub(super) fn of_kernel(bracket: &Bracket, rho_ppb: i64, unseen_ns: u64) -> StampMap {
         StampMap {
             read_raw: bracket.raw,
-            read_unix_ns: bracket.realtime.unix_ns(),
+            read_ns: bracket.realtime.unix_ns(),
             half_width_ns: bracket.half_width_ns,
-            raw_per_real: 1.0 / (1.0 + rho_ppb as f64 * 1e-9),
+            latency_ns_max: LATENCY_NS_MAX,
+            raw_per_other: 1.0 / (1.0 + rho_ppb as f64 * 1e-9),
             rate_error: (rho_ppb.unsigned_abs() + RATE_ERROR_PPB) as f64 * 1e-9,
-            unstamped: Stamp { raw: bracket.raw, err_ns: saturate(unseen_ns) },
+            unstamped: unstamped(bracket.raw, unseen_ns),
         }
     }
 
-    /// Stamp 0, one in the future or one over a second old is no evidence: the frame then arrived between the last time
+    pub(super) fn of_nic(nic: &Steady, unseen_ns: u64) -> StampMap {
+        StampMap {
+            read_raw: nic.now.raw,
+            read_ns: nic.now.nic_ns,
+            half_width_ns: nic.err_ns,
+            latency_ns_max: nic.span_ns,
+            raw_per_other: 1.0 / (1.0 + nic.rho),
+            rate_error: nic.rho_err,
+            unstamped: unstamped(nic.now.raw, unseen_ns),
+        }
+    }
+
+    /// No stamp of this clock says anything.
+    pub(super) fn of_nothing(raw: RawNs, unseen_ns: u64) -> StampMap {
+        StampMap {
+            read_raw: raw,
+            read_ns: 0,
+            half_width_ns: 0,
+            latency_ns_max: -1,
+            raw_per_other: 1.0,
+            rate_error: 0.0,
+            unstamped: unstamped(raw, unseen_ns),
+        }
+    }
+
+    /// Stamp 0, one in the future or one that is too old is no evidence: the frame then arrived between the last time
     /// the ring was empty and now.
     #[inline]
-    pub(super) fn stamp(&self, unix_ns: i64) -> Stamp {
-        let latency = self.read_unix_ns.saturating_sub(unix_ns);
-        if unix_ns == 0 || !(0..=LATENCY_NS_MAX).contains(&latency) {
+    pub(super) fn stamp(&self, ns: i64) -> Stamp {
+        let latency = self.read_ns.saturating_sub(ns);
+        if ns == 0 || !(0..=self.latency_ns_max).contains(&latency) {
             return self.unstamped;
         }
         let latency = latency as f64;
         Stamp {
-            raw: self.read_raw.saturating_sub((latency * self.raw_per_real) as u64),
+            raw: self.read_raw.saturating_sub((latency * self.raw_per_other) as u64),
             // One more nanosecond for the rounding above.
             err_ns: saturate(self.half_width_ns + (latency * self.rate_error) as u64 + 1),
         }
     }
+}
+
+fn unstamped(raw: RawNs, unseen_ns: u64) -> Stamp {
+    Stamp { raw, err_ns: saturate(unseen_ns) }
 }
 
 /// `u32::MAX` (4.29 s) means "that or more".
@@ -70,7 +104,7 @@ mod tests {
             half_width_ns: 40,
             realtime: UtcNs::from_unix_ns(NOW_UNIX),
         };
-        StampMap::new(&bracket, rho_ppb, 25_000_000)
+        StampMap::of_kernel(&bracket, rho_ppb, 25_000_000)
     }
 
     #[test]
