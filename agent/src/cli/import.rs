@@ -321,7 +321,7 @@ impl Out<'_> {
     }
 }
 
-/// The first 16 bytes of the SHA-256 of a file, and its size.
+/// The first 16 bytes of the BLAKE3 of a file, and its size.
 fn digest(path: &Path) -> anyhow::Result<([u8; 16], u64)> {
     let what = || format!("cannot read {}", path.display());
     let mut file = File::open(path).with_context(what)?;
@@ -330,27 +330,29 @@ fn digest(path: &Path) -> anyhow::Result<([u8; 16], u64)> {
         return Err(anyhow::anyhow!("{} is no regular file", path.display()))
             .hint("a file is read twice to be imported: save what comes from a pipe first");
     }
-    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; 256 << 10];
     loop {
         match file.read(&mut buffer) {
             Ok(0) => break,
-            Ok(bytes) => context.update(&buffer[..bytes]),
+            Ok(bytes) => {
+                hasher.update(&buffer[..bytes]);
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error).with_context(what),
         }
     }
-    Ok((first_16(context.finish()), metadata.len()))
+    Ok((first_16(hasher.finalize()), metadata.len()))
 }
 
-fn first_16(digest: ring::digest::Digest) -> [u8; 16] {
-    let bytes = digest.as_ref();
+fn first_16(hash: blake3::Hash) -> [u8; 16] {
+    let bytes = hash.as_bytes();
     std::array::from_fn(|i| bytes[i])
 }
 
 /// Imports of one name are one agent, wherever they run: the same file twice is one.
 fn import_agent(name: &str) -> [u8; 16] {
-    first_16(ring::digest::digest(&ring::digest::SHA256, format!("gnomon-import {name}").as_bytes()))
+    first_16(blake3::hash(format!("gnomon-import {name}").as_bytes()))
 }
 
 /// The stamps of a file are POSIX time, taken as they are.

@@ -1,6 +1,9 @@
+//! `make bench-flows`: how fast capture files become flow records, beside the peers that are installed. Needs no namespace.
+//!
 //! `make bench`: how fast frames can arrive without loss, where the time goes, and how soon a packet can be found. All of
 //! it side by side on this machine, in namespaces of its own. Runs inside a PID and mount namespace (deploy/bench.sh).
 
+mod flows;
 mod profile;
 mod receiver;
 mod report;
@@ -15,7 +18,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use report::Report;
 
-const USAGE: &str = "usage: gnomon-bench --bin-dir DIR [--only speed|profile|visibility]... [--receiver NAME]... [--write FILE]";
+const USAGE: &str = "usage: gnomon-bench --bin-dir DIR [--only speed|profile|visibility|flows]... [--receiver NAME]... [--write FILE]";
 
 #[derive(Debug, Default)]
 struct Arguments {
@@ -47,8 +50,13 @@ fn arguments() -> Result<Arguments> {
 
 fn run() -> Result<()> {
     let arguments = arguments()?;
-    let wanted = |part: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == part);
-    let mut report = Report::new()?;
+    let named = |part: &str| arguments.only.iter().any(|only| only == part);
+    let wanted = |part: &str| arguments.only.is_empty() || named(part);
+    let flows = named("flows");
+    let mut report = Report::new(if flows { "bench-flows" } else { "bench" })?;
+    if flows {
+        flows::measure(&arguments.bin_dir, &mut report)?;
+    }
     if wanted("speed") {
         speed::measure(&arguments.bin_dir, &arguments.receivers, &mut report)?;
     }

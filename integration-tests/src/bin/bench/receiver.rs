@@ -1,6 +1,7 @@
 //! The programs that receive: started on the receiver's core, asked how many frames they had.
 
 use std::fs::File;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -106,7 +107,11 @@ impl Receiver {
                 }
             }
             Program::Agent { af_xdp, keep, uplink } => {
-                let opened = Sink::open(&wire.receiver, uplink)?;
+                let listener = wire
+                    .receiver
+                    .within(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?
+                    .context("listen for the agent in its namespace")?;
+                let opened = Sink::open(listener, uplink)?;
                 agent_arguments(&mut command, bin_dir, &dir.0, &opened.url(), af_xdp, keep)?;
                 sink = Some(opened);
             }

@@ -6,9 +6,6 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use gnomon_clock::{Clock, KernelClock};
 
-const BEGIN: &str = "<!-- results: begin (written by `WRITE=1 make bench`) -->";
-const END: &str = "<!-- results: end -->";
-
 /// A Markdown table that can be read as it stands.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -56,6 +53,8 @@ impl Table {
 
 #[derive(Debug)]
 pub(crate) struct Report {
+    /// Of the target in the Makefile: the markers between which it is kept.
+    target: &'static str,
     text: String,
     began: CpuTime,
 }
@@ -84,7 +83,7 @@ impl CpuTime {
 
 impl Report {
     /// Begins with what the machine is, and how busy it was with other things.
-    pub(crate) fn new() -> Result<Report> {
+    pub(crate) fn new(target: &'static str) -> Result<Report> {
         let read = |path: &str| std::fs::read_to_string(path).with_context(|| format!("read {path}"));
         let cpus = read("/proc/cpuinfo")?;
         let model =
@@ -93,11 +92,11 @@ impl Report {
         let kernel = read("/proc/sys/kernel/osrelease")?;
         let load = read("/proc/loadavg")?;
         let load = load.split_whitespace().next().unwrap_or("?").to_owned();
-        let seconds = KernelClock.bracket().realtime.unix_ns() / 1_000_000_000;
-        let mut report = Report { text: String::new(), began: CpuTime::read()? };
+        let now_ns = KernelClock.bracket().realtime.unix_ns();
+        let today = jiff::Timestamp::from_nanosecond(now_ns.into())?.strftime("%Y-%m-%d");
+        let mut report = Report { target, text: String::new(), began: CpuTime::read()? };
         report.say(&format!(
-            "{} on {cores} shared cores ({}), a virtual machine, kernel {}; load average before the run {load}.\n",
-            day_of(seconds),
+            "{today} on {cores} shared cores ({}), a virtual machine, kernel {}; load average before the run {load}.\n",
             model.unwrap_or("unknown"),
             kernel.trim().split('-').next().unwrap_or(""),
         ));
@@ -125,47 +124,30 @@ impl Report {
         self.say(&table.text());
     }
 
+    fn markers(&self) -> [String; 2] {
+        let target = self.target;
+        [
+            format!("<!-- {target}: begin (written by `WRITE=1 make {target}`) -->"),
+            format!("<!-- {target}: end -->"),
+        ]
+    }
+
     /// # Errors
     /// When the file cannot be read and written, or has no markers.
     pub(crate) fn write_between_markers(&self, path: &Path) -> Result<()> {
         let old = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-        let missing = || format!("{} has no markers {BEGIN:?} and {END:?}", path.display());
-        let (before, rest) = old.split_once(BEGIN).with_context(missing)?;
-        let (_, after) = rest.split_once(END).with_context(missing)?;
-        let new = format!("{before}{BEGIN}\n\n{}\n{END}{after}", self.text.trim_end());
+        let [begin, end] = self.markers();
+        let missing = || format!("{} has no markers {begin:?} and {end:?}", path.display());
+        let (before, rest) = old.split_once(&begin).with_context(missing)?;
+        let (_, after) = rest.split_once(&end).with_context(missing)?;
+        let new = format!("{before}{begin}\n\n{}\n{end}{after}", self.text.trim_end());
         std::fs::write(path, new).with_context(|| format!("write {}", path.display()))
     }
-}
-
-/// `YYYY-MM-DD` of POSIX seconds, by the count of days from 0000-03-01 (the civil calendar's period is 400 years).
-fn day_of(seconds: i64) -> String {
-    let days = seconds.div_euclid(86_400) + 719_468;
-    let era = days.div_euclid(146_097);
-    let of_era = days.rem_euclid(146_097);
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn days_are_those_of_the_calendar() {
-        for (seconds, day) in [
-            (0, "1970-01-01"),
-            (951_782_400, "2000-02-29"),
-            (1_763_769_599, "2025-11-21"),
-            (-1, "1969-12-31"),
-        ] {
-            assert_eq!(day_of(seconds), day);
-        }
-    }
 
     #[test]
     fn stolen_time_is_the_eighth_number() {
@@ -180,11 +162,12 @@ mod tests {
         table.row(vec!["ab".into(), "12".into()]);
         assert_eq!(table.text(), "**T**\n\n| name |  n |\n| ---- | -: |\n| ab   | 12 |\n");
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), format!("a\n{BEGIN}\nold\n{END}\nb\n")).unwrap();
-        let report = Report { text: "new\n".into(), began: CpuTime::default() };
+        let report = Report { target: "bench", text: "new\n".into(), began: CpuTime::default() };
+        let [begin, end] = report.markers();
+        std::fs::write(file.path(), format!("a\n{begin}\nold\n{end}\nb\n")).unwrap();
         report.write_between_markers(file.path()).unwrap();
         let text = std::fs::read_to_string(file.path()).unwrap();
-        assert_eq!(text, format!("a\n{BEGIN}\n\nnew\n{END}\nb\n"));
+        assert_eq!(text, format!("a\n{begin}\n\nnew\n{end}\nb\n"));
         std::fs::write(file.path(), "no markers").unwrap();
         assert!(report.write_between_markers(file.path()).is_err());
     }

@@ -1,13 +1,12 @@
 //! A collector that keeps nothing, so that the agent is measured and not the collector beside it: it hears heartbeats, and
 //! acknowledges either nothing (the agent's spool is the end of the path) or everything at once.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use gnomon_clock::{Clock, KernelClock};
-use gnomon_integration_tests::netns::Netns;
 use gnomon_proto::v1;
 use gnomon_proto::v1::agent_message::Body;
 use gnomon_proto::v1::collector_message::Body as Answer;
@@ -106,11 +105,7 @@ pub(crate) struct Sink {
 }
 
 impl Sink {
-    /// Listens on a loopback port inside `netns`.
-    pub(crate) fn open(netns: &Netns, acknowledge: bool) -> Result<Sink> {
-        let listener = netns
-            .within(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?
-            .context("listen for the agent in its namespace")?;
+    pub(crate) fn open(listener: TcpListener, acknowledge: bool) -> Result<Sink> {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let heard = Arc::new(Mutex::new(Heard::default()));
