@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use gnomon_capture::{CaptureError, DropReason, Options, Source, SourceStats};
 use gnomon_clock::{Clock, MonoNs};
+use gnomon_flow::DecodeProblem;
 
 use crate::engine::Engine;
+use crate::fragments::FragmentStats;
 use crate::heartbeat::{Board, WorkerCounts};
 use crate::worker::{BATCH_FRAMES_MAX, IDLE_WAIT, WorkerCounters};
 
@@ -162,6 +164,19 @@ impl Feed {
             flows_active: of(&counters.flows_active),
             flows_made: of(&counters.flows_made),
             flows_evicted: of(&counters.flows_evicted),
+            undecodable: DecodeProblem::ALL
+                .iter()
+                .zip(&counters.problems)
+                .map(|(problem, counter)| (problem.name(), of(counter)))
+                .collect(),
+            fragments: FragmentStats::default()
+                .named()
+                .iter()
+                .zip(&counters.fragments)
+                .map(|((name, _), counter)| (*name, of(counter)))
+                .collect(),
+            inspections_denied: of(&counters.inspections_denied),
+            interims_delayed: of(&counters.interims_delayed),
             queues: BTreeMap::from([("exports".to_owned(), exports), ("ring".to_owned(), waiting)]),
         }
     }

@@ -47,6 +47,20 @@ pub struct FragmentStats {
     pub overlapping: u64,
 }
 
+impl FragmentStats {
+    pub const COUNT: usize = 4;
+
+    /// Each with the label of a metric.
+    pub fn named(&self) -> [(&'static str, u64); FragmentStats::COUNT] {
+        [
+            ("held", self.held),
+            ("orphaned", self.orphaned),
+            ("assembled", self.assembled),
+            ("overlapping", self.overlapping),
+        ]
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct DatagramKey {
     source: [u8; 16],

@@ -19,6 +19,12 @@ pub struct WorkerCounts {
     pub flows_active: u64,
     pub flows_made: u64,
     pub flows_evicted: u64,
+    /// Packets that could not be decoded to their end, by what was wrong.
+    pub undecodable: BTreeMap<&'static str, u64>,
+    /// What became of fragments and their datagrams.
+    pub fragments: BTreeMap<&'static str, u64>,
+    pub inspections_denied: u64,
+    pub interims_delayed: u64,
     /// Depths by name.
     pub queues: BTreeMap<String, u64>,
 }
@@ -31,8 +37,16 @@ impl WorkerCounts {
         self.flows_active += other.flows_active;
         self.flows_made += other.flows_made;
         self.flows_evicted += other.flows_evicted;
-        for (reason, count) in &other.drops {
-            *self.drops.entry(reason).or_default() += count;
+        self.inspections_denied += other.inspections_denied;
+        self.interims_delayed += other.interims_delayed;
+        for (sums, others) in [
+            (&mut self.drops, &other.drops),
+            (&mut self.undecodable, &other.undecodable),
+            (&mut self.fragments, &other.fragments),
+        ] {
+            for (name, count) in others {
+                *sums.entry(name).or_default() += count;
+            }
         }
         for (name, depth) in &other.queues {
             *self.queues.entry(name.clone()).or_default() += depth;

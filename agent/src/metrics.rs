@@ -3,6 +3,7 @@
 //! The agent never listens: they are pushed by OTLP where `telemetry.otlp_endpoint` is set. Read when they are
 //! collected, so that nothing on the packet path touches them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,7 +11,7 @@ use gnomon_clock::Clock;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Meter;
 
-use crate::heartbeat::{Board, InterfaceReport, resident_bytes};
+use crate::heartbeat::{Board, InterfaceReport, WorkerCounts, resident_bytes};
 use crate::rules::current::CurrentRules;
 use crate::spool::{Spool, SpoolStatus};
 use crate::timekeeper::{ClockView, Timekeeper};
@@ -40,8 +41,8 @@ pub struct Metric {
 enum Read {
     /// One value an interface.
     Interface(fn(&InterfaceReport) -> u64),
-    /// One value an interface and drop reason.
-    Drops,
+    /// One value an interface and name.
+    Named(fn(&WorkerCounts) -> &BTreeMap<&'static str, u64>),
     /// One value an interface and queue.
     Queues,
     Spool(fn(&SpoolStatus) -> u64),
@@ -72,7 +73,7 @@ metrics! {
         "Packets that went into flow records.";
     "gnomon.agent.bytes", Counter, "By", ["interface"], Read::Interface(|i| i.counts.bytes),
         "Their bytes on the wire.";
-    "gnomon.agent.drops", Counter, "{packet}", ["interface", "reason"], Read::Drops,
+    "gnomon.agent.drops", Counter, "{packet}", ["interface", "reason"], Read::Named(|c| &c.drops),
         "What did not go all the way, by reason. `slice_queue_full` counts packets that are in their records but were not kept; `ignored_by_rule` (flows that a rule ignores) and `filtered` (what the capture filter left out; not with AF_PACKET) are left out on purpose; `records_lost_at_stop` counts flow records; `loopback_duplicate` counts second copies; all else are packets lost.";
     "gnomon.agent.capturing", Gauge, "1", ["interface"], Read::Interface(|i| u64::from(i.error.is_none())),
         "1 while the interface is captured, 0 while it is waited for.";
@@ -82,6 +83,14 @@ metrics! {
         "Flows that began.";
     "gnomon.agent.flows.evicted", Counter, "{flow}", ["interface"], Read::Interface(|i| i.counts.flows_evicted),
         "Flows ended early because the table was full.";
+    "gnomon.agent.undecodable", Counter, "{packet}", ["interface", "problem"], Read::Named(|c| &c.undecodable),
+        "Packets that could not be decoded to their end; each is in a record that says so.";
+    "gnomon.agent.fragments", Counter, "1", ["interface", "outcome"], Read::Named(|c| &c.fragments),
+        "Fragments that waited for the first of their datagram (`held`) and did so in vain (`orphaned`: in a record without ports); datagrams that were put together and inspected (`assembled`), and whose fragments overlap (`overlapping`).";
+    "gnomon.agent.inspections.denied", Counter, "{message}", ["interface"], Read::Interface(|i| i.counts.inspections_denied),
+        "Messages that were not inspected because `flows.inspect_bytes_max` was reached.";
+    "gnomon.agent.interims.delayed", Counter, "{record}", ["interface"], Read::Interface(|i| i.counts.interims_delayed),
+        "Records of flows that go on which came later than they should, because too many were due at once.";
     "gnomon.agent.queue.depth", Gauge, "1", ["interface", "queue"], Read::Queues,
         "What waits: `exports` for the spool, `ring` for the worker.";
     "gnomon.agent.rules.loaded", Gauge, "{rule}", [], Read::Rules(|r| r.get().list().len() as u64),
@@ -193,11 +202,11 @@ fn read(
                 give(value(&report), &[KeyValue::new("interface", report.name.clone())]);
             }
         }
-        Read::Drops => {
+        Read::Named(values) => {
             for report in board.report() {
-                for (reason, count) in &report.counts.drops {
+                for (name, count) in values(&report.counts) {
                     let interface = KeyValue::new("interface", report.name.clone());
-                    give(*count, &[interface, KeyValue::new("reason", *reason)]);
+                    give(*count, &[interface, KeyValue::new(metric.labels[1], *name)]);
                 }
             }
         }

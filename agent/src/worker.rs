@@ -13,6 +13,7 @@ use gnomon_flow::DecodeProblem;
 
 use crate::engine::{Engine, EngineStats};
 use crate::export::{Export, Exported, PacketBlock};
+use crate::fragments::FragmentStats;
 use crate::rules::current::Follower;
 
 /// Frames taken at once: between two batches timers run and records are handed over.
@@ -64,6 +65,8 @@ pub struct WorkerCounters {
     pub inspections_denied: AtomicU64,
     /// In the order of [`DecodeProblem::ALL`].
     pub problems: [AtomicU64; DecodeProblem::ALL.len()],
+    /// In the order of [`FragmentStats::named`].
+    pub fragments: [AtomicU64; FragmentStats::COUNT],
     pub packets_kept: AtomicU64,
     pub bytes_kept: AtomicU64,
     /// Packets that were not kept because the spool was behind (`slice_queue_full`).
@@ -78,7 +81,7 @@ pub struct WorkerCounters {
 
 impl WorkerCounters {
     fn publish(&self, stats: &EngineStats) {
-        let EngineStats { packets, bytes, packets_ignored, problems, table, slicer, .. } = stats;
+        let EngineStats { packets, bytes, packets_ignored, problems, table, slicer, fragments, .. } = stats;
         for (counter, value) in [
             (&self.packets, packets),
             (&self.bytes, bytes),
@@ -98,6 +101,9 @@ impl WorkerCounters {
         }
         for (counter, value) in self.problems.iter().zip(problems) {
             counter.store(*value, Ordering::Relaxed);
+        }
+        for (counter, (_, value)) in self.fragments.iter().zip(fragments.named()) {
+            counter.store(value, Ordering::Relaxed);
         }
     }
 }

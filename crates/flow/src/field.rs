@@ -590,7 +590,9 @@ pub static FIELDS: &[Field] = &[
     one(61, "tcpflags.syn", &[], Integer, "Packets with SYN and no ACK.", |f, _, s| flag_count(f, 1, s)),
     one(62, "tcpflags.rst", &[], Integer, "Packets with RST.", |f, _, s| flag_count(f, 2, s)),
     one(63, "tcpflags.psh", &[], Integer, "Packets with PSH.", |f, _, s| flag_count(f, 3, s)),
-    one(64, "tcpflags.ack", &[], Integer, "Packets with ACK and no SYN.", |f, _, s| flag_count(f, 4, s)),
+    one(64, "tcpflags.ack", &[], Integer, "Packets with ACK, those with SYN among them.", |f, _, s| {
+        flag_count(f, 4, s)
+    }),
     one(65, "tcpflags.urg", &[], Integer, "Packets with URG.", |f, _, s| flag_count(f, 5, s)),
     one(66, "tcpflags.ece", &[], Integer, "Packets with ECE.", |f, _, s| flag_count(f, 6, s)),
     one(67, "tcpflags.cwr", &[], Integer, "Packets with CWR.", |f, _, s| flag_count(f, 7, s)),
