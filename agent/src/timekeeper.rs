@@ -346,7 +346,7 @@ impl Timekeeper {
         v1::ClockStatus {
             state: v1::ClockState::from(view.state).into(),
             raw_ns: bracket.raw.0,
-            realtime_tai_ns: bracket.realtime.tai_ns(),
+            realtime_tai_ns: bracket.civil(&kernel).tai_ns(),
             half_width_ns: bracket.half_width_ns,
             kernel_max_error_ns: kernel.max_error_ns,
             kernel_unsync: kernel.unsync,

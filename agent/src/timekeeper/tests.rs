@@ -146,3 +146,13 @@ fn a_process_in_another_time_namespace_knows_that_raw_is_another() {
     kept.machine.push('1');
     assert!(!Timekeeper::new(new, kept).is_comparable(&EpochId::default()));
 }
+
+#[test]
+fn i11_what_the_clock_shows_is_no_second_off_after_a_leap_second() {
+    let sim = SimClock::new(0);
+    let keeper = keeper();
+    sim.schedule_leap_second(10_000_000_000);
+    let before = keeper.status(&sim).realtime_tai_ns;
+    sim.advance(20_000_000_000);
+    assert_eq!(keeper.status(&sim).realtime_tai_ns - before, 20_000_000_000);
+}
