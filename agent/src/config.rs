@@ -196,6 +196,9 @@ pub struct FlowsConfig {
     /// Memory for messages that are not whole yet, over all flows of a worker, and as much again for TCP segments that wait
     /// for earlier ones. Allowed: 0B to 1GiB.
     pub inspect_bytes_max: ByteSize,
+    /// Memory for what payload said, over all flows of a worker. When it is full nothing more is read until flows have ended; that
+    /// is counted (`gnomon.agent.inspections.denied`). Allowed: 1MiB to 64GiB.
+    pub metadata_bytes_max: ByteSize,
 }
 
 /// What is kept of packets.
@@ -308,6 +311,7 @@ impl Default for FlowsConfig {
             interim,
             inspect,
             inspect_bytes_max,
+            metadata_bytes_max,
         } = TableConfig::default();
         FlowsConfig {
             flows_max,
@@ -323,6 +327,7 @@ impl Default for FlowsConfig {
             interim: interim.is_some(),
             inspect,
             inspect_bytes_max: ByteSize::from_bytes(inspect_bytes_max as u64),
+            metadata_bytes_max: ByteSize::from_bytes(metadata_bytes_max as u64),
         }
     }
 }

@@ -88,7 +88,7 @@ metrics! {
     "gnomon.agent.fragments", Counter, "1", ["interface", "outcome"], Read::Named(|c| &c.fragments),
         "Fragments that waited for the first of their datagram (`held`) and did so in vain (`orphaned`: in a record without ports); datagrams that were put together and inspected (`assembled`), and whose fragments overlap (`overlapping`).";
     "gnomon.agent.inspections.denied", Counter, "{message}", ["interface"], Read::Interface(|i| i.counts.inspections_denied),
-        "Messages that were not inspected because `flows.inspect_bytes_max` was reached.";
+        "Messages that were not inspected because `flows.inspect_bytes_max` or `flows.metadata_bytes_max` was reached.";
     "gnomon.agent.interims.delayed", Counter, "{record}", ["interface"], Read::Interface(|i| i.counts.interims_delayed),
         "Records of flows that go on which came later than they should, because too many were due at once.";
     "gnomon.agent.queue.depth", Gauge, "1", ["interface", "queue"], Read::Queues,

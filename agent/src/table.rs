@@ -62,6 +62,8 @@ pub struct TableConfig {
     pub interim: Option<InterimPolicy>,
     /// Incomplete messages that the inspectors of all flows may hold together; 0: what does not come whole is not read.
     pub inspect_bytes_max: usize,
+    /// Memory for what was read from payload, over all flows: then nothing more is read.
+    pub metadata_bytes_max: usize,
     /// Whether payload is looked at.
     pub inspect: bool,
 }
@@ -76,6 +78,7 @@ impl Default for TableConfig {
             linger_ns: 5 * SECOND_NS,
             interim: Some(InterimPolicy::default()),
             inspect_bytes_max: 64 << 20,
+            metadata_bytes_max: 512 << 20,
             inspect: true,
         }
     }
@@ -92,7 +95,7 @@ pub struct TableStats {
     pub records_final: u64,
     /// Interim records that were put off because too many were due.
     pub interims_delayed: u64,
-    /// Messages that were not inspected because `inspect_bytes_max` were held already.
+    /// Messages that were not inspected because `inspect_bytes_max` were held already, or `metadata_bytes_max`.
     pub inspections_denied: u64,
 }
 
@@ -153,7 +156,7 @@ impl Table {
             flows_numbered: 0,
             interim_tick: 0,
             interims: 0,
-            budget: Budget::new(config.inspect_bytes_max),
+            budget: Budget::new(config.inspect_bytes_max, config.metadata_bytes_max),
             judge,
             stats: TableStats::default(),
         }
@@ -455,7 +458,7 @@ impl Table {
     }
 
     pub fn stats(&self) -> TableStats {
-        TableStats { inspections_denied: self.budget.inspect.denied(), ..self.stats }
+        TableStats { inspections_denied: self.budget.denied(), ..self.stats }
     }
 }
 

@@ -62,6 +62,8 @@ impl Validate for Config {
         )?;
         let inspect_max = ByteSize::from_bytes(0)..=ByteSize::from_gib(1);
         in_range("flows.inspect_bytes_max", &flows.inspect_bytes_max, &inspect_max)?;
+        let metadata_max = ByteSize::from_mib(1)..=ByteSize::from_gib(64);
+        in_range("flows.metadata_bytes_max", &flows.metadata_bytes_max, &metadata_max)?;
         in_range("slices.block_age", &slices.block_age, &(ms(1)..=s(10)))?;
         self.rules()?;
         let spool = &self.spool;

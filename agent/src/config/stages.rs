@@ -53,6 +53,7 @@ impl Config {
             interim: flows.interim.then(InterimPolicy::default),
             inspect: flows.inspect,
             inspect_bytes_max: flows.inspect_bytes_max.as_usize(),
+            metadata_bytes_max: flows.metadata_bytes_max.as_usize(),
         }
     }
 

@@ -25,7 +25,7 @@ impl BufferBudget {
         self.denied
     }
 
-    pub(super) fn take(&mut self, bytes: usize) -> bool {
+    pub(crate) fn take(&mut self, bytes: usize) -> bool {
         match self.left.checked_sub(bytes) {
             Some(left) => self.left = left,
             None => {
@@ -36,7 +36,12 @@ impl BufferBudget {
         true
     }
 
-    pub(super) fn give_back(&mut self, bytes: usize) {
+    /// Something was left out for want of memory.
+    pub(crate) fn deny(&mut self) {
+        self.denied += 1;
+    }
+
+    pub(crate) fn give_back(&mut self, bytes: usize) {
         self.left += bytes;
     }
 }

@@ -21,11 +21,27 @@ pub(super) struct Budget {
     pub(super) inspect: BufferBudget,
     /// Segments that wait for earlier ones.
     pub(super) waiting: WaitingBudget,
+    /// What payload said.
+    told: BufferBudget,
 }
 
 impl Budget {
-    pub(super) fn new(bytes: usize) -> Budget {
-        Budget { inspect: BufferBudget::new(bytes), waiting: WaitingBudget::new(bytes) }
+    pub(super) fn new(inspect_bytes: usize, metadata_bytes: usize) -> Budget {
+        Budget {
+            inspect: BufferBudget::new(inspect_bytes),
+            waiting: WaitingBudget::new(inspect_bytes),
+            told: BufferBudget::new(metadata_bytes),
+        }
+    }
+
+    /// What was not inspected for want of memory.
+    pub(super) fn denied(&self) -> u64 {
+        self.inspect.denied() + self.told.denied()
+    }
+
+    /// Whether any one flow may still say all that it can.
+    fn has_room(&self) -> bool {
+        self.told.left() >= Attributes::BYTES_MAX
     }
 }
 
@@ -43,6 +59,8 @@ pub(super) struct Layer7 {
 pub(super) struct Told {
     attributes: Attributes,
     first: FirstBytes,
+    /// What the budget was charged for the attributes.
+    charged: u32,
 }
 
 /// What a flow has of it.
@@ -84,6 +102,10 @@ impl Inspected {
             }
             Inspected::NotBegun | Inspected::Going(..) => {}
         }
+        if !budget.has_room() {
+            self.give_up(budget);
+            return false;
+        }
         let before;
         if let Some(header) = packet.tcp {
             if in_order == InOrder::Nothing {
@@ -97,7 +119,37 @@ impl Inspected {
         } else {
             return false;
         }
-        self.told_count() != before
+        self.told_count() != before && {
+            self.charge(budget);
+            true
+        }
+    }
+
+    /// What all flows said fills the memory that it may have: this one says no more.
+    #[cold]
+    fn give_up(&mut self, budget: &mut Budget) {
+        budget.told.deny();
+        if let Inspected::Going(layer7, _) = self {
+            layer7.release(budget);
+            *self = Inspected::Over(Box::new(std::mem::take(&mut layer7.told)), [true; 2]);
+        }
+    }
+
+    fn told(&mut self) -> Option<&mut Told> {
+        match self {
+            Inspected::NotBegun => None,
+            Inspected::Going(layer7, _) => Some(&mut layer7.told),
+            Inspected::Over(told, _) => Some(told),
+        }
+    }
+
+    /// There was room before: one flow cannot say more than [`Attributes::BYTES_MAX`].
+    fn charge(&mut self, budget: &mut Budget) {
+        let Some(told) = self.told() else { return };
+        let bytes = told.attributes.bytes();
+        if budget.told.take(bytes.saturating_sub(told.charged as usize)) {
+            told.charged = u32::try_from(bytes).unwrap_or(u32::MAX);
+        }
     }
 
     fn told_count(&self) -> usize {
@@ -216,6 +268,9 @@ impl Inspected {
     pub(super) fn end(&mut self, budget: &mut Budget) {
         if let Inspected::Going(layer7, _) = self {
             layer7.release(budget);
+        }
+        if let Some(told) = self.told() {
+            budget.told.give_back(told.charged as usize);
         }
         *self = Inspected::NotBegun;
     }

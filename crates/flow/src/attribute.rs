@@ -82,6 +82,14 @@ impl Attributes {
         true
     }
 
+    /// About what a full list takes of memory.
+    pub const BYTES_MAX: usize = Self::ALL_TEXT_BYTES_MAX + Self::COUNT_MAX * size_of::<Attribute>();
+
+    /// About what it takes of memory.
+    pub fn bytes(&self) -> usize {
+        self.text_bytes() + self.list.len() * size_of::<Attribute>()
+    }
+
     /// Bytes of all text values together.
     pub fn text_bytes(&self) -> usize {
         self.text_bytes as usize
