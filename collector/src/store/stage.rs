@@ -7,6 +7,7 @@ use gnomon_clock::CollectorNow;
 use gnomon_flow::{EpochHash, FlowRef, StoredFlow};
 
 use super::Shared;
+use super::block::bloom::Mixing;
 use super::envelope::Totals;
 use super::epochs::Epoch;
 use super::keys::{self, Family};
@@ -20,7 +21,7 @@ pub(super) struct Stage {
     pub(super) now: CollectorNow,
     pub(super) totals: Totals,
     /// Records that are in no block, as they will be.
-    pub(super) rows: HashMap<FlowRef, Arc<StoredFlow>>,
+    pub(super) rows: HashMap<FlowRef, Arc<StoredFlow>, Mixing>,
     /// The same in the order in which they came, for those who listen.
     pub(super) fresh: Vec<FlowRef>,
     /// Rows of blocks that are in `rows` now.
@@ -46,7 +47,7 @@ impl Stage {
             moment,
             now: moment.now,
             totals: shared.totals(),
-            rows: HashMap::new(),
+            rows: HashMap::default(),
             fresh: Vec::new(),
             dead: HashMap::new(),
             recent: 0,
