@@ -2,6 +2,9 @@
 
 #[path = "../agent/tests/hostile/corpus.rs"]
 mod corpus;
+#[allow(dead_code, reason = "of the targets only what their inputs look like")]
+#[path = "../agent/tests/hostile/targets.rs"]
+mod targets;
 
 use std::path::Path;
 
