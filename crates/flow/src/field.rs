@@ -374,6 +374,16 @@ pub const ASN_SRC: FieldId = FieldId(1932);
 pub const ASN_DST: FieldId = FieldId(1933);
 pub const OUI_SRC: FieldId = FieldId(1934);
 pub const OUI_DST: FieldId = FieldId(1935);
+pub const ALERT_SIGNATURE: FieldId = FieldId(1940);
+pub const ALERT_SIGNATURE_ID: FieldId = FieldId(1941);
+pub const ALERT_SEVERITY: FieldId = FieldId(1942);
+pub const ALERT_CATEGORY: FieldId = FieldId(1943);
+pub const ALERT_ACTION: FieldId = FieldId(1944);
+pub const ALERT_GID: FieldId = FieldId(1945);
+
+/// What alerts of other programs say of a flow: only the collector knows it.
+pub const ALERT_FIELDS: [FieldId; 6] =
+    [ALERT_SIGNATURE, ALERT_SIGNATURE_ID, ALERT_SEVERITY, ALERT_CATEGORY, ALERT_ACTION, ALERT_GID];
 
 use FieldKind::{Bool, Integer, Ip, Text, Time};
 
@@ -978,6 +988,42 @@ pub static FIELDS: &[Field] = &[
     single(ASN_DST, "asn.dst", "Autonomous system of the responder's address (by `enrich.asn_db`)."),
     single(OUI_SRC, "oui.src", "Vendor of the originator's MAC address (by `enrich.oui_file`)."),
     single(OUI_DST, "oui.dst", "Vendor of the responder's MAC address (by `enrich.oui_file`)."),
+    attribute(
+        ALERT_SIGNATURE,
+        "alert.signature",
+        &["suricata.signature"],
+        Text,
+        "Messages of the signatures that Suricata alerted by.",
+    ),
+    attribute(
+        ALERT_SIGNATURE_ID,
+        "alert.signature_id",
+        &["alert.sid", "suricata.signatureId"],
+        Integer,
+        "Numbers of the signatures that Suricata alerted by.",
+    ),
+    attribute(
+        ALERT_SEVERITY,
+        "alert.severity",
+        &["suricata.severity"],
+        Integer,
+        "Severities of alerts; 1 is the most severe.",
+    ),
+    attribute(
+        ALERT_CATEGORY,
+        "alert.category",
+        &["suricata.category"],
+        Text,
+        "Classifications of the signatures that Suricata alerted by.",
+    ),
+    attribute(
+        ALERT_ACTION,
+        "alert.action",
+        &["suricata.action"],
+        Text,
+        "What Suricata did about it: `allowed`, `blocked`.",
+    ),
+    attribute(ALERT_GID, "alert.gid", &["suricata.gid"], Integer, "Generators of the signatures."),
 ];
 
 #[cfg(test)]
