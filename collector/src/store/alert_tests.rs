@@ -244,3 +244,58 @@ fn whatever_happens_every_record_has_its_alerts_once() {
         }
     }
 }
+
+/// What alerts cost ingest: run with `--release -- --ignored --nocapture alerts_cost`.
+#[test]
+#[ignore = "a measurement"]
+fn alerts_cost() {
+    const ROWS: u64 = 200_000;
+    let clock = gnomon_clock::KernelClock;
+    let timed = |what: &str, work: &mut dyn FnMut()| {
+        let begun = gnomon_clock::Clock::raw(&clock);
+        work();
+        let took = gnomon_clock::Clock::raw(&clock).since(begun);
+        println!("{what}: {:.3} ms", took as f64 / 1e6);
+    };
+    let of = |id: u64| {
+        let mut of = open_record(id, 1, 100, 110);
+        of.key.orig_port = id as u16;
+        of.key.resp_port = (id >> 16) as u16;
+        of
+    };
+    let of_flow = |n: u64| {
+        let key = of(n).key;
+        gnomon_flow::Alert {
+            pair: gnomon_flow::Pair::of(&key).unwrap(),
+            community_id: gnomon_flow::community::community_id(&key, None).unwrap(),
+            ..alert(n, 105)
+        }
+    };
+    let place = |writer: &mut Writer, seq: u64, from: u64| {
+        let batches = (0..20)
+            .map(|n| flows(epoch(1), seq + n, (from + n * 1000..from + (n + 1) * 1000).map(of).collect()));
+        let batches: Vec<_> = batches.collect();
+        timed("20,000 records placed", &mut || assert_eq!(writer.commit(&batches).unwrap().len(), 20));
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let (_clock, store, mut writer) = opened(dir.path());
+    for n in 0..ROWS / 20_000 {
+        place(&mut writer, n * 20 + 1, n * 20_000);
+    }
+    println!("{} records in no block", store.view().hot.len());
+    let first = [alerts(epoch(1), 999, vec![of_flow(76)])];
+    timed("the first alert taken", &mut || assert_eq!(writer.commit(&first).unwrap().len(), 1));
+    timed("the first alert joined", &mut || assert!(writer.join_arrived().unwrap()));
+    writer.commit(&[alerts(epoch(1), 1000, vec![of_flow(77)])]).unwrap();
+    timed("one alert joined", &mut || assert!(writer.join_arrived().unwrap()));
+    let many = (1000..11_000).map(of_flow).collect();
+    writer.commit(&[alerts(epoch(1), 1001, many)]).unwrap();
+    timed("10,000 alerts joined with as many records", &mut || assert!(writer.join_arrived().unwrap()));
+    println!("with 10,001 alerts remembered:");
+    place(&mut writer, 1002, 300_000);
+    seal(&mut writer);
+    writer.commit(&[alerts(epoch(1), 1100, vec![of_flow(150_000)])]).unwrap();
+    timed("one alert, no record outside of blocks", &mut || assert!(writer.join_arrived().unwrap()));
+    println!("{} of {} blocks to look through", writer.searches.len(), store.view().blocks.len());
+    timed("one block looked through", &mut || assert!(writer.search_block().unwrap()));
+}

@@ -7,8 +7,8 @@
 //! summary, rollup or filter has to know of alerts.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use gnomon_clock::RawNs;
 use gnomon_flow::alert::carry_over;
@@ -43,6 +43,7 @@ impl Writer {
             Ok(())
         })?;
         self.rejoin_all();
+        self.index_pairs();
         Ok(())
     }
 
@@ -65,9 +66,13 @@ impl Writer {
         let counts = Arc::clone(&self.shared.alert_counts);
         counts.taken.fetch_add(stage.alerts.len() as u64, Ordering::Relaxed);
         counts.repeated.fetch_add(stage.alerts_repeated, Ordering::Relaxed);
+        let some = !stage.alerts.is_empty();
         for (number, remembered) in stage.alerts.drain(..) {
             self.alerts.insert(number, remembered);
             self.arrived.insert(number);
+        }
+        if some {
+            self.index_pairs();
         }
         for number in stage.alerts_joined.drain(..) {
             if self.alerts.set_joined(number) {
@@ -84,6 +89,12 @@ impl Writer {
         let waiting = self.alerts.iter().filter(|(_, remembered)| !remembered.joined);
         let again = waiting.filter(|(_, of)| moved || of.epoch == epoch && !of.timed);
         self.arrived.extend(again.map(|(number, _)| number));
+    }
+
+    /// Who uses no alerts does not pay for finding records by their pairs.
+    fn index_pairs(&self) {
+        let mut live = self.shared.live.write().unwrap_or_else(PoisonError::into_inner);
+        live.index_pairs(!self.alerts.is_empty());
     }
 
     fn rejoin_all(&mut self) {
@@ -120,6 +131,7 @@ impl Writer {
             tracing::debug!(signature_id, %community_id, late, "an alert met no record");
         }
         counts.waiting.store(self.alerts.waiting_len() as u64, Ordering::Relaxed);
+        self.index_pairs();
         Ok(())
     }
 
@@ -174,8 +186,11 @@ impl Writer {
         let arrived: Vec<u64> = self.arrived.iter().copied().collect();
         let pairs: HashSet<Pair, Mixing> =
             arrived.iter().filter_map(|number| Some(self.alerts.get(*number)?.alert.pair)).collect();
-        let of_pairs = |flow: &StoredFlow| Pair::of(&flow.record.key).is_some_and(|p| pairs.contains(&p));
-        let rows = self.select(of_pairs);
+        let rows: Vec<(FlowRef, Arc<StoredFlow>)> = {
+            let live = self.shared.live();
+            let of_pairs = pairs.iter().flat_map(|pair| live.of_pair(pair));
+            of_pairs.map(|(id, flow)| (id, Arc::clone(flow))).collect()
+        };
         let mut stage = Stage::new(&self.shared);
         for (id, flow) in rows {
             self.rejoin(id, &flow, None, &mut stage)?;

@@ -19,6 +19,7 @@ pub(crate) mod live;
 mod neighbours;
 mod open;
 mod page;
+mod pairs;
 mod progress;
 pub(crate) mod reader;
 mod regate;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use gnomon_clock::RawNs;
 
-use crate::attribute::Attributes;
+use crate::attribute::{Attribute, AttributeValue, Attributes};
 use crate::field;
 use crate::id::fnv1a;
 use crate::key::FlowKey;
@@ -51,24 +51,29 @@ impl Alert {
         text
     }
 
-    /// What a record says of it. Whether anything was new.
+    /// What a record says of it. Whether anything was new. It finds room where there is none: who fills a record with names
+    /// does not hide what was said of it.
     pub fn add_to(&self, attributes: &mut Attributes) -> bool {
-        let mut new = false;
-        for (field, text) in [
-            (field::ALERT_SIGNATURE, &self.signature),
+        let tag = format!("{TAG_PREFIX}{}", self.signature_id);
+        let texts = [
+            (field::ALERT_SIGNATURE, &*self.signature),
             (field::ALERT_CATEGORY, &self.category),
             (field::ALERT_ACTION, &self.action),
-        ] {
-            new |= !text.is_empty() && attributes.text(field, text);
-        }
-        for (field, number) in [
+            (field::TAGS, &tag),
+        ];
+        let texts = texts.into_iter().filter(|(_, text)| !text.is_empty());
+        let texts = texts.map(|(field, text)| (field, AttributeValue::Text(text.to_owned())));
+        let numbers = [
             (field::ALERT_SIGNATURE_ID, self.signature_id),
             (field::ALERT_SEVERITY, self.severity),
             (field::ALERT_GID, self.gid),
-        ] {
-            new |= attributes.integer(field, number);
+        ];
+        let numbers = numbers.map(|(field, number)| (field, AttributeValue::Integer(number)));
+        let mut new = false;
+        for (field, value) in numbers.into_iter().chain(texts) {
+            new |= attributes.push_over(field, &value, |other| !is_of_alert(other));
         }
-        new | attributes.text(field::TAGS, &format!("{TAG_PREFIX}{}", self.signature_id))
+        new
     }
 
     /// The same for every copy of an alert, and for no other: of what Suricata wrote, not of when it was read.
@@ -90,16 +95,14 @@ pub fn carry_over(from: &Attributes, to: &mut Attributes) -> bool {
     let mut any = false;
     for attribute in from.iter().filter(|attribute| is_of_alert(attribute)) {
         any = true;
-        to.push(attribute.field, attribute.value.clone());
+        to.push_over(attribute.field, &attribute.value, |other| !is_of_alert(other));
     }
     any
 }
 
-fn is_of_alert(attribute: &crate::attribute::Attribute) -> bool {
+fn is_of_alert(attribute: &Attribute) -> bool {
     match &attribute.value {
-        crate::attribute::AttributeValue::Text(tag) if attribute.field == field::TAGS => {
-            tag.starts_with(TAG_PREFIX)
-        }
+        AttributeValue::Text(tag) if attribute.field == field::TAGS => tag.starts_with(TAG_PREFIX),
         _ => field::ALERT_FIELDS.contains(&attribute.field),
     }
 }
@@ -131,7 +134,6 @@ impl Pair {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attribute::AttributeValue;
     use crate::key::Addresses;
 
     fn alert() -> Alert {
@@ -179,6 +181,25 @@ mod tests {
         let tags: Vec<_> = later.of(field::TAGS).collect();
         assert_eq!(tags, [&AttributeValue::Text("suricata:2100498".to_owned())]);
         assert!(!carry_over(&Attributes::default(), &mut later));
+    }
+
+    #[test]
+    fn a_record_that_is_full_has_room_for_alerts() {
+        let full = || {
+            let mut full = Attributes::default();
+            for n in 0..1000 {
+                full.text(field::DNS_HOST, &format!("{n}.example"));
+            }
+            assert!(full.is_full());
+            full
+        };
+        let mut attributes = full();
+        assert!(alert().add_to(&mut attributes));
+        assert_eq!(attributes.of(field::ALERT_SIGNATURE).count(), 1);
+        let mut later = full();
+        carry_over(&attributes, &mut later);
+        assert_eq!(later.of(field::ALERT_SIGNATURE).count(), 1);
+        assert_eq!((later.len(), later.of(field::TAGS).count()), (Attributes::COUNT_MAX, 1));
     }
 
     #[test]
