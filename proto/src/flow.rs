@@ -132,7 +132,7 @@ impl TryFrom<&v1::Direction> for DirectionCounters {
     }
 }
 
-fn tcp_state_to_wire(state: TcpState) -> v1::TcpState {
+pub(crate) fn tcp_state_to_wire(state: TcpState) -> v1::TcpState {
     match state {
         TcpState::Midstream => v1::TcpState::Midstream,
         TcpState::SynSent => v1::TcpState::SynSent,
@@ -144,7 +144,7 @@ fn tcp_state_to_wire(state: TcpState) -> v1::TcpState {
     }
 }
 
-fn end_to_wire(end: FlowEndReason) -> v1::EndReason {
+pub(crate) fn end_to_wire(end: FlowEndReason) -> v1::EndReason {
     match end {
         FlowEndReason::Idle => v1::EndReason::Idle,
         FlowEndReason::Active => v1::EndReason::Active,
@@ -154,7 +154,7 @@ fn end_to_wire(end: FlowEndReason) -> v1::EndReason {
     }
 }
 
-fn problem_to_wire(problem: DecodeProblem) -> v1::Problem {
+pub(crate) fn problem_to_wire(problem: DecodeProblem) -> v1::Problem {
     match problem {
         DecodeProblem::TruncatedLink => v1::Problem::TruncatedLink,
         DecodeProblem::TruncatedNetwork => v1::Problem::TruncatedNetwork,
@@ -166,7 +166,7 @@ fn problem_to_wire(problem: DecodeProblem) -> v1::Problem {
 }
 
 /// The domain value whose wire form `wire` is: `to_wire` stays the only table. 0 is "none".
-fn from_wire<D: Copy, W: Into<i32>>(
+pub(crate) fn from_wire<D: Copy, W: Into<i32>>(
     field: &'static str,
     wire: i32,
     all: &[D],
@@ -317,7 +317,7 @@ impl TryFrom<v1::FlowRecord> for FlowRecord {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
@@ -373,7 +373,7 @@ mod tests {
     }
 
     prop_compose! {
-        fn record()(
+        pub(crate) fn record()(
             numbers: (u64, u32, u32, u64, u64, u32), key in key(), orig in direction(), resp in direction(), tcp in tcp(),
             icmp: Option<(u8, u8)>, direction_guessed: bool, problem in 0usize..7, end in 0usize..6, attributes in attributes(),
         ) -> FlowRecord {

@@ -4,9 +4,11 @@ mod alert;
 mod flow;
 mod ingest;
 mod query;
+mod records;
 mod wire;
 
 pub use prost::Message;
+pub use records::FlowBatch;
 pub use wire::WireError;
 
 /// The generated messages, clients and servers of package `gnomon.v1`.

@@ -2,11 +2,15 @@
 //! up: five days of eight sensors, addresses and names as skewed as real ones, about forty values each.
 //!
 //! ```text
-//! store_bench DIR ROWS [--csv FILE]     makes a store of ROWS records under DIR, or opens the one that is there
+//! store_bench DIR ROWS [--only TEXT] [--figures FILE]
+//!     makes a store of ROWS records under DIR, or opens the one that is there, and asks it the questions whose names have
+//!     TEXT in them; FILE gets the figures, a name and a number in each line
+//! store_bench DIR ROWS --csv FILE     writes the same records for other stores
 //! ```
 
 mod traffic;
 
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +25,10 @@ use gnomon_collector::query::{
 use gnomon_collector::store::{Body, Change, Content, Evidence, Limits, RecordBatch, Store, Writer, open};
 use gnomon_collector::timekeeper::Timekeeper;
 use traffic::{DAY_NS, Dice, SENSORS, SPAN_NS, epoch, name, record};
+
+/// As in the collector.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const BATCH: u64 = 1000;
 
@@ -67,12 +75,17 @@ fn bytes_under(dir: &Path) -> u64 {
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let (Some(dir), Some(rows)) = (arguments.next(), arguments.next()) else {
-        anyhow::bail!("usage: store_bench DIR ROWS [--csv FILE]");
+        anyhow::bail!("usage: store_bench DIR ROWS [--only TEXT] [--figures FILE] [--csv FILE]");
     };
     let rows: u64 = rows.parse()?;
-    let csv = arguments.next().filter(|flag| flag == "--csv").and_then(|_| arguments.next());
-    if let Some(csv) = csv {
-        return write_csv(Path::new(&csv), rows);
+    let mut report = Report::default();
+    while let (Some(flag), Some(value)) = (arguments.next(), arguments.next()) {
+        match flag.as_str() {
+            "--csv" => return write_csv(Path::new(&value), rows),
+            "--only" => report.only = value,
+            "--figures" => report.figures = Some(std::fs::File::create(value)?),
+            other => anyhow::bail!("what is {other}?"),
+        }
     }
     let clock: Arc<dyn Clock> = Arc::new(KernelClock);
     let gate = ClockGate::new(Timekeeper::new(Arc::clone(&clock)), Policy::default());
@@ -86,15 +99,59 @@ fn main() -> anyhow::Result<()> {
     };
     let begun = Watch::start();
     let (store, writer) = open(Path::new(&dir), gate, limits)?;
-    println!("open: {:?}, {} MiB resident", begun.elapsed(), resident_mib());
+    let opened = begun.elapsed();
+    println!("open: {opened:?}, {} MiB resident", resident_mib());
     let held = store.status()?.flows;
-    let writer = if held == 0 { ingest(writer, &store, rows, Path::new(&dir))? } else { writer };
-    ask(&store, &clock, rows)?;
+    if held > 0 {
+        report.figure("open", "ms", opened.as_secs_f64() * 1e3)?;
+    }
+    let writer = if held == 0 { ingest(writer, &store, rows, Path::new(&dir), &mut report)? } else { writer };
+    ask(&store, &clock, rows, &mut report)?;
     drop(writer);
     Ok(())
 }
 
-fn ingest(mut writer: Writer, store: &Store, rows: u64, dir: &Path) -> anyhow::Result<Writer> {
+/// What is asked, and where the figures go.
+#[derive(Default)]
+struct Report {
+    only: String,
+    figures: Option<std::fs::File>,
+}
+
+impl Report {
+    fn figure(&mut self, what: &str, unit: &str, value: f64) -> anyhow::Result<()> {
+        if let Some(figures) = &mut self.figures {
+            writeln!(figures, "{what}\t{unit}\t{value}")?;
+        }
+        Ok(())
+    }
+
+    /// The first run, then the median of five and the best of them.
+    fn timed(&mut self, what: &str, run: &mut dyn FnMut() -> anyhow::Result<u64>) -> anyhow::Result<()> {
+        if !what.contains(&self.only) {
+            return Ok(());
+        }
+        let mut once = || -> anyhow::Result<(f64, u64)> {
+            let begun = Watch::start();
+            let answer = run()?;
+            Ok((begun.elapsed().as_secs_f64() * 1e3, answer))
+        };
+        let (first, answer) = once()?;
+        let mut times = (0..5).map(|_| once().map(|(ms, _)| ms)).collect::<anyhow::Result<Vec<_>>>()?;
+        times.sort_by(f64::total_cmp);
+        let (best, median) = (times[0], times[2]);
+        println!("{what:40} first {first:8.1} ms, then {median:8.1} ms, best {best:8.1} ms   ({answer})");
+        self.figure(what, "ms", median)
+    }
+}
+
+fn ingest(
+    mut writer: Writer,
+    store: &Store,
+    rows: u64,
+    dir: &Path,
+    report: &mut Report,
+) -> anyhow::Result<Writer> {
     let begin = store.now().utc.saturating_add_ns(-(SPAN_NS.cast_signed()));
     let fixes = |_| {
         (0..=SPAN_NS / 1_800_000_000_000)
@@ -176,7 +233,12 @@ fn ingest(mut writer: Writer, store: &Store, rows: u64, dir: &Path) -> anyhow::R
         each_us(commit_s),
         each_us(settle_s)
     );
-    println!("size: {:.1} bytes a record", bytes_under(&dir.join("db")) as f64 / rows as f64);
+    let bytes_each = bytes_under(&dir.join("db")) as f64 / rows as f64;
+    println!("size: {bytes_each:.1} bytes a record");
+    report.figure("ingest", "records a CPU-second", rows as f64 / cpu_s)?;
+    report.figure("ingest without decoding", "records a CPU-second", rows as f64 / (cpu_s - decode_s))?;
+    report.figure("size", "bytes a record", bytes_each)?;
+    report.figure("memory while taking in", "MiB", resident_mib() as f64)?;
     Ok(writer)
 }
 
@@ -204,7 +266,7 @@ const FACETS: [&str; 20] = [
     "http.user-agent",
 ];
 
-fn ask(store: &Store, clock: &Arc<dyn Clock>, rows: u64) -> anyhow::Result<()> {
+fn ask(store: &Store, clock: &Arc<dyn Clock>, rows: u64, report: &mut Report) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let limits = QueryLimits { deadline_ms: 600_000, ..QueryLimits::default() };
     let shutdown = gnomon_daemon::shutdown::CancellationToken::new();
@@ -225,7 +287,8 @@ fn ask(store: &Store, clock: &Arc<dyn Clock>, rows: u64) -> anyhow::Result<()> {
     ];
     for (what, expression, range) in searches {
         let search = Search { expression: expression.to_owned(), range, limit: 50, ..Search::default() };
-        timed(what, &mut || Ok(runtime.block_on(queries.search(search.clone()))?.flows.len() as u64))?;
+        report
+            .timed(what, &mut || Ok(runtime.block_on(queries.search(search.clone()))?.flows.len() as u64))?;
     }
     let top = |fields: &[&str], range: TimeRange| Top {
         fields: fields.iter().map(|name| (*name).to_owned()).collect(),
@@ -240,24 +303,25 @@ fn ask(store: &Store, clock: &Arc<dyn Clock>, rows: u64) -> anyhow::Result<()> {
         ("top hosts, last hour", &["tls.host"], last(3_600_000_000_000)),
         ("source and port, last day", &["ip.src", "port.dst"], last(DAY_NS)),
     ] {
-        timed(what, &mut || Ok(runtime.block_on(queries.top(top(fields, range)))?.rows.len() as u64))?;
+        report
+            .timed(what, &mut || Ok(runtime.block_on(queries.top(top(fields, range)))?.rows.len() as u64))?;
     }
     let distinct = Top {
         distinct: vec!["port.dst".to_owned()],
         by: Measure::Distinct,
         ..top(&["ip.src", "ip.dst"], last(DAY_NS))
     };
-    timed("pairs by distinct ports, last day", &mut || {
+    report.timed("pairs by distinct ports, last day", &mut || {
         Ok(runtime.block_on(queries.top(distinct.clone()))?.rows.len() as u64)
     })?;
     let hunt = Hunt { name: "scan".to_owned(), ..Hunt::default() };
-    timed("hunt for scanners, 5 days", &mut || {
+    report.timed("hunt for scanners, 5 days", &mut || {
         let answer = runtime.block_on(queries.hunt(hunt.clone()))?;
-        if let Some(first) = answer.findings.first() {
-            eprintln!("first of the hunt: {} {}", first.score, first.expression);
-        }
         Ok(answer.findings.len() as u64)
     })?;
+    if report.only == "nothing" {
+        return Ok(());
+    }
     let rolling = Watch::start();
     let before = cpu();
     let mut roller = Roller::new(store.clone());
@@ -289,7 +353,7 @@ fn ask(store: &Store, clock: &Arc<dyn Clock>, rows: u64) -> anyhow::Result<()> {
             exact,
             ..Facets::default()
         };
-        timed(what, &mut || {
+        report.timed(what, &mut || {
             let answer = runtime.block_on(async {
                 let mut answers = queries.facets(facets.clone()).await?;
                 answers.recv().await.unwrap_or(Err(QueryError::Cancelled))
@@ -299,13 +363,13 @@ fn ask(store: &Store, clock: &Arc<dyn Clock>, rows: u64) -> anyhow::Result<()> {
     }
     let histogram =
         Histogram { interval_ns: 300_000_000_000, group: "node".to_owned(), ..Histogram::default() };
-    timed("histogram 5 min x sensor", &mut || {
+    report.timed("histogram 5 min x sensor", &mut || {
         Ok(runtime.block_on(queries.histogram(histogram.clone()))?.buckets.len() as u64)
     })?;
     let one =
         runtime.block_on(queries.search(Search { limit: 1, oldest_first: true, ..Search::default() }))?;
     let id = one.flows[0].id();
-    timed("one record by id", &mut || Ok(u64::from(runtime.block_on(queries.get(id))?.id() == id)))?;
+    report.timed("one record by id", &mut || Ok(u64::from(runtime.block_on(queries.get(id))?.id() == id)))?;
     println!("{} MiB resident", resident_mib());
     Ok(())
 }
@@ -314,65 +378,60 @@ fn back(now: UtcNs, ns: u64) -> UtcNs {
     now.saturating_add_ns(-(ns.cast_signed()))
 }
 
-/// The first run and the best of three.
-fn timed(what: &str, run: &mut dyn FnMut() -> anyhow::Result<u64>) -> anyhow::Result<()> {
-    let mut times = Vec::new();
-    let mut answer = 0;
-    for _ in 0..4 {
-        let begun = Watch::start();
-        answer = run()?;
-        times.push(begun.elapsed().as_secs_f64() * 1e3);
+/// A record of the bench as other stores get it.
+fn exported(record: gnomon_flow::FlowRecord, sensor: u8) -> gnomon_flow::StoredFlow {
+    let begin = UtcNs::from_unix_ns(1_700_000_000_000_000_000);
+    let at = |raw: RawNs| {
+        let utc = begin.saturating_add_ns(raw.0.cast_signed());
+        Some(gnomon_clock::Estimate { utc, err_ns: 500_000, conflict: false })
+    };
+    let last = at(record.last);
+    gnomon_flow::StoredFlow {
+        origin: gnomon_flow::Origin {
+            agent_name: format!("sensor-{sensor}").into(),
+            interface: "eth0".into(),
+            ..Default::default()
+        },
+        first: at(record.first),
+        last,
+        ingested: last.map(|last| last.utc),
+        record,
+        ..Default::default()
     }
-    let best = times.iter().copied().fold(f64::MAX, f64::min);
-    println!("{what:36} first {:9.1} ms, then {best:9.1} ms   ({answer})", times[0]);
-    Ok(())
 }
 
-/// The same records for other stores to load, one a line.
+/// The same records for other stores to load, one a line: the fields that any of the first records has.
 fn write_csv(path: &Path, rows: u64) -> anyhow::Result<()> {
-    let mut out = std::io::BufWriter::new(std::fs::File::create(path)?);
+    let mut out = std::io::BufWriter::with_capacity(1 << 20, std::fs::File::create(path)?);
+    let mut dice = Dice(1);
+    let some: Vec<_> = (0..rows.min(20_000)).map(|n| exported(record(n, rows, &mut dice), 0)).collect();
+    let has = |field: &gnomon_flow::Field| {
+        some.iter().any(|flow| {
+            let mut has = false;
+            field.each(flow, &mut |_| has = true);
+            has
+        })
+    };
     let fields: Vec<_> = gnomon_flow::FIELDS
         .iter()
         .filter(|field| !field.any_of && !matches!(field.name, "communityId" | "epoch" | "node.id" | "id"))
+        .filter(|field| has(field))
         .collect();
-    writeln!(
-        out,
-        "{}",
-        fields.iter().map(|f| f.name.replace(['.', '-'], "_")).collect::<Vec<_>>().join(",")
-    )?;
+    let names: Vec<_> = fields.iter().map(|field| field.name.replace(['.', '-'], "_")).collect();
+    writeln!(out, "{}", names.join(","))?;
     let mut dice = Dice(1);
-    let begin = UtcNs::from_unix_ns(1_700_000_000_000_000_000);
-    let mut flow = gnomon_flow::StoredFlow {
-        record: record(0, rows, &mut Dice(0)),
-        origin: gnomon_flow::Origin::default(),
-        first: None,
-        last: None,
-        ingested: None,
-        time_state: gnomon_flow::TimeState::Indexed,
-        time_reason: Default::default(),
-    };
+    let mut line = String::new();
     for n in 0..rows {
-        flow.record = record(n, rows, &mut dice);
-        let sensor = dice.below(u64::from(SENSORS)) as u8;
-        flow.origin.agent_name = format!("sensor-{sensor}").into();
-        flow.origin.interface = "eth0".into();
-        let at = |raw: RawNs| {
-            Some(gnomon_clock::Estimate {
-                utc: begin.saturating_add_ns(raw.0.cast_signed()),
-                err_ns: 500_000,
-                conflict: false,
-            })
-        };
-        (flow.first, flow.last) = (at(flow.record.first), at(flow.record.last));
-        flow.ingested = flow.last.map(|last| last.utc);
-        let mut line = String::new();
-        for field in &fields {
-            let mut values = Vec::new();
-            field.each(&flow, &mut |value| values.push(value.to_string()));
-            if !line.is_empty() || field.id != fields[0].id {
-                line.push(',');
-            }
-            line.push_str(&values.join("|"));
+        let flow = exported(record(n, rows, &mut dice), (n / BATCH % u64::from(SENSORS)) as u8);
+        line.clear();
+        for (at, field) in fields.iter().enumerate() {
+            line.push_str(if at > 0 { "," } else { "" });
+            let mut more = false;
+            field.each(&flow, &mut |value| {
+                line.push_str(if std::mem::replace(&mut more, true) { "|" } else { "" });
+                // Writing to a string cannot fail.
+                let _ = write!(line, "{value}");
+            });
         }
         writeln!(out, "{line}")?;
     }

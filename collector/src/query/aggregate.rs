@@ -224,27 +224,37 @@ impl Queries {
             let mut groups = Groups::default();
             parts.into_iter().for_each(|part| groups.merge(part));
             partial.extend(groups.partial());
-            let mut rows: Vec<_> = groups
-                .rows
-                .into_iter()
-                .map(|(key, tally)| {
-                    let distinct: Vec<Different> = tally.distinct.iter().map(Distinct::count).collect();
+            let mut rows: Vec<(u64, usize)> = groups
+                .tallies()
+                .iter()
+                .enumerate()
+                .map(|(place, tally)| {
                     let rank = match top.by {
-                        Measure::Distinct => distinct.first().map_or(0, |first| first.count),
+                        Measure::Distinct => tally.distinct.first().map_or(0, |first| first.count().count),
                         measure => tally.sums.by(measure),
                     };
-                    (rank, key, tally.sums, distinct)
+                    (rank, place)
                 })
                 .collect();
-            rows.sort_unstable_by(|(a_rank, a_key, a, _), (b_rank, b_key, b, _)| {
-                (b_rank, b.flows).cmp(&(a_rank, a.flows)).then_with(|| a_key.cmp(b_key))
-            });
-            let beyond = rows.iter().skip(limit).map(|(_, _, sums, _)| sums.flows).sum::<u64>();
+            let flows = |place: usize| groups.tallies()[place].sums.flows;
+            let order = |(a_rank, a): &(u64, usize), (b_rank, b): &(u64, usize)| {
+                (b_rank, flows(*b))
+                    .cmp(&(a_rank, flows(*a)))
+                    .then_with(|| groups.values(*a).cmp(groups.values(*b)))
+            };
+            if rows.len() > limit {
+                rows.select_nth_unstable_by(limit, order);
+            }
+            let beyond = rows.iter().skip(limit).map(|(_, place)| flows(*place)).sum::<u64>();
             rows.truncate(limit);
-            let row = |(_, key, sums, distinct): (u64, Box<[Value<'static>]>, Sums, Vec<Different>)| TopRow {
-                values: key.iter().map(Value::to_string).collect(),
-                sums,
-                distinct,
+            rows.sort_unstable_by(order);
+            let row = |(_, place): (u64, usize)| {
+                let tally = &groups.tallies()[place];
+                TopRow {
+                    values: groups.values(place).map(Value::to_string).collect(),
+                    sums: tally.sums,
+                    distinct: tally.distinct.iter().map(Distinct::count).collect(),
+                }
             };
             Ok(TopAnswer {
                 rows: rows.into_iter().map(row).collect(),

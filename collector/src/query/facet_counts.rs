@@ -14,6 +14,8 @@ use crate::store::{Reader, StoreError};
 
 /// What the values of all fields may take. Beyond it the field that takes most lets its rarest values go.
 const BYTES_MAX: usize = 64 << 20;
+/// Half a megabyte a field at most, which [`BYTES_MAX`] does not count.
+const SMALL_MAX: u64 = 65_536;
 /// About what a value takes beside its text.
 const VALUE_BYTES: usize = 80;
 
@@ -32,7 +34,9 @@ pub(super) struct Counts {
 pub(super) struct OfField {
     /// Records that have any.
     pub(super) flows: u64,
-    pub(super) counts: HashMap<Value<'static>, u64, Mixing>,
+    counts: HashMap<Value<'static>, u64, Mixing>,
+    /// Counts of integers below [`SMALL_MAX`], by themselves: ports are most of what is counted.
+    small: Vec<u64>,
     /// A count is too low by this at most; a value that is not there had at most this.
     pub(super) missed: u64,
     bytes: usize,
@@ -44,6 +48,14 @@ fn bytes_of(value: &Value<'_>) -> usize {
 
 impl OfField {
     fn add(&mut self, value: &Value<'static>, count: u64) -> usize {
+        if let Value::Integer(n @ 0..SMALL_MAX) = value {
+            let place = *n as usize;
+            if self.small.len() <= place {
+                self.small.resize((place + 1).next_power_of_two(), 0);
+            }
+            self.small[place] += count;
+            return 0;
+        }
         if let Some(known) = self.counts.get_mut(value) {
             *known += count;
             return 0;
@@ -52,6 +64,31 @@ impl OfField {
         let bytes = bytes_of(value);
         self.bytes += bytes;
         bytes
+    }
+
+    /// All that are counted.
+    pub(super) fn each(&self, mut each: impl FnMut(&Value<'static>, u64)) {
+        self.counts.iter().for_each(|(value, count)| each(value, *count));
+        for (n, count) in (0..).zip(&self.small).filter(|(_, count)| **count > 0) {
+            each(&Value::Integer(n), *count);
+        }
+    }
+
+    /// The most frequent of them, by `limit`, and how many there are.
+    pub(super) fn most(&self, limit: usize) -> (Vec<(Value<'static>, u64)>, u64) {
+        let small = (0..).zip(&self.small).filter(|(_, count)| **count > 0);
+        let small: Vec<(Value<'static>, u64)> = small.map(|(n, count)| (Value::Integer(n), *count)).collect();
+        let mut ranked: Vec<(&Value<'static>, u64)> =
+            self.counts.iter().map(|(value, count)| (value, *count)).collect();
+        ranked.extend(small.iter().map(|(value, count)| (value, *count)));
+        let different = ranked.len() as u64;
+        let order = |a: &(&Value<'static>, u64), b: &(&Value<'static>, u64)| b.1.cmp(&a.1).then(a.0.cmp(b.0));
+        if ranked.len() > limit {
+            ranked.select_nth_unstable_by(limit, order);
+            ranked.truncate(limit);
+        }
+        ranked.sort_unstable_by(order);
+        (ranked.into_iter().map(|(value, count)| (value.clone(), count)).collect(), different)
     }
 
     /// Lets at least half of the values go, the rarest.
@@ -131,9 +168,7 @@ impl Counts {
         for (to, from) in self.fields.iter_mut().zip(&other.fields) {
             to.flows += from.flows;
             to.missed += from.missed;
-            for (value, count) in &from.counts {
-                self.bytes += to.add(value, *count);
-            }
+            from.each(|value, count| self.bytes += to.add(value, count));
         }
         self.bound();
     }
@@ -160,13 +195,14 @@ mod tests {
 
     #[test]
     fn the_rarest_are_let_go_and_what_is_missed_is_known() {
+        const FIRST: u64 = SMALL_MAX;
         let mut counts = Counts::of(1);
         let real = |n: u64| if n.is_multiple_of(1000) { 700 } else { 1 + n % 3 };
         // About three times as many different values as fit, over and over.
         for round in 0..2 {
             for n in 0..3 * (BYTES_MAX / VALUE_BYTES) as u64 {
                 let count = real(n) / 2 + (real(n) % 2) * round;
-                counts.bytes += counts.fields[0].add(&Value::Integer(n), count);
+                counts.bytes += counts.fields[0].add(&Value::Integer(FIRST + n), count);
                 if n.is_multiple_of(1024) {
                     counts.bound();
                 }
@@ -177,7 +213,7 @@ mod tests {
         let field = &counts.fields[0];
         assert!(field.missed > 0 && field.missed < 100, "{}", field.missed);
         for n in (0..2_000_000).step_by(1000) {
-            let found = field.counts.get(&Value::Integer(n)).copied().unwrap_or(0);
+            let found = field.counts.get(&Value::Integer(FIRST + n)).copied().unwrap_or(0);
             assert!(found <= real(n) && found + field.missed >= real(n), "{n}: {found} of {}", real(n));
         }
     }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError, TryLockError};
 
 use gnomon_clock::MonoNs;
 use gnomon_expression::Predicate;
-use gnomon_flow::{FIELDS, Field, FieldKind, Value};
+use gnomon_flow::{FIELDS, Field, FieldKind};
 use tokio::sync::mpsc;
 
 use super::aggregate::named;
@@ -251,14 +251,7 @@ impl Asked {
     }
 
     fn field(&self, field: &'static Field, of_field: &OfField, room: &mut usize) -> FacetField {
-        let mut ranked: Vec<(&Value<'static>, u64)> =
-            of_field.counts.iter().map(|(value, count)| (value, *count)).collect();
-        let order = |a: &(&Value<'static>, u64), b: &(&Value<'static>, u64)| b.1.cmp(&a.1).then(a.0.cmp(b.0));
-        if ranked.len() > self.limit {
-            ranked.select_nth_unstable_by(self.limit, order);
-            ranked.truncate(self.limit);
-        }
-        ranked.sort_unstable_by(order);
+        let (ranked, different) = of_field.most(self.limit);
         let mut values = Vec::with_capacity(ranked.len());
         for (value, flows) in ranked {
             let value = value.to_string();
@@ -268,12 +261,6 @@ impl Asked {
             }
             values.push(FacetValue { value, flows });
         }
-        FacetField {
-            name: field.name,
-            flows: of_field.flows,
-            values,
-            different: of_field.counts.len() as u64,
-            missed_max: of_field.missed,
-        }
+        FacetField { name: field.name, flows: of_field.flows, values, different, missed_max: of_field.missed }
     }
 }

@@ -1,12 +1,14 @@
 //! Sums by combinations of values: counted on the codes of a block's dictionaries, put together by value afterwards.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher};
 use std::rc::Rc;
 
 use gnomon_flow::{Field, StoredFlow, Value, field};
+use hashbrown::HashTable;
 
 use super::aggregate::Sums;
-use super::coded::Coded;
+use super::coded::{Coded, NONE};
 use super::distinct::{Distinct, OF_ROW, hash_of};
 use super::values::{Values, values};
 use crate::store::block::bloom::Mixing;
@@ -37,10 +39,38 @@ pub(super) struct Tally {
     pub(super) distinct: Vec<Distinct>,
 }
 
+/// The different values of a field so far, by numbers.
+#[derive(Debug, Default)]
+struct Known {
+    values: Vec<Value<'static>>,
+    places: HashTable<u32>,
+}
+
+impl Known {
+    fn find(&self, value: &Value<'static>) -> u32 {
+        let same = |at: &u32| self.values[*at as usize] == *value;
+        self.places.find(Mixing::default().hash_one(value), same).copied().unwrap_or(NONE)
+    }
+
+    /// Of a value that is new.
+    fn insert(&mut self, value: &Value<'static>) -> u32 {
+        let number = self.values.len() as u32;
+        self.values.push(value.clone());
+        let hash = |at: &u32| Mixing::default().hash_one(&self.values[*at as usize]);
+        self.places.insert_unique(hash(&number), number, hash);
+        number
+    }
+}
+
 /// The rows of a group-by so far.
 #[derive(Debug, Default)]
 pub(super) struct Groups {
-    pub(super) rows: HashMap<Box<[Value<'static>]>, Tally, Mixing>,
+    /// One a field.
+    known: Vec<Known>,
+    /// The numbers of every row's values, all rows behind each other.
+    keys: Vec<u32>,
+    tallies: Vec<Tally>,
+    places: HashTable<u32>,
     key_bytes: usize,
     distinct_bytes: usize,
     /// Values that were not counted because the different ones took too much.
@@ -49,6 +79,12 @@ pub(super) struct Groups {
     pub(super) uncounted: u64,
     /// Records that had more combinations than are counted.
     pub(super) cut: u64,
+}
+
+fn hash_of_key(key: &[u32]) -> u64 {
+    let mut hash = Mixing::default().build_hasher();
+    key.iter().for_each(|number| hash.write_u32(*number));
+    hash.finish()
 }
 
 /// Different rows that are counted at once; beyond them new ones are not begun.
@@ -99,39 +135,78 @@ impl Groups {
         };
         let measures = Measures::of(block)?;
         let mut places: HashMap<u128, u32, Mixing> = HashMap::default();
+        let mut local = Vec::new();
         let mut sums: Vec<Sums> = Vec::new();
+        let mut place_of = |key: u128, sums: &mut Vec<Sums>| {
+            *places.entry(key).or_insert_with(|| {
+                sums.push(Sums::default());
+                local.push(key);
+                sums.len() as u32 - 1
+            })
+        };
         // Of each field: the place of a row of the answer, then the number of a value in it.
         let mut pairs: Vec<Vec<u64>> = vec![Vec::new(); distinct.len()];
-        let (mut numbers, mut found, mut hit) = (vec![Vec::new(); by.fields.len()], Vec::new(), Vec::new());
-        for row in rows.iter() {
-            for (of_field, found) in keys.iter().zip(&mut numbers) {
-                of_field.each(row, found);
+        let single = |coded: &Vec<Coded>| coded.iter().all(|of_field| of_field.single().is_some());
+        if let [of_field] = &keys[..]
+            && let Some(numbers) = of_field.single()
+            && distinct.is_empty()
+        {
+            // The number itself is the place.
+            let mut dense = vec![Sums::default(); of_field.values.len()];
+            for row in rows.iter() {
+                if let Some(sums) = dense.get_mut(numbers[row] as usize) {
+                    measures.add(row, sums);
+                }
             }
-            if numbers.iter().any(Vec::is_empty) {
-                continue;
+            for (number, of_number) in (0u128..).zip(dense).filter(|(_, sums)| sums.flows > 0) {
+                local.push(number);
+                sums.push(of_number);
             }
-            hit.clear();
-            let mut whole = combinations(&numbers, |at| {
-                let key = at
-                    .iter()
-                    .zip(&numbers)
-                    .fold(0, |key, (i, of_field)| key << 32 | u128::from(of_field[*i]));
-                let place = *places.entry(key).or_insert_with(|| {
-                    sums.push(Sums::default());
-                    sums.len() as u32 - 1
-                });
+        } else if single(&keys) && single(&distinct) {
+            let numbers: Vec<&[u32]> = keys.iter().filter_map(Coded::single).collect();
+            let others: Vec<&[u32]> = distinct.iter().filter_map(Coded::single).collect();
+            for row in rows.iter() {
+                if numbers.iter().any(|of_field| of_field[row] == NONE) {
+                    continue;
+                }
+                let key = numbers.iter().fold(0, |key, of_field| key << 32 | u128::from(of_field[row]));
+                let place = place_of(key, &mut sums);
                 measures.add(row, &mut sums[place as usize]);
-                hit.push(place);
-            });
-            for (of_field, pairs) in distinct.iter().zip(&mut pairs) {
-                of_field.each(row, &mut found);
-                whole &= hit.len() * found.len() <= PAIRS_MAX;
-                let all = hit.iter().flat_map(|place| {
-                    found.iter().map(|number| u64::from(*place) << 32 | u64::from(*number))
-                });
-                pairs.extend(all.take(PAIRS_MAX));
+                for (of_field, pairs) in others.iter().zip(&mut pairs).filter(|(other, _)| other[row] != NONE)
+                {
+                    pairs.push(u64::from(place) << 32 | u64::from(of_field[row]));
+                }
             }
-            self.cut += u64::from(!whole);
+        } else {
+            let (mut numbers, mut found, mut hit) =
+                (vec![Vec::new(); by.fields.len()], Vec::new(), Vec::new());
+            for row in rows.iter() {
+                for (of_field, found) in keys.iter().zip(&mut numbers) {
+                    of_field.each(row, found);
+                }
+                if numbers.iter().any(Vec::is_empty) {
+                    continue;
+                }
+                hit.clear();
+                let mut whole = combinations(&numbers, |at| {
+                    let key = at
+                        .iter()
+                        .zip(&numbers)
+                        .fold(0, |key, (i, of_field)| key << 32 | u128::from(of_field[*i]));
+                    let place = place_of(key, &mut sums);
+                    measures.add(row, &mut sums[place as usize]);
+                    hit.push(place);
+                });
+                for (of_field, pairs) in distinct.iter().zip(&mut pairs) {
+                    of_field.each(row, &mut found);
+                    whole &= hit.len() * found.len() <= PAIRS_MAX;
+                    let all = hit.iter().flat_map(|place| {
+                        found.iter().map(|number| u64::from(*place) << 32 | u64::from(*number))
+                    });
+                    pairs.extend(all.take(PAIRS_MAX));
+                }
+                self.cut += u64::from(!whole);
+            }
         }
         let mut tallies: Vec<Tally> =
             sums.into_iter().map(|sums| Tally { sums, distinct: Vec::new() }).collect();
@@ -144,13 +219,15 @@ impl Groups {
                 tallies[(pair >> 32) as usize].distinct[at].add(OF_ROW, hashes[pair as u32 as usize]);
             }
         }
-        for (mut key, place) in places {
-            let mut values = vec![Value::Bool(false); by.fields.len()];
-            for (value, of_field) in values.iter_mut().zip(&keys).rev() {
-                *value = of_field.values[key as u32 as usize].clone();
+        // The numbers here are the block's: each value is looked up once.
+        let mut ours: Vec<Vec<u32>> = keys.iter().map(|of_field| vec![NONE; of_field.values.len()]).collect();
+        let mut theirs = vec![0usize; by.fields.len()];
+        for (mut key, tally) in local.into_iter().zip(tallies) {
+            for number in theirs.iter_mut().rev() {
+                *number = key as u32 as usize;
                 key >>= 32;
             }
-            self.add_tally(values, std::mem::take(&mut tallies[place as usize]));
+            self.add_numbered(&mut ours, &theirs, &|at, number| &keys[at].values[number], tally);
         }
         Ok(())
     }
@@ -169,7 +246,8 @@ impl Groups {
         let sums = Sums::of(flow);
         let mut keys = Vec::new();
         let mut whole = combinations(&values, |at| {
-            keys.push(at.iter().zip(&values).map(|(i, of_field)| of_field[*i].clone()).collect());
+            let key: Vec<_> = at.iter().zip(&values).map(|(i, of_field)| of_field[*i].clone()).collect();
+            keys.push(key);
         });
         let mut hashes = Vec::with_capacity(by.distinct.len());
         for field in &by.distinct {
@@ -187,46 +265,116 @@ impl Groups {
                 });
                 of_field
             };
-            self.add_tally(key, Tally { sums, distinct: hashes.iter().map(of_field).collect() });
+            self.add_tally(&key, Tally { sums, distinct: hashes.iter().map(of_field).collect() });
         }
         self.cut += u64::from(!whole);
     }
 
-    fn add_tally(&mut self, key: Vec<Value<'static>>, mut tally: Tally) {
-        if let Some(known) = self.rows.get_mut(key.as_slice()) {
-            known.sums.merge(&tally.sums);
-            for (known, more) in known.distinct.iter_mut().zip(&tally.distinct) {
-                if known.grows() && self.distinct_bytes > DISTINCT_BYTES_MAX {
-                    self.unseen += 1;
-                } else {
-                    self.distinct_bytes += known.merge(OF_ROW, more);
-                }
+    fn add_tally(&mut self, key: &[Value<'static>], tally: Tally) {
+        let mut ours = vec![vec![NONE]; key.len()];
+        self.add_numbered(&mut ours, &vec![0; key.len()], &|at, _| &key[at], tally);
+    }
+
+    /// Adds to the row of the values that `value` gives for the `theirs` of each field. `ours` says what their numbers are
+    /// here, as far as that was found out before.
+    fn add_numbered<'v>(
+        &mut self,
+        ours: &mut [Vec<u32>],
+        theirs: &[usize],
+        value: &dyn Fn(usize, usize) -> &'v Value<'static>,
+        mut tally: Tally,
+    ) {
+        let width = theirs.len();
+        self.known.resize_with(width, Known::default);
+        let mut new = false;
+        for (at, number) in theirs.iter().enumerate() {
+            let our = &mut ours[at][*number];
+            if *our == NONE {
+                *our = self.known[at].find(value(at, *number));
             }
-            return;
+            new |= *our == NONE;
+        }
+        let start = self.keys.len();
+        if !new && width == 1 {
+            // Values come with their rows: the number of the one is the place of the other.
+            return self.merge_tally(ours[0][theirs[0]] as usize, &tally);
+        }
+        if !new {
+            self.keys.extend(theirs.iter().zip(&*ours).map(|(number, ours)| ours[*number]));
+            let key = &self.keys[start..];
+            let same = |place: &u32| self.keys[*place as usize * width..][..width] == *key;
+            let place = self.places.find(hash_of_key(key), same).copied();
+            self.keys.truncate(start);
+            if let Some(place) = place {
+                return self.merge_tally(place as usize, &tally);
+            }
         }
         let text = |value: &Value<'_>| if let Value::Text(text) = value { text.len() } else { 0 };
-        let bytes: usize = key.iter().map(text).sum();
-        if self.rows.len() >= KEYS_MAX || self.key_bytes + bytes > KEY_BYTES_MAX {
+        let bytes: usize = theirs.iter().enumerate().map(|(at, number)| text(value(at, *number))).sum();
+        if self.tallies.len() >= KEYS_MAX || self.key_bytes + bytes > KEY_BYTES_MAX {
             self.uncounted += tally.sums.flows;
             return;
         }
         self.key_bytes += bytes;
+        for (at, number) in theirs.iter().enumerate() {
+            let our = &mut ours[at][*number];
+            if *our == NONE {
+                *our = self.known[at].insert(value(at, *number));
+            }
+            self.keys.push(*our);
+        }
         if self.distinct_bytes > DISTINCT_BYTES_MAX {
             self.unseen += tally.distinct.len() as u64;
             tally.distinct.fill_with(Distinct::default);
         }
         self.distinct_bytes += tally.distinct.iter().map(Distinct::bytes).sum::<usize>();
-        self.rows.insert(key.into_boxed_slice(), tally);
+        let place = self.tallies.len() as u32;
+        self.tallies.push(tally);
+        let hash = |place: &u32| hash_of_key(&self.keys[*place as usize * width..][..width]);
+        self.places.insert_unique(hash(&place), place, hash);
+    }
+
+    fn merge_tally(&mut self, place: usize, tally: &Tally) {
+        let known = &mut self.tallies[place];
+        known.sums.merge(&tally.sums);
+        for (known, more) in known.distinct.iter_mut().zip(&tally.distinct) {
+            if known.grows() && self.distinct_bytes > DISTINCT_BYTES_MAX {
+                self.unseen += 1;
+            } else {
+                self.distinct_bytes += known.merge(OF_ROW, more);
+            }
+        }
     }
 
     /// Takes in what another thread counted.
-    pub(super) fn merge(&mut self, other: Groups) {
+    pub(super) fn merge(&mut self, mut other: Groups) {
+        if self.tallies.is_empty() && self.uncounted == 0 {
+            std::mem::swap(self, &mut other);
+        }
         self.uncounted += other.uncounted;
         self.cut += other.cut;
         self.unseen += other.unseen;
-        for (key, tally) in other.rows {
-            self.add_tally(key.into_vec(), tally);
+        let width = other.known.len();
+        let mut ours: Vec<Vec<u32>> =
+            other.known.iter().map(|known| vec![NONE; known.values.len()]).collect();
+        let mut theirs = vec![0usize; width];
+        for (place, tally) in std::mem::take(&mut other.tallies).into_iter().enumerate() {
+            for (number, theirs) in other.keys[place * width..].iter().zip(&mut theirs) {
+                *theirs = *number as usize;
+            }
+            self.add_numbered(&mut ours, &theirs, &|at, number| &other.known[at].values[number], tally);
         }
+    }
+
+    pub(super) fn tallies(&self) -> &[Tally] {
+        &self.tallies
+    }
+
+    /// The values of a row, by its place among [`Groups::tallies`].
+    pub(super) fn values(&self, place: usize) -> impl Iterator<Item = &Value<'static>> {
+        let width = self.known.len();
+        let numbers = self.keys[place * width..][..width].iter();
+        self.known.iter().zip(numbers).map(|(known, number)| &known.values[*number as usize])
     }
 
     pub(super) fn partial(&self) -> Vec<String> {
@@ -234,7 +382,7 @@ impl Groups {
         if self.uncounted > 0 {
             reasons.push(format!(
                 "more than {} different rows: those first seen beyond are left out, so that sums may be too low",
-                self.rows.len()
+                self.tallies.len()
             ));
         }
         if self.unseen > 0 {

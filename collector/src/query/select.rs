@@ -10,7 +10,7 @@ use gnomon_flow::{AttributeValue, Field, FieldId, FieldKind, Value};
 use super::plan::Plan;
 use super::values::{Codes, Values, attribute_value, values};
 use crate::store::block::columns::{self, Way};
-use crate::store::block::{Column, Summary, Token, address_token, network_token, text_token};
+use crate::store::block::{Column, Dictionary, Summary, Token, address_token, network_token, text_token};
 use crate::store::live::RowSet;
 use crate::store::{Filter, Reader, StoreError};
 
@@ -124,18 +124,25 @@ impl OfBlock for Test {
         if sets.iter().flatten().any(|set| matches!(set, ValueSet::Ip(ips) if !ips.with_port.is_empty())) {
             return unknown();
         }
-        // The entries alone often tell that nothing here matches, and cost a fraction of the codes.
+        // What has a dictionary is asked of its entries: they often tell that nothing here matches, and cost a fraction of
+        // the codes.
         if !self.negate
-            && let Some(column) = dictionary_column(self.field.id)
+            && let Some(columns) = dictionary_columns(self.field.id)
             && let [Some(set)] = sets[..]
         {
-            let Some(entries) = block.dictionary(column, false)? else {
-                return Ok((RowSet::none(block.rows()), true));
-            };
-            let has = |entry: &[u8]| entry_value(self.field, entry).is_some_and(|value| set.has(&value));
-            if !entries.entries().any(has) {
-                return Ok((RowSet::none(block.rows()), true));
+            let mut rows = RowSet::none(block.rows());
+            for column in columns {
+                let Some(entries) = block.entries(column)? else { continue };
+                let has = |entry: &[u8]| entry_value(self.field, entry).is_some_and(|value| set.has(&value));
+                let wanted: Vec<bool> = entries.iter().map(has).collect();
+                if wanted.contains(&true)
+                    && let Some(dictionary) = block.dictionary(column)?
+                {
+                    rows.unite(&rows_of(&dictionary, &wanted, block.rows()));
+                }
             }
+            rows.intersect(among);
+            return Ok((rows, true));
         }
         let Some(lists) = values(self.field, block)? else { return unknown() };
         let mut rows = among.clone();
@@ -155,13 +162,23 @@ impl OfBlock for Test {
     }
 }
 
-/// The column whose entries are the field's values, where there is one.
-fn dictionary_column(field: FieldId) -> Option<Column> {
+/// The columns whose entries are the field's values, where there are such.
+fn dictionary_columns(field: FieldId) -> Option<Vec<Column>> {
     match field.0 {
-        21 => Some(columns::ORIG),
-        22 => Some(columns::RESP),
-        id if id >= ATTRIBUTE_ID_FIRST => Some(Column(id)),
+        20 => Some(vec![columns::ORIG, columns::RESP]),
+        21 => Some(vec![columns::ORIG]),
+        22 => Some(vec![columns::RESP]),
+        id if id >= ATTRIBUTE_ID_FIRST => Some(vec![Column(id)]),
         _ => None,
+    }
+}
+
+/// The rows that have an entry that is wanted.
+fn rows_of(dictionary: &Dictionary, wanted: &[bool], rows: usize) -> RowSet {
+    let is = |code: &u32| wanted.get(*code as usize).copied().unwrap_or(false);
+    match &dictionary.starts {
+        None => RowSet::of(rows, |row| dictionary.codes.get(row).is_some_and(is)),
+        Some(_) => RowSet::of(rows, |row| dictionary.of_row(row).iter().any(is)),
     }
 }
 
@@ -203,12 +220,7 @@ impl Values {
                 }
                 let is = |code: usize| wanted.get(code).copied().unwrap_or(false);
                 match codes {
-                    Codes::Dictionary(dictionary) if dictionary.starts.is_none() => {
-                        RowSet::of(rows, |row| is(dictionary.codes[row] as usize))
-                    }
-                    Codes::Dictionary(dictionary) => {
-                        RowSet::of(rows, |row| dictionary.of_row(row).iter().any(|code| is(*code as usize)))
-                    }
+                    Codes::Dictionary(dictionary) => rows_of(dictionary, &wanted, rows),
                     Codes::Plain(codes) => RowSet::of(rows, |row| is(codes[row] as usize)),
                     Codes::None => RowSet::none(rows),
                 }

@@ -139,11 +139,11 @@ pub(super) fn values(field: &Field, block: &Reader) -> Result<Option<Vec<Values>
 }
 
 fn attribute(block: &Reader, field: &Field) -> Result<Values, StoreError> {
-    let Some(dictionary) = block.dictionary(Column(field.id.0), true)? else {
+    let Some(dictionary) = block.dictionary(Column(field.id.0))? else {
         return Ok(Values::Coded { entries: Vec::new(), codes: Codes::None });
     };
     let entries =
-        dictionary.entries().map(|entry| attribute_value(field, entry).map(Value::into_owned)).collect();
+        dictionary.entries.iter().map(|entry| attribute_value(field, entry).map(Value::into_owned)).collect();
     Ok(Values::Coded { entries, codes: Codes::Dictionary(dictionary) })
 }
 
@@ -199,10 +199,10 @@ fn protocol_numbers(block: &Reader) -> Result<Values, StoreError> {
 /// MAC addresses of a side: of the flow itself where it has no others, of its first packet elsewhere.
 fn macs(block: &Reader, address: Column, seen: Column) -> Result<Values, StoreError> {
     let text = |entry: &[u8]| <[u8; 6]>::try_from(entry).ok().map(|mac| Value::Text(mac_text(mac).into()));
-    let of_flow = block.dictionary(address, true)?;
-    let of_packet = block.dictionary(seen, true)?;
-    let mut entries: Vec<_> = of_packet.iter().flat_map(|macs| macs.entries().map(text)).collect();
-    let own: Vec<_> = of_flow.iter().flat_map(|addresses| addresses.entries().map(text)).collect();
+    let of_flow = block.dictionary(address)?;
+    let of_packet = block.dictionary(seen)?;
+    let mut entries: Vec<_> = of_packet.iter().flat_map(|macs| macs.entries.iter().map(text)).collect();
+    let own: Vec<_> = of_flow.iter().flat_map(|addresses| addresses.entries.iter().map(text)).collect();
     if own.iter().all(Option::is_none) {
         return Ok(match of_packet {
             Some(dictionary) => Values::Coded { entries, codes: Codes::Dictionary(dictionary) },
@@ -224,10 +224,10 @@ fn macs(block: &Reader, address: Column, seen: Column) -> Result<Values, StoreEr
 }
 
 fn ips(block: &Reader, column: Column) -> Result<Values, StoreError> {
-    let Some(dictionary) = block.dictionary(column, true)? else {
+    let Some(dictionary) = block.dictionary(column)? else {
         return Ok(Values::Coded { entries: Vec::new(), codes: Codes::None });
     };
-    let entries = dictionary.entries().map(|entry| columns::ip_of(entry).map(Value::Ip)).collect();
+    let entries = dictionary.entries.iter().map(|entry| columns::ip_of(entry).map(Value::Ip)).collect();
     Ok(Values::Coded { entries, codes: Codes::Dictionary(dictionary) })
 }
 

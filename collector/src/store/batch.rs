@@ -1,11 +1,12 @@
 //! A batch of records as it came, and as it waits in the database until its records are in a block.
 
+use std::cell::RefCell;
 use std::io::Read;
 
 use bytes::Bytes;
 use gnomon_clock::UtcNs;
 use gnomon_flow::{Alert, EpochHash, FlowRecord};
-use gnomon_proto::{Message, WireError, v1};
+use gnomon_proto::{FlowBatch, Message, WireError, v1};
 
 use super::RECORD_NS_MAX;
 use super::envelope::{DamagedValue, damaged};
@@ -52,34 +53,36 @@ impl RecordBatch {
     /// [`BatchError`] when nothing of it can be read.
     pub fn read(payload: &[u8], enrichment: &Enrichment) -> Result<RecordBatch, BatchError> {
         let batch = decompress(payload).map_err(BatchError::Decompress)?;
-        let wire = v1::FlowBatch::decode(&batch[..]).map_err(|e| BatchError::Protobuf(e.to_string()))?;
+        let wire = FlowBatch::read(&batch).map_err(|e| BatchError::Protobuf(e.to_string()))?;
         let mut batch = RecordBatch {
             interface: wire.interface,
-            records: Vec::with_capacity(wire.records.len()),
+            records_bad: wire.bad.len() as u64,
+            records: wire.records,
             ..RecordBatch::default()
         };
-        for (index, wire) in wire.records.into_iter().enumerate() {
-            let error = match FlowRecord::try_from(wire) {
-                Ok(record)
-                    if record.last >= record.first && record.last.since(record.first) <= RECORD_NS_MAX =>
-                {
-                    batch.records.push(record);
-                    continue;
-                }
-                Ok(_) => RecordError::Time { index },
-                Err(error) => RecordError::Wire { index, error },
-            };
-            batch.records_bad += 1;
-            batch.bad = batch.bad.or(Some(error));
+        let possible = |record: &FlowRecord| {
+            record.last >= record.first && record.last.since(record.first) <= RECORD_NS_MAX
+        };
+        let impossible = batch.records.iter().position(|record| !possible(record));
+        if impossible.is_some() {
+            let all = batch.records.len();
+            batch.records.retain(possible);
+            batch.records_bad += (all - batch.records.len()) as u64;
         }
-        for (index, wire) in wire.alerts.into_iter().enumerate() {
-            match Alert::try_from(wire) {
-                Ok(alert) => batch.alerts.push(alert),
-                Err(error) => {
-                    batch.records_bad += 1;
-                    batch.bad = batch.bad.or(Some(RecordError::Alert { index, error }));
-                }
+        // Its place in the batch: those that mean nothing are not among the others.
+        let impossible = impossible
+            .map(|at| wire.bad.iter().fold(at, |place, (bad, _)| place + usize::from(*bad <= place)));
+        batch.bad = match (impossible, wire.bad.into_iter().next()) {
+            (Some(index), Some((before, error))) if before < index => {
+                Some(RecordError::Wire { index: before, error })
             }
+            (Some(index), _) => Some(RecordError::Time { index }),
+            (None, bad) => bad.map(|(index, error)| RecordError::Wire { index, error }),
+        };
+        batch.alerts = wire.alerts;
+        for (index, error) in wire.bad_alerts {
+            batch.records_bad += 1;
+            batch.bad = batch.bad.or(Some(RecordError::Alert { index, error }));
         }
         enrichment.add_to(&mut batch.records);
         Ok(batch)
@@ -96,7 +99,26 @@ impl RecordBatch {
     }
 }
 
+thread_local! {
+    /// Making one anew for each batch takes as long as reading a dozen records.
+    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
 fn decompress(payload: &[u8]) -> std::io::Result<Vec<u8>> {
+    // Agents write one frame that says how long it is.
+    if let Ok(Some(bytes)) = zstd::zstd_safe::get_frame_content_size(payload)
+        && bytes <= BATCH_BYTES_MAX as u64
+    {
+        let batch = DECOMPRESSOR.with_borrow_mut(|decompressor| {
+            if decompressor.is_none() {
+                *decompressor = zstd::bulk::Decompressor::new().ok();
+            }
+            decompressor.as_mut().and_then(|reader| reader.decompress(payload, bytes as usize).ok())
+        });
+        if let Some(batch) = batch {
+            return Ok(batch);
+        }
+    }
     let mut batch = Vec::new();
     let limit = BATCH_BYTES_MAX as u64 + 1;
     zstd::stream::read::Decoder::with_buffer(payload)?.take(limit).read_to_end(&mut batch)?;

@@ -70,7 +70,8 @@ impl Writer {
         // Near in time, near in place: that is what lets a search pass blocks by.
         rows.sort_by_cached_key(|(id, flow)| (flow.first.map(|first| first.utc), flow.record.first, *id));
         let text_bytes: usize = rows.iter().map(|(_, flow)| flow.record.attributes.text_bytes()).sum();
-        let blocks = rows.len().div_ceil(ROWS).max(text_bytes / BLOCK_TEXT_BYTES).max(1);
+        // The batch that filled a block goes over its edge: that makes no two of them.
+        let blocks = ((rows.len() + ROWS / 2) / ROWS).max(text_bytes / BLOCK_TEXT_BYTES).max(1);
         let each = rows.len().div_ceil(blocks).max(1);
         for rows in rows.chunks(each) {
             let id = self.next_block + sealed.len() as u64;

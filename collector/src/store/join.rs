@@ -333,8 +333,7 @@ fn may_concern(block: &Sealed, epoch: EpochHash, at: RawNs, utc: Option<gnomon_c
 
 /// The rows that are alive and of one of these pairs.
 fn rows_of_pairs(reader: &Reader, pairs: &HashSet<Pair, Mixing>) -> Result<Vec<usize>, StoreError> {
-    let (Some(orig), Some(resp)) =
-        (reader.dictionary(columns::ORIG, true)?, reader.dictionary(columns::RESP, true)?)
+    let (Some(orig), Some(resp)) = (reader.dictionary(columns::ORIG)?, reader.dictionary(columns::RESP)?)
     else {
         return Ok(Vec::new());
     };
@@ -349,7 +348,7 @@ fn rows_of_pairs(reader: &Reader, pairs: &HashSet<Pair, Mixing>) -> Result<Vec<u
         .flat_map(|(protocol, [a, b])| [(protocol, [a, b]), (protocol, [b, a])])
         .collect();
     let address = |of: &super::block::Dictionary, row: usize| {
-        of.of_row(row).first().and_then(|code| columns::ip_of(of.entry(*code as usize)))
+        of.of_row(row).first().and_then(|code| columns::ip_of(of.entries.get(*code as usize)))
     };
     let mut rows = Vec::new();
     for row in reader.alive().iter() {

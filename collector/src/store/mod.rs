@@ -9,6 +9,7 @@ mod batch;
 pub(crate) mod block;
 mod change;
 mod checkpoint;
+mod column_cache;
 mod envelope;
 mod epochs;
 mod held;
@@ -76,6 +77,7 @@ pub use writer::Writer;
 use crate::clock_gate::ClockGate;
 use crate::enrich::Enrichment;
 use crate::timekeeper::vote;
+use column_cache::ColumnCache;
 use envelope::{Totals, numbers_of};
 use epochs::Epochs;
 use intake::{Intake, full_in_s};
@@ -195,6 +197,7 @@ struct Shared {
     gate: ClockGate,
     enrichment: Enrichment,
     live: RwLock<Live>,
+    columns: ColumnCache,
     totals: Mutex<Totals>,
     intake: Mutex<Intake>,
     limits: Limits,

@@ -9,6 +9,7 @@ use gnomon_clock::MonoNs;
 use tokio::sync::broadcast;
 
 use super::alerts::AlertTable;
+use super::column_cache::ColumnCache;
 use super::envelope::{Totals, numbers, numbers_of};
 use super::epochs::Epochs;
 use super::intake::Intake;
@@ -79,6 +80,7 @@ pub fn open_enriched(
         gate,
         enrichment,
         live: RwLock::default(),
+        columns: ColumnCache::default(),
         totals: Mutex::new(totals.unwrap_or_default()),
         intake,
         limits,

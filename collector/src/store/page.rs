@@ -10,7 +10,7 @@ use gnomon_flow::{FlowRef, StoredFlow};
 
 use super::live::{RowSet, Sealed};
 use super::reader::Reader;
-use super::scan::{FIRSTS_NS, Filter, Order, ScanKey, Span, Stop, lock, parallel};
+use super::scan::{FIRSTS_NS, Filter, HOT_RUN, Order, ScanKey, Span, Stop, lock, parallel};
 use super::{Store, StoreError, keys};
 
 /// Where more rows than this match, the page's are chosen by [`Reader::firsts`] first.
@@ -96,13 +96,23 @@ impl Store {
         let view = self.view();
         // One more than asked for tells whether there is another page.
         let best = Mutex::new(Best { limit: limit + 1, newest_first, found: BTreeMap::new() });
-        self.hot(&view, &order, &|| Stop::GoOn, |flow, hot| {
-            let (at, id) = (order.time_of(&flow), flow.id());
-            if order.behind(at, id) {
-                lock(&best).push(at, id, Place::Hot(Arc::clone(hot)));
-            }
-            Ok(())
-        })?;
+        for run in view.hot.chunks(HOT_RUN) {
+            // By the times that were right when a record was taken in, most cannot be on the page any more.
+            let worst = lock(&best).worst().filter(|_| !span.by_ingest);
+            let may_be = |flow: &&Arc<StoredFlow>| {
+                let Some((worst, first)) = worst.zip(flow.first) else { return true };
+                let by = first.utc.minus(worst);
+                if newest_first { by >= -slack_ns } else { by <= slack_ns }
+            };
+            let run: Vec<Arc<StoredFlow>> = run.iter().filter(may_be).cloned().collect();
+            self.hot(&run, &order, &|| Stop::GoOn, |flow, hot| {
+                let (at, id) = (order.time_of(&flow), flow.id());
+                if order.behind(at, id) {
+                    lock(&best).push(at, id, Place::Hot(Arc::clone(hot)));
+                }
+                Ok(())
+            })?;
+        }
         let mut blocks: Vec<(UtcNs, &Arc<Sealed>)> = view
             .blocks
             .iter()
@@ -182,6 +192,10 @@ impl Store {
         }
         let mut taken = 0;
         for (at, row) in timed {
+            let worst = lock(best).worst();
+            if worst.is_some_and(|worst| if order.newest_first { at < worst } else { at > worst }) {
+                break;
+            }
             let id = reader.id(row)?;
             if !order.behind(at, id) || !exact && !order.filter.matches(&reader.flow(row)?) {
                 continue;

@@ -11,7 +11,8 @@ use gnomon_flow::{EpochHash, FieldId, FlowId, FlowRef, Origin, StoredFlow, TimeS
 
 use super::block::bloom::Mixing;
 use super::block::columns::{self, Row};
-use super::block::{Column, Dictionary, Summary, encoding};
+use super::block::encoding::{self, Entries, Plain};
+use super::block::{Column, Dictionary, Summary};
 use super::epochs::Epoch;
 use super::keys::{self, Family};
 use super::live::{RowSet, Sealed};
@@ -21,8 +22,10 @@ use super::{Shared, Store, StoreError};
 pub(crate) struct Reader {
     store: Store,
     block: Arc<Sealed>,
+    /// Columns that were read, and (`true`) those of which only the entries were.
+    plain: RefCell<HashMap<(Column, bool), Arc<Plain>, Mixing>>,
     integers: RefCell<HashMap<Column, Rc<Vec<u64>>, Mixing>>,
-    dictionaries: RefCell<HashMap<(Column, bool), Rc<Dictionary>, Mixing>>,
+    dictionaries: RefCell<HashMap<Column, Rc<Dictionary>, Mixing>>,
     epochs: RefCell<Option<Rc<Vec<Arc<Epoch>>>>>,
     firsts: RefCell<Option<Rc<Vec<UtcNs>>>>,
     whole: RefCell<Option<Rc<Whole>>>,
@@ -33,6 +36,7 @@ impl Store {
         Reader {
             store: self.clone(),
             block: Arc::clone(block),
+            plain: RefCell::default(),
             integers: RefCell::default(),
             dictionaries: RefCell::default(),
             epochs: RefCell::default(),
@@ -78,37 +82,75 @@ impl Reader {
         Ok(self.shared().rocks.get(Family::Rollups, &keys::block(id))?)
     }
 
+    /// A column as it is kept in memory, all of it or its entries; `None` where it is not stored.
+    fn plain(&self, column: Column, only_entries: bool) -> Result<Option<Arc<Plain>>, StoreError> {
+        for known in [(column, false), (column, only_entries)] {
+            if let Some(known) = self.plain.borrow().get(&known) {
+                return Ok(Some(Arc::clone(known)));
+            }
+        }
+        if !self.summary().has(column) {
+            return Ok(None);
+        }
+        let cache = &self.shared().columns;
+        let plain = match cache.get(self.block.id, column, only_entries) {
+            Some(plain) => plain,
+            None => {
+                let Some(bytes) = self.column(column)? else { return Ok(None) };
+                let dictionary = columns::BYTES.contains(&column) || column.0 >= ATTRIBUTE_ID_FIRST;
+                let read = if dictionary {
+                    encoding::read_dictionary(&bytes, self.rows(), !only_entries).map(Plain::Dictionary)
+                } else {
+                    encoding::read_integers(&bytes, self.rows()).map(Plain::Integers)
+                };
+                let plain = Arc::new(read.map_err(|e| self.damaged(column, e))?);
+                cache.put(self.block.id, column, only_entries, &plain);
+                plain
+            }
+        };
+        self.plain.borrow_mut().insert((column, only_entries), Arc::clone(&plain));
+        Ok(Some(plain))
+    }
+
     /// A column of integers: 0 where it is not stored.
     pub(crate) fn integers(&self, column: Column) -> Result<Rc<Vec<u64>>, StoreError> {
         if let Some(known) = self.integers.borrow().get(&column) {
             return Ok(Rc::clone(known));
         }
-        let values = match self.column(column)? {
-            Some(bytes) => {
-                encoding::read_integers(&bytes, self.rows()).map_err(|e| self.damaged(column, e))?
-            }
-            None => vec![0; self.rows()],
-        };
-        let values = Rc::new(values);
+        let values = Rc::new(match self.plain(column, false)?.as_deref() {
+            Some(Plain::Integers(integers)) => integers.values(),
+            _ => vec![0; self.rows()],
+        });
         self.integers.borrow_mut().insert(column, Rc::clone(&values));
         Ok(values)
     }
 
-    /// A column of texts, addresses or lists; `None` where every row has nothing. Without `codes` just its entries.
-    pub(crate) fn dictionary(
-        &self,
-        column: Column,
-        codes: bool,
-    ) -> Result<Option<Rc<Dictionary>>, StoreError> {
-        if let Some(known) = self.dictionaries.borrow().get(&(column, codes)) {
+    /// The integer of one row.
+    fn integer(&self, column: Column, row: usize) -> Result<u64, StoreError> {
+        Ok(match self.plain(column, false)?.as_deref() {
+            Some(Plain::Integers(integers)) => integers.at(row),
+            _ => 0,
+        })
+    }
+
+    /// A column of texts, addresses or lists; `None` where every row has nothing.
+    pub(crate) fn dictionary(&self, column: Column) -> Result<Option<Rc<Dictionary>>, StoreError> {
+        if let Some(known) = self.dictionaries.borrow().get(&column) {
             return Ok(Some(Rc::clone(known)));
         }
-        let Some(bytes) = self.column(column)? else { return Ok(None) };
-        let read =
-            encoding::read_dictionary(&bytes, self.rows(), codes).map_err(|e| self.damaged(column, e))?;
-        let read = Rc::new(read);
-        self.dictionaries.borrow_mut().insert((column, codes), Rc::clone(&read));
+        let plain = self.plain(column, false)?;
+        let Some(Plain::Dictionary(packed)) = plain.as_deref() else { return Ok(None) };
+        let read = Rc::new(packed.open());
+        self.dictionaries.borrow_mut().insert(column, Rc::clone(&read));
         Ok(Some(read))
+    }
+
+    /// Its different values alone, which often tell enough and cost a fraction.
+    pub(crate) fn entries(&self, column: Column) -> Result<Option<Arc<Entries>>, StoreError> {
+        Ok(match self.plain(column, true)?.as_deref() {
+            Some(Plain::Dictionary(packed)) => Some(Arc::clone(&packed.entries)),
+            _ => None,
+        })
     }
 
     fn damaged(&self, column: Column, error: super::envelope::DamagedValue) -> StoreError {
@@ -131,8 +173,12 @@ impl Reader {
     }
 
     /// The place of a row's source.
-    fn source(&self, sources: &[u64], row: usize) -> Result<usize, StoreError> {
-        let source = sources.get(row).copied().unwrap_or(0) as usize;
+    fn source(&self, row: usize) -> Result<usize, StoreError> {
+        self.known_source(self.integer(columns::SOURCE, row)?)
+    }
+
+    fn known_source(&self, source: u64) -> Result<usize, StoreError> {
+        let source = usize::try_from(source).unwrap_or(usize::MAX);
         if source >= self.summary().sources.len() {
             let error = super::envelope::damaged("a column", format!("source {source}"));
             return Err(self.damaged(columns::SOURCE, error));
@@ -141,16 +187,14 @@ impl Reader {
     }
 
     pub(crate) fn epoch_of(&self, row: usize) -> Result<EpochHash, StoreError> {
-        let sources = self.integers(columns::SOURCE)?;
-        Ok(self.summary().sources[self.source(&sources, row)?].epoch)
+        Ok(self.summary().sources[self.source(row)?].epoch)
     }
 
     pub(crate) fn id(&self, row: usize) -> Result<FlowRef, StoreError> {
-        let (flows, segments) = (self.integers(columns::FLOW)?, self.integers(columns::SEGMENT)?);
         Ok(FlowRef {
             epoch: self.epoch_of(row)?,
-            flow: FlowId(flows.get(row).copied().unwrap_or(0)),
-            segment: segments.get(row).copied().unwrap_or(0) as u32,
+            flow: FlowId(self.integer(columns::FLOW, row)?),
+            segment: self.integer(columns::SEGMENT, row)? as u32,
         })
     }
 
@@ -171,19 +215,25 @@ impl Reader {
         Ok(Rc::new(ingested.iter().map(|at| UtcNs::from_tai_ns(at.cast_signed())).collect()))
     }
 
+    /// When a row's first packet was.
+    pub(crate) fn first(&self, row: usize) -> Result<Option<Estimate>, StoreError> {
+        let epochs = self.epochs()?;
+        let first = self.integer(columns::FIRST, row)?;
+        self.shared().estimate(&epochs[self.source(row)?], RawNs(first))
+    }
+
     /// When a row's first and last packets were.
     pub(crate) fn estimates(&self, row: usize) -> Result<(Option<Estimate>, Option<Estimate>), StoreError> {
-        let (firsts, lengths) = (self.integers(columns::FIRST)?, self.integers(columns::LENGTH)?);
         let epochs = self.epochs()?;
-        let epoch = &epochs[self.source(&self.integers(columns::SOURCE)?, row)?];
-        let first = firsts.get(row).copied().unwrap_or(0);
-        let last = first.saturating_add(lengths.get(row).copied().unwrap_or(0));
+        let epoch = &epochs[self.source(row)?];
+        let first = self.integer(columns::FIRST, row)?;
+        let last = first.saturating_add(self.integer(columns::LENGTH, row)?);
         let shared = self.shared();
         Ok((shared.estimate(epoch, RawNs(first))?, shared.estimate(epoch, RawNs(last))?))
     }
 
-    /// The time of each row's first packet. Estimates are piecewise straight: between two rows of a source that lie close
-    /// to each other the line through their estimates is the map itself.
+    /// The time of each row's first packet, within [`FIRSTS_NS`](super::scan::FIRSTS_NS): between two rows of a source that
+    /// lie close to each other the line through their estimates is the map itself, nearly.
     pub(crate) fn firsts(&self) -> Result<Rc<Vec<UtcNs>>, StoreError> {
         if let Some(known) = self.firsts.borrow().as_ref() {
             return Ok(Rc::clone(known));
@@ -191,15 +241,30 @@ impl Reader {
         let raws = self.integers(columns::FIRST)?;
         let sources = self.integers(columns::SOURCE)?;
         let epochs = self.epochs()?;
-        // The estimate of each quarter of a second that has rows, by source; inside it the map's rate is within 10⁻¹ of 1
-        // at worst (a slew), so the estimate of the quarter's own beginning and end is asked for.
-        const STEP: u64 = 1 << 28;
+        // A quarter of a second, in which the map's rate is within 10⁻¹ of 1 at worst (a slew); as long as the evidence
+        // says that it is straight, where that is longer. Of each step that has rows the beginning and the end are asked
+        // for.
+        const STEP_MIN: u64 = 1 << 28;
+        let straight = |epoch: &Arc<Epoch>| match epoch.ended {
+            None => epoch.timeline.straight_ns(super::scan::FIRSTS_NS.unsigned_abs() / 2),
+            Some(_) => 0,
+        };
+        let longest = epochs.iter().map(straight).min().unwrap_or(0).max(STEP_MIN);
+        let step = 1u64 << longest.ilog2().min(40);
+        // Where rows lie further apart than that, each is asked for itself.
+        let (from, to) = self.summary().range(columns::FIRST);
+        let sparse = (to - from) / step > raws.len() as u64;
         let mut known: HashMap<(u64, u64), (i64, i64), Mixing> = HashMap::default();
         let mut firsts = Vec::with_capacity(raws.len());
         let mut last: Option<((u64, u64), (i64, i64))> = None;
         for (row, raw) in raws.iter().enumerate() {
-            let source = self.source(&sources, row)?;
-            let key = (source as u64, raw / STEP);
+            let source = self.known_source(sources[row])?;
+            if sparse {
+                let estimate = self.shared().estimate(&epochs[source], RawNs(*raw))?;
+                firsts.push(estimate.map_or(UtcNs::MIN, |e| e.utc));
+                continue;
+            }
+            let key = (source as u64, raw / step);
             let (from, to) = match last {
                 Some((same, ends)) if same == key => ends,
                 _ => match known.get(&key) {
@@ -209,7 +274,7 @@ impl Reader {
                             let estimate = self.shared().estimate(&epochs[source], RawNs(raw))?;
                             Ok(estimate.map_or(i64::MIN, |e| e.utc.tai_ns()))
                         };
-                        let ends = (at(key.1 * STEP)?, at((key.1 + 1).saturating_mul(STEP))?);
+                        let ends = (at(key.1 * step)?, at((key.1 + 1).saturating_mul(step))?);
                         known.insert(key, ends);
                         ends
                     }
@@ -220,7 +285,7 @@ impl Reader {
                 let estimate = self.shared().estimate(&epochs[source], RawNs(*raw))?;
                 estimate.map_or(UtcNs::MIN, |e| e.utc)
             } else {
-                let part = i128::from(to - from) * i128::from(raw % STEP) / i128::from(STEP);
+                let part = (i128::from(to - from) * i128::from(raw % step)) >> step.ilog2();
                 UtcNs::from_tai_ns(from + part as i64)
             };
             firsts.push(utc);
@@ -250,19 +315,18 @@ impl Reader {
         if let Some(known) = self.whole.borrow().as_ref() {
             return Ok(Rc::clone(known));
         }
-        let mut whole = Whole::default();
+        let mut whole = Whole { columns: Vec::new(), lists: Vec::new() };
         for column in &self.summary().columns {
+            let Some(plain) = self.plain(*column, false)? else { continue };
             if column.0 >= ATTRIBUTE_ID_FIRST {
-                if let Some(lists) = self.dictionary(*column, true)? {
-                    whole.lists.push((FieldId(column.0), lists));
-                }
-            } else if columns::BYTES.contains(column) {
-                if let Some(bytes) = self.dictionary(*column, true)? {
-                    whole.bytes.insert(*column, bytes);
-                }
-            } else {
-                whole.integers.insert(*column, self.integers(*column)?);
+                whole.lists.push((FieldId(column.0), plain));
+                continue;
             }
+            let place = usize::from(column.0);
+            if whole.columns.len() <= place {
+                whole.columns.resize(place + 1, None);
+            }
+            whole.columns[place] = Some(plain);
         }
         let whole = Rc::new(whole);
         *self.whole.borrow_mut() = Some(Rc::clone(&whole));
@@ -274,7 +338,7 @@ impl Reader {
         let whole = self.whole()?;
         let values = WholeRow { whole: &whole, row };
         let record = columns::record_of(&values);
-        let source = self.source(&self.integers(columns::SOURCE)?, row)?;
+        let source = self.source(row)?;
         let epochs = self.epochs()?;
         let epoch = &epochs[source];
         let (first, last) = self.estimates(row)?;
@@ -296,11 +360,10 @@ impl Reader {
 }
 
 /// The columns of a block.
-#[derive(Default)]
 struct Whole {
-    integers: HashMap<Column, Rc<Vec<u64>>, Mixing>,
-    bytes: HashMap<Column, Rc<Dictionary>, Mixing>,
-    lists: Vec<(FieldId, Rc<Dictionary>)>,
+    /// By number.
+    columns: Vec<Option<Arc<Plain>>>,
+    lists: Vec<(FieldId, Arc<Plain>)>,
 }
 
 struct WholeRow<'w> {
@@ -308,19 +371,32 @@ struct WholeRow<'w> {
     row: usize,
 }
 
+impl WholeRow<'_> {
+    fn plain(&self, column: Column) -> Option<&Plain> {
+        self.whole.columns.get(usize::from(column.0))?.as_deref()
+    }
+}
+
 impl Row for WholeRow<'_> {
     fn integer(&self, column: Column) -> u64 {
-        self.whole.integers.get(&column).and_then(|values| values.get(self.row)).copied().unwrap_or(0)
+        match self.plain(column) {
+            Some(Plain::Integers(integers)) => integers.at(self.row),
+            _ => 0,
+        }
     }
 
     fn bytes(&self, column: Column) -> &[u8] {
-        let Some(dictionary) = self.whole.bytes.get(&column) else { return &[] };
-        dictionary.of_row(self.row).first().map_or(&[], |code| dictionary.entry(*code as usize))
+        match self.plain(column) {
+            Some(Plain::Dictionary(packed)) => packed.of_row(self.row).next().unwrap_or(&[]),
+            _ => &[],
+        }
     }
 
     fn lists(&self, each: &mut dyn FnMut(FieldId, &[u8])) {
-        for (field, lists) in &self.whole.lists {
-            lists.of_row(self.row).iter().for_each(|code| each(*field, lists.entry(*code as usize)));
+        for (field, plain) in &self.whole.lists {
+            if let Plain::Dictionary(packed) = &**plain {
+                packed.of_row(self.row).for_each(|entry| each(*field, entry));
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ use super::{Store, StoreError};
 /// Threads of one question at most: several are asked at once.
 const THREADS_MAX: usize = 4;
 /// Hot records looked at between two looks at whether to stop.
-const HOT_RUN: usize = 1024;
+pub(super) const HOT_RUN: usize = 256;
 /// [`Reader::firsts`] and the estimates themselves differ by less than this.
 pub(super) const FIRSTS_NS: i64 = 1_000_000;
 
@@ -221,7 +221,7 @@ impl Order<'_> {
             let ingested = reader.integers(columns::INGESTED)?;
             return Ok(UtcNs::from_tai_ns(ingested.get(row).copied().unwrap_or(0).cast_signed()));
         }
-        Ok(reader.estimates(row)?.0.map_or(UtcNs::MIN, |first| first.utc))
+        Ok(reader.first(row)?.map_or(UtcNs::MIN, |first| first.utc))
     }
 
     pub(super) fn time_of(&self, flow: &StoredFlow) -> UtcNs {
@@ -251,14 +251,14 @@ impl Store {
     /// The hot records that match, each with its times by the evidence of now.
     pub(super) fn hot(
         &self,
-        view: &View,
+        all: &[Arc<StoredFlow>],
         order: &Order<'_>,
         stop: &(dyn Fn() -> Stop + Sync),
         mut each: impl FnMut(StoredFlow, &Arc<StoredFlow>) -> Result<(), StoreError>,
     ) -> Result<bool, StoreError> {
         let slack = order.slack_ns;
         let reads_times = order.filter.reads_times();
-        for (at, hot) in view.hot.iter().enumerate() {
+        for (at, hot) in all.iter().enumerate() {
             if at % HOT_RUN == 0 && stop() == Stop::Now {
                 return Ok(true);
             }
@@ -302,30 +302,30 @@ impl Store {
         let mut blocks: Vec<&Arc<Sealed>> =
             view.blocks.iter().filter(|block| order.concerns(block)).collect();
         blocks.reverse();
-        let hot = view.hot.len() as u64;
-        progress.begin(hot + blocks.iter().map(|block| block.records()).sum::<u64>());
-        let mut parts: Vec<T> = Vec::new();
-        let mut first = T::default();
-        let mut run = Vec::new();
-        let mut stopped = self.hot(&view, &order, stop, |flow, _| {
-            run.push(flow);
-            if run.len() >= HOT_RUN {
-                each(&mut first, Part::Flows(&run))?;
-                run.clear();
-            }
-            Ok(())
-        })?;
-        each(&mut first, Part::Flows(&run))?;
-        parts.push(first);
-        progress.add(if stopped { 0 } else { hot });
+        let hot: Vec<&[Arc<StoredFlow>]> = view.hot.chunks(HOT_RUN).collect();
+        let of_blocks = blocks.iter().map(|block| block.records()).sum::<u64>();
+        progress.begin(view.hot.len() as u64 + of_blocks);
         let damaged = AtomicU64::new(0);
         let told = AtomicBool::new(false);
         let of_threads: Vec<Mutex<T>> = (0..threads()).map(|_| Mutex::new(T::default())).collect();
-        parallel(blocks.len(), &|thread, at| {
-            if stopped || stop() == Stop::Now {
+        parallel(hot.len() + blocks.len(), &|thread, at| {
+            if stop() == Stop::Now {
                 told.store(true, Ordering::Relaxed);
                 return Ok(false);
             }
+            if let Some(hot) = hot.get(at) {
+                let mut run = Vec::new();
+                self.hot(hot, &order, &|| Stop::GoOn, |flow, _| {
+                    run.push(flow);
+                    Ok(())
+                })?;
+                if !run.is_empty() {
+                    each(&mut lock(&of_threads[thread]), Part::Flows(&run))?;
+                }
+                progress.add(hot.len() as u64);
+                return Ok(true);
+            }
+            let at = at - hot.len();
             let reader = self.read(blocks[at]);
             let mut part = lock(&of_threads[thread]);
             let walked = order.rows(&reader).and_then(|(rows, exact)| {
@@ -354,10 +354,10 @@ impl Store {
             progress.add(blocks[at].records());
             Ok(true)
         })?;
-        stopped |= told.into_inner();
-        parts.extend(
-            of_threads.into_iter().map(|part| part.into_inner().unwrap_or_else(PoisonError::into_inner)),
-        );
+        let parts =
+            of_threads.into_iter().map(|part| part.into_inner().unwrap_or_else(PoisonError::into_inner));
+        let parts = parts.collect();
+        let stopped = told.into_inner();
         Ok(Walked { parts, damaged: damaged.into_inner(), stopped })
     }
 

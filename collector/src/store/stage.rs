@@ -8,6 +8,7 @@ use gnomon_flow::{EpochHash, FlowRef, StoredFlow};
 
 use super::Shared;
 use super::alerts::Remembered;
+use super::block::bloom::Mixing;
 use super::envelope::{Envelope, Totals};
 use super::epochs::Epoch;
 use super::keys::{self, Family};
@@ -21,7 +22,7 @@ pub(super) struct Stage {
     pub(super) now: CollectorNow,
     pub(super) totals: Totals,
     /// Records that are in no block, as they will be.
-    pub(super) rows: HashMap<FlowRef, Arc<StoredFlow>>,
+    pub(super) rows: HashMap<FlowRef, Arc<StoredFlow>, Mixing>,
     /// The same in the order in which they came, for those who listen.
     pub(super) fresh: Vec<FlowRef>,
     /// Rows of blocks that are in `rows` now.
@@ -55,7 +56,7 @@ impl Stage {
             moment,
             now: moment.now,
             totals: shared.totals(),
-            rows: HashMap::new(),
+            rows: HashMap::default(),
             fresh: Vec::new(),
             dead: HashMap::new(),
             recent: 0,

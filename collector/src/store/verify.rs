@@ -257,7 +257,7 @@ impl Records<'_> {
             encoding::read_dictionary(&value, summary.rows, true).map_err(broken)?;
             return Ok(());
         }
-        let values = encoding::read_integers(&value, summary.rows).map_err(broken)?;
+        let values = encoding::read_integers(&value, summary.rows).map_err(broken)?.values();
         let (min, max) = summary.range(column);
         if values.iter().any(|value| !(min..=max).contains(value)) {
             return Err(broken(damaged("a column", "has values that its block's summary does not know of")));

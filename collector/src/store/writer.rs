@@ -182,6 +182,8 @@ impl Writer {
         stage: &mut Stage,
     ) -> Result<Committed, StoreError> {
         let mut answer = Committed::default();
+        stage.rows.reserve(records.len());
+        stage.fresh.reserve(records.len());
         for record in records {
             let id = FlowRef { epoch: hash, flow: record.id, segment: record.segment };
             if self.place(id, epoch, interface, record, stage.now.utc, stage)? {

@@ -13,6 +13,8 @@
 //!
 //! Nothing here depends on the order in which fixes arrived. docs/adr/0010 has the reasons and the measurements.
 
+mod near;
+
 use std::cmp::Reverse;
 
 use crate::time::{Estimate, Fix, FixSource, RawNs, UtcNs};
@@ -359,45 +361,13 @@ impl Map {
         self.overruled
     }
 
-    /// The groups that the evidence around `raw` speaks for: each source's nearest fix on each side.
-    fn near(&self, raw: RawNs) -> Vec<usize> {
-        let split = self.witnesses.partition_point(|w| w.0 <= raw);
-        let mut groups: Vec<usize> = Vec::new();
-        let mut seen = 0_u32;
-        let mut take = |seen: &mut u32, steps: usize, w: &(RawNs, FixSource, usize)| {
-            let distance = raw.0.abs_diff(w.0.0);
-            if steps >= NEAR_FIXES && distance > NEAR_NS {
-                return false;
-            }
-            if *seen & (1 << w.1 as u32) == 0 {
-                *seen |= 1 << w.1 as u32;
-                if !groups.contains(&w.2) {
-                    groups.push(w.2);
-                }
-            }
-            // Stop when every source has spoken.
-            *seen != self.sources
-        };
-        for (steps, w) in self.witnesses[..split].iter().rev().enumerate() {
-            if !take(&mut seen, steps, w) {
-                break;
-            }
-        }
-        seen = 0;
-        for (steps, w) in self.witnesses[split..].iter().enumerate() {
-            if !take(&mut seen, steps, w) {
-                break;
-            }
-        }
-        groups
-    }
-
     pub(crate) fn estimate(&self, raw: RawNs) -> Option<Estimate> {
         // Beyond the evidence nobody new speaks and nobody falls silent: the outermost fix decides who is heard, and
         // the error is never less than there (two histories that disagree may seem to converge).
         let (first, last) = (self.witnesses.first()?.0, self.witnesses.last()?.0);
         let inside = raw.clamp(first, last);
-        let heard = self.near(inside);
+        // Where all evidence is of one group nobody near can say anything else.
+        let heard = if self.groups.len() > 1 { self.near(inside) } else { Vec::new() };
         let (centre, mut err, conflict) = self.bound(raw, inside, &heard)?;
         if inside != raw {
             err = err.max(self.bound(inside, inside, &heard)?.1);

@@ -86,6 +86,16 @@ impl Timeline {
         }
     }
 
+    /// Between two readings of the epoch that lie at most this far apart (in nanoseconds of RAW), the straight line through
+    /// their estimates is nowhere further from the estimates than `within_ns`. 0 where that cannot be said: evidence that
+    /// disagrees may make UTC jump.
+    pub fn straight_ns(&self, within_ns: u64) -> u64 {
+        match self.fixes.first() {
+            Some(fix) if fix.source == FixSource::File => 0,
+            _ => self.map.straight_ns(within_ns),
+        }
+    }
+
     /// The state of the epoch's clock at `raw`, as its evidence shows it.
     pub fn state(&self, raw: RawNs) -> ClockState {
         let Some(newest) = self.fixes.last() else { return ClockState::Cold };
@@ -346,5 +356,29 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn between_readings_near_each_other_the_line_is_the_estimate() {
+        const WITHIN_NS: u64 = 500_000;
+        let mut t = Timeline::new(EpochId::default());
+        for n in 0..40u64 {
+            // A clock that is 30 ppm slow, and evidence that is up to 3 ms wrong either way.
+            let wrong = (n * 7_919 % 6_000) as i64 * 1_000 - 3_000_000;
+            t.add(fix(n * 600, (n * 600 * 30_000) as i64 + wrong, 3_000_000));
+        }
+        let far = t.straight_ns(WITHIN_NS);
+        assert!(far > S, "{far}");
+        let at = |raw: u64| t.estimate(RawNs(raw)).unwrap().utc.tai_ns();
+        for n in 0..500 {
+            let (from, inside) = (n * 53 * S + n * 1_234_567, far / 100 * (n % 100));
+            let line = at(from) + ((at(from + far) - at(from)) as f64 * (inside as f64 / far as f64)) as i64;
+            assert!(line.abs_diff(at(from + inside)) <= WITHIN_NS + 2_000, "{n}");
+        }
+        // Machines that were paused: UTC jumps somewhere in between.
+        for n in 40..44 {
+            t.add(fix(n * 600, 100_000_000_000, 1_000));
+        }
+        assert_eq!(t.straight_ns(WITHIN_NS), 0);
     }
 }

@@ -91,12 +91,21 @@ impl Wildcard {
         }
         // The leftmost place for each part leaves the most room for the next.
         for part in self.inner.iter().map(String::as_bytes) {
-            let at = middle.windows(part.len().max(1)).position(|window| window.eq_ignore_ascii_case(part));
-            let Some(at) = at else { return false };
+            let Some(at) = find(middle, part) else { return false };
             middle = &middle[at + part.len()..];
         }
         true
     }
+}
+
+/// Where `part`, which is in lower case, is in `text` first.
+fn find(text: &[u8], part: &[u8]) -> Option<usize> {
+    let Some((first, rest)) = part.split_first() else { return Some(0) };
+    let last = text.len().checked_sub(part.len())?;
+    (0..=last).find(|at| {
+        // Most places end with the first look.
+        text[*at].to_ascii_lowercase() == *first && text[at + 1..at + part.len()].eq_ignore_ascii_case(rest)
+    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Layer-7 metadata: values of fields that only some flows have, bounded in number and size.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::field::FieldId;
 
@@ -18,13 +19,23 @@ pub struct Attribute {
     pub value: AttributeValue,
 }
 
-/// The metadata of one flow. Values of one field form a set; what does not fit is counted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// The metadata of one flow. Values of one field form a set; what does not fit is counted. A copy shares the values
+/// until one of the two changes.
+#[derive(Clone, Debug, Default)]
 pub struct Attributes {
-    list: Vec<Attribute>,
+    /// An empty list takes no memory of its own.
+    list: Option<Arc<Vec<Attribute>>>,
     dropped: u32,
     text_bytes: u32,
 }
+
+impl PartialEq for Attributes {
+    fn eq(&self, other: &Attributes) -> bool {
+        self.list() == other.list() && self.dropped == other.dropped
+    }
+}
+
+impl Eq for Attributes {}
 
 impl Attributes {
     /// Values a flow may have, over all fields. A chain of certificates alone brings a few dozen.
@@ -40,15 +51,15 @@ impl Attributes {
             AttributeValue::Text(mut text) => {
                 text.truncate(text.floor_char_boundary(Self::TEXT_BYTES_MAX));
                 self.takes(field, &text) && {
-                    self.list.push(Attribute { field, value: AttributeValue::Text(text) });
+                    self.add(Attribute { field, value: AttributeValue::Text(text) });
                     true
                 }
             }
             other => {
-                !self.list.iter().any(|a| a.field == field && a.value == other) && {
-                    let fits = self.list.len() < Self::COUNT_MAX;
+                !self.iter().any(|a| a.field == field && a.value == other) && {
+                    let fits = self.len() < Self::COUNT_MAX;
                     if fits {
-                        self.list.push(Attribute { field, value: other });
+                        self.add(Attribute { field, value: other });
                     } else {
                         self.dropped = self.dropped.saturating_add(1);
                     }
@@ -61,20 +72,33 @@ impl Attributes {
     pub fn text(&mut self, field: FieldId, text: &str) -> bool {
         let text = &text[..text.floor_char_boundary(Self::TEXT_BYTES_MAX)];
         self.takes(field, text) && {
-            self.list.push(Attribute { field, value: AttributeValue::Text(text.to_owned()) });
+            self.add(Attribute { field, value: AttributeValue::Text(text.to_owned()) });
             true
         }
+    }
+
+    fn list(&self) -> &[Attribute] {
+        self.list.as_deref().map_or(&[], Vec::as_slice)
+    }
+
+    fn add(&mut self, attribute: Attribute) {
+        Arc::make_mut(self.list.get_or_insert_default()).push(attribute);
+    }
+
+    /// Makes room for so many more values at once.
+    pub fn reserve(&mut self, more: usize) {
+        Arc::make_mut(self.list.get_or_insert_default()).reserve(more.min(Self::COUNT_MAX));
     }
 
     /// Whether a text is new and fits; counts it either way.
     fn takes(&mut self, field: FieldId, text: &str) -> bool {
         let known =
             |a: &Attribute| a.field == field && matches!(&a.value, AttributeValue::Text(t) if t == text);
-        if self.list.iter().any(known) {
+        if self.iter().any(known) {
             return false;
         }
         let text_bytes = self.text_bytes as usize + text.len();
-        if self.list.len() >= Self::COUNT_MAX || text_bytes > Self::ALL_TEXT_BYTES_MAX {
+        if self.len() >= Self::COUNT_MAX || text_bytes > Self::ALL_TEXT_BYTES_MAX {
             self.dropped = self.dropped.saturating_add(1);
             return false;
         }
@@ -87,7 +111,7 @@ impl Attributes {
 
     /// About what it takes of memory.
     pub fn bytes(&self) -> usize {
-        self.text_bytes() + self.list.len() * size_of::<Attribute>()
+        self.text_bytes() + self.len() * size_of::<Attribute>()
     }
 
     /// Add a value even where nothing more fits: what came last of all for which `may_go` holds makes room, and is counted.
@@ -106,9 +130,10 @@ impl Attributes {
             if self.dropped == dropped {
                 return false;
             }
-            let Some(at) = self.list.iter().rposition(&may_go) else { return false };
+            let Some(at) = self.list().iter().rposition(&may_go) else { return false };
             // Dropped is what goes; the value that was counted comes.
-            if let AttributeValue::Text(text) = self.list.remove(at).value {
+            let list = Arc::make_mut(self.list.get_or_insert_default());
+            if let AttributeValue::Text(text) = list.remove(at).value {
                 self.text_bytes -= text.len() as u32;
             }
         }
@@ -129,23 +154,23 @@ impl Attributes {
 
     /// Nothing more fits: reading on only to count is not worth it.
     pub fn is_full(&self) -> bool {
-        self.list.len() >= Self::COUNT_MAX
+        self.len() >= Self::COUNT_MAX
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Attribute> {
-        self.list.iter()
+        self.list().iter()
     }
 
     pub fn of(&self, field: FieldId) -> impl Iterator<Item = &AttributeValue> {
-        self.list.iter().filter(move |a| a.field == field).map(|a| &a.value)
+        self.list().iter().filter(move |a| a.field == field).map(|a| &a.value)
     }
 
     pub fn len(&self) -> usize {
-        self.list.len()
+        self.list().len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.list.is_empty()
+        self.list().is_empty()
     }
 
     /// Values that did not fit.
@@ -175,6 +200,16 @@ mod tests {
         assert_eq!(attributes.len(), Attributes::COUNT_MAX);
         assert!(attributes.is_full());
         assert_eq!(attributes.dropped(), 46);
+    }
+
+    #[test]
+    fn a_copy_does_not_change_with_the_original() {
+        let mut attributes = Attributes::default();
+        attributes.text(field::TAGS, "both");
+        let copy = attributes.clone();
+        attributes.text(field::TAGS, "one");
+        assert_eq!((copy.len(), attributes.len()), (1, 2));
+        assert_ne!(copy, attributes);
     }
 
     #[test]

@@ -126,6 +126,11 @@ impl Hasher for Mix {
         self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 
+    fn write_u128(&mut self, word: u128) {
+        self.write_u64(word as u64);
+        self.write_u64((word >> 64) as u64);
+    }
+
     fn write_u32(&mut self, word: u32) {
         self.write_u64(u64::from(word));
     }

@@ -11,6 +11,7 @@
 //! Planes of bytes compress better than whole integers, and a column whose values are all 0 is not stored at all.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use crate::store::envelope::{DamagedValue, damaged};
 
@@ -20,6 +21,8 @@ const LISTS: u8 = 3;
 const WHAT: &str = "a column";
 /// Nothing of a block is larger: more is damage.
 const PACKED_BYTES_MAX: u32 = 256 << 20;
+/// Fewer bytes are kept as they are.
+const PACKED_BYTES_MIN: usize = 16;
 /// Level 1: higher ones cost ingest more than they save of disk.
 const ZSTD_LEVEL: i32 = 1;
 
@@ -28,32 +31,133 @@ thread_local! {
     static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
-/// The values of a column of texts, addresses or lists of them: each row has some codes, each code stands for an entry.
+/// A column of integers as it is kept in memory: a byte a row for each plane.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Integers {
+    min: u64,
+    rows: usize,
+    planes: Vec<u8>,
+}
+
+impl Integers {
+    pub(crate) fn values(&self) -> Vec<u64> {
+        let mut values = vec![self.min; self.rows];
+        for (plane, bytes) in self.planes.chunks_exact(self.rows.max(1)).enumerate() {
+            let shift = 8 * plane;
+            for (value, byte) in values.iter_mut().zip(bytes) {
+                *value = value.wrapping_add(u64::from(*byte) << shift);
+            }
+        }
+        values
+    }
+
+    /// The value of one row.
+    pub(crate) fn at(&self, row: usize) -> u64 {
+        let planes = self.planes.chunks_exact(self.rows.max(1)).enumerate();
+        let add = |sum: u64, (plane, bytes): (usize, &[u8])| {
+            sum.wrapping_add(u64::from(bytes.get(row).copied().unwrap_or(0)) << (8 * plane))
+        };
+        planes.fold(self.min, add)
+    }
+}
+
+/// The different values of a column of texts or addresses, sorted.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Entries {
+    bytes: Vec<u8>,
+    /// Where each ends in `bytes`.
+    ends: Vec<u32>,
+}
+
+impl Entries {
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub(crate) fn get(&self, code: usize) -> &[u8] {
+        let Some(&end) = self.ends.get(code) else { return &[] };
+        let start = code.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
+        self.bytes.get(start as usize..end as usize).unwrap_or(&[])
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.len()).map(|code| self.get(code))
+    }
+}
+
+/// Rows between two that are known to begin at some value of a column of lists.
+const MARK_ROWS: usize = 256;
+
+/// A column of texts, addresses or lists of them as it is kept in memory: each row has some codes, each code stands for
+/// an entry.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Packed {
+    pub(crate) entries: Arc<Entries>,
+    /// For lists: how many codes each row has, and of every 256th row where they begin.
+    counts: Option<(Vec<u8>, Vec<u32>)>,
+    values: usize,
+    planes: Vec<u8>,
+}
+
+impl Packed {
+    fn code(&self, at: usize) -> u32 {
+        let planes = self.planes.chunks_exact(self.values.max(1)).enumerate();
+        planes.fold(0, |code, (plane, bytes)| {
+            code | u32::from(bytes.get(at).copied().unwrap_or(0)) << (8 * plane)
+        })
+    }
+
+    fn codes(&self) -> Vec<u32> {
+        let mut codes = vec![0u32; self.values];
+        for (plane, bytes) in self.planes.chunks_exact(self.values.max(1)).enumerate() {
+            for (code, byte) in codes.iter_mut().zip(bytes) {
+                *code |= u32::from(*byte) << (8 * plane);
+            }
+        }
+        codes
+    }
+
+    /// The entries of one row.
+    pub(crate) fn of_row(&self, row: usize) -> impl Iterator<Item = &[u8]> {
+        let range = match &self.counts {
+            None => row..(row + 1).min(self.values),
+            Some((counts, marks)) => {
+                let mark = row / MARK_ROWS;
+                let before = counts.get(mark * MARK_ROWS..row).unwrap_or(&[]);
+                let start = marks.get(mark).copied().unwrap_or(0) as usize
+                    + before.iter().map(|count| usize::from(*count)).sum::<usize>();
+                start..start + counts.get(row).map_or(0, |count| usize::from(*count))
+            }
+        };
+        range.map(|at| self.entries.get(self.code(at) as usize))
+    }
+
+    /// With a number for each code.
+    pub(crate) fn open(&self) -> Dictionary {
+        let starts = self.counts.as_ref().map(|(counts, _)| {
+            let mut starts = Vec::with_capacity(counts.len() + 1);
+            let mut start = 0u32;
+            starts.push(0);
+            for count in counts {
+                start = start.saturating_add(u32::from(*count));
+                starts.push(start);
+            }
+            starts
+        });
+        Dictionary { entries: Arc::clone(&self.entries), codes: self.codes(), starts }
+    }
+}
+
+/// A [`Packed`] column whose codes are numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Dictionary {
-    bytes: Vec<u8>,
-    /// Where each entry ends in `bytes`.
-    ends: Vec<u32>,
+    pub(crate) entries: Arc<Entries>,
     pub(crate) codes: Vec<u32>,
     /// For lists: where the codes of each row begin, and where the last end.
     pub(crate) starts: Option<Vec<u32>>,
 }
 
 impl Dictionary {
-    pub(crate) fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    pub(crate) fn entry(&self, code: usize) -> &[u8] {
-        let Some(&end) = self.ends.get(code) else { return &[] };
-        let start = code.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
-        self.bytes.get(start as usize..end as usize).unwrap_or(&[])
-    }
-
-    pub(crate) fn entries(&self) -> impl Iterator<Item = &[u8]> {
-        (0..self.len()).map(|code| self.entry(code))
-    }
-
     /// The codes of one row.
     pub(crate) fn of_row(&self, row: usize) -> &[u32] {
         let range = match &self.starts {
@@ -67,17 +171,38 @@ impl Dictionary {
     }
 }
 
+/// A column as it is kept in memory.
+#[derive(Debug)]
+pub(crate) enum Plain {
+    Integers(Integers),
+    Dictionary(Packed),
+}
+
+impl Plain {
+    /// Memory that it takes, about.
+    pub(crate) fn bytes(&self) -> usize {
+        64 + match self {
+            Plain::Integers(Integers { planes, .. }) => planes.len(),
+            Plain::Dictionary(Packed { entries, counts, planes, .. }) => {
+                let counts = counts.as_ref().map_or(0, |(counts, marks)| counts.len() + 4 * marks.len());
+                planes.len() + counts + entries.bytes.len() + 4 * entries.ends.len()
+            }
+        }
+    }
+}
+
 /// With the smallest and the largest; `None` when all are 0.
-pub(super) fn integers(values: &[u64]) -> Option<(Vec<u8>, u64, u64)> {
-    let min = values.iter().copied().min().unwrap_or(0);
-    let max = values.iter().copied().max().unwrap_or(0);
+pub(in crate::store) fn integers(values: &[u64]) -> Option<(Vec<u8>, u64, u64)> {
+    let (min, max) =
+        values.iter().fold((u64::MAX, 0), |(min, max), value| (min.min(*value), max.max(*value)));
     if max == 0 {
         return None;
     }
     let width = bytes_for(max - min);
     let mut planes = Vec::with_capacity(values.len() * width);
     for plane in 0..width {
-        planes.extend(values.iter().map(|value| ((value - min) >> (8 * plane)) as u8));
+        // No value is below the smallest.
+        planes.extend(values.iter().map(|value| (value.wrapping_sub(min) >> (8 * plane)) as u8));
     }
     let mut out = vec![INTEGERS];
     out.extend(min.to_le_bytes());
@@ -86,8 +211,8 @@ pub(super) fn integers(values: &[u64]) -> Option<(Vec<u8>, u64, u64)> {
     Some((out, min, max))
 }
 
-/// The values of `rows` rows.
-pub(in crate::store) fn read_integers(column: &[u8], rows: usize) -> Result<Vec<u64>, DamagedValue> {
+/// A column of `rows` integers.
+pub(in crate::store) fn read_integers(column: &[u8], rows: usize) -> Result<Integers, DamagedValue> {
     let mut reader = Reader { bytes: column };
     reader.tag(INTEGERS)?;
     let min = reader.u64()?;
@@ -95,21 +220,13 @@ pub(in crate::store) fn read_integers(column: &[u8], rows: usize) -> Result<Vec<
     if width > 8 {
         return Err(damaged(WHAT, format!("has {width} planes")));
     }
-    let planes = reader.packed(rows * width)?;
-    let mut values = vec![min; rows];
-    for (plane, bytes) in planes.chunks_exact(rows.max(1)).enumerate() {
-        let shift = 8 * plane;
-        for (value, byte) in values.iter_mut().zip(bytes) {
-            *value = value.wrapping_add(u64::from(*byte) << shift);
-        }
-    }
-    Ok(values)
+    Ok(Integers { min, rows, planes: reader.packed(rows * width)? })
 }
 
 /// Values as a dictionary has them: the different ones, sorted, and the code of each.
 pub(super) struct Coded<'v> {
     pub(super) entries: Vec<&'v [u8]>,
-    codes: Vec<u32>,
+    pub(super) codes: Vec<u32>,
 }
 
 /// One value a row. `None` when all are empty.
@@ -140,7 +257,7 @@ pub(in crate::store) fn read_dictionary(
     column: &[u8],
     rows: usize,
     codes: bool,
-) -> Result<Dictionary, DamagedValue> {
+) -> Result<Packed, DamagedValue> {
     let mut reader = Reader { bytes: column };
     let tag = reader.u8()?;
     if tag != DICTIONARY && tag != LISTS {
@@ -158,59 +275,30 @@ pub(in crate::store) fn read_dictionary(
     if lengths.bytes.len() != end as usize {
         return Err(damaged(WHAT, "has entries of other lengths than it says"));
     }
-    let mut dictionary = Dictionary { bytes: lengths.bytes.to_vec(), ends, ..Dictionary::default() };
+    let entries = Arc::new(Entries { bytes: lengths.bytes.to_vec(), ends });
+    let mut read = Packed { entries, counts: None, values: 0, planes: Vec::new() };
     if !codes {
-        return Ok(dictionary);
+        return Ok(read);
     }
-    let mut values = rows;
+    read.values = rows;
     if tag == LISTS {
-        let mut starts = Vec::with_capacity(rows + 1);
+        let counts = reader.packed(rows)?;
         let mut start = 0u32;
-        starts.push(0);
-        for count in reader.packed(rows)? {
-            start = start.saturating_add(u32::from(count));
-            starts.push(start);
+        let mut marks = Vec::with_capacity(rows / MARK_ROWS + 1);
+        for run in counts.chunks(MARK_ROWS) {
+            marks.push(start);
+            start = run.iter().fold(start, |start, count| start.saturating_add(u32::from(*count)));
         }
-        values = start as usize;
-        dictionary.starts = Some(starts);
+        read.values = start as usize;
+        read.counts = Some((counts, marks));
     }
-    let width = bytes_for(entries.saturating_sub(1) as u64);
-    let planes = reader.packed(values * width)?;
-    let mut codes = vec![0u32; values];
-    for (plane, bytes) in planes.chunks_exact(values.max(1)).enumerate() {
-        for (code, byte) in codes.iter_mut().zip(bytes) {
-            *code |= u32::from(*byte) << (8 * plane);
-        }
-    }
-    if codes.iter().any(|code| *code as usize >= entries) {
+    let width = bytes_for(read.entries.len().saturating_sub(1) as u64);
+    read.planes = reader.packed(read.values * width)?;
+    let fits_any = read.entries.len() as u64 == 1 << (8 * width);
+    if !fits_any && read.codes().iter().any(|code| *code as usize >= read.entries.len()) {
         return Err(damaged(WHAT, "has a code without an entry"));
     }
-    dictionary.codes = codes;
-    Ok(dictionary)
-}
-
-pub(super) fn code<'v>(values: &[&'v [u8]]) -> Coded<'v> {
-    // First by a hash in the order of appearance: most values repeat, and only the different ones need sorting.
-    let mut seen: std::collections::HashMap<&[u8], u32, super::bloom::Mixing> =
-        std::collections::HashMap::default();
-    let mut entries: Vec<&[u8]> = Vec::new();
-    let mut codes: Vec<u32> = Vec::with_capacity(values.len());
-    for value in values {
-        let next = entries.len() as u32;
-        let code = *seen.entry(value).or_insert(next);
-        if code == next {
-            entries.push(value);
-        }
-        codes.push(code);
-    }
-    let mut order: Vec<u32> = (0..entries.len() as u32).collect();
-    order.sort_unstable_by_key(|at| entries[*at as usize]);
-    let mut place = vec![0u32; entries.len()];
-    for (sorted, at) in order.iter().enumerate() {
-        place[*at as usize] = sorted as u32;
-    }
-    codes.iter_mut().for_each(|code| *code = place[*code as usize]);
-    Coded { entries: order.into_iter().map(|at| entries[at as usize]).collect(), codes }
+    Ok(read)
 }
 
 fn put_entries(entries: &[&[u8]], out: &mut Vec<u8>) {
@@ -242,6 +330,13 @@ fn bytes_for(max: u64) -> usize {
 }
 
 fn pack(raw: &[u8], out: &mut Vec<u8>) {
+    // A frame of almost nothing is longer than it.
+    if raw.len() < PACKED_BYTES_MIN {
+        out.extend((raw.len() as u32).to_le_bytes());
+        out.extend((raw.len() as u32).to_le_bytes());
+        out.extend_from_slice(raw);
+        return;
+    }
     let frame = COMPRESSOR.with_borrow_mut(|compressor| {
         if compressor.is_none() {
             *compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL).ok();
@@ -338,12 +433,23 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn coded<'v>(values: &[&'v [u8]]) -> Coded<'v> {
+        let different: std::collections::BTreeSet<&[u8]> = values.iter().copied().collect();
+        let entries: Vec<&[u8]> = different.into_iter().collect();
+        let code = |value: &&[u8]| entries.binary_search(value).unwrap() as u32;
+        Coded { codes: values.iter().map(code).collect(), entries }
+    }
+
     proptest! {
         #[test]
         fn integers_come_back(values in prop::collection::vec(prop_oneof![0u64..4, any::<u64>(), 1u64 << 40..(1 << 40) + 300], 0..300)) {
             match integers(&values) {
                 None => prop_assert!(values.iter().all(|v| *v == 0)),
-                Some((bytes, ..)) => prop_assert_eq!(read_integers(&bytes, values.len()).unwrap(), values),
+                Some((bytes, ..)) => {
+                    let read = read_integers(&bytes, values.len()).unwrap();
+                    prop_assert!((0..values.len()).all(|row| read.at(row) == values[row]));
+                    prop_assert_eq!(read.values(), values);
+                }
             }
         }
 
@@ -351,11 +457,13 @@ mod tests {
         fn lists_come_back(rows in prop::collection::vec(prop::collection::vec("[a-c]{0,3}", 0..4), 0..600)) {
             let counts: Vec<u8> = rows.iter().map(|row| row.len() as u8).collect();
             let values: Vec<&[u8]> = rows.iter().flatten().map(|text| text.as_bytes()).collect();
-            let Some(bytes) = lists(&counts, &code(&values)) else { return Ok(()) };
-            let read = read_dictionary(&bytes, rows.len(), true).unwrap();
-            prop_assert!(read.entries().is_sorted());
+            let Some(bytes) = lists(&counts, &coded(&values)) else { return Ok(()) };
+            let packed = read_dictionary(&bytes, rows.len(), true).unwrap();
+            let read = packed.open();
+            prop_assert!(read.entries.iter().is_sorted());
             for (at, row) in rows.iter().enumerate() {
-                let back: Vec<&[u8]> = read.of_row(at).iter().map(|code| read.entry(*code as usize)).collect();
+                prop_assert!(packed.of_row(at).eq(row.iter().map(|text| text.as_bytes())));
+                let back: Vec<&[u8]> = read.of_row(at).iter().map(|code| read.entries.get(*code as usize)).collect();
                 prop_assert_eq!(back, row.iter().map(|text| text.as_bytes()).collect::<Vec<_>>());
             }
         }
@@ -371,7 +479,7 @@ mod tests {
         fn no_damage_panics(at in any::<prop::sample::Index>(), bit in 0u8..8) {
             let values: Vec<Vec<u8>> = (0..400u32).map(|n| (n * n).to_be_bytes().to_vec()).collect();
             let refs: Vec<&[u8]> = values.iter().map(Vec::as_slice).collect();
-            let mut bytes = dictionary(&code(&refs)).unwrap();
+            let mut bytes = dictionary(&coded(&refs)).unwrap();
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;
             let _ = read_dictionary(&bytes, refs.len(), true);

@@ -5,8 +5,9 @@
 
 pub(crate) mod bloom;
 pub(crate) mod columns;
-pub(super) mod encoding;
+pub(crate) mod encoding;
 pub(super) mod summary;
+mod transposed;
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ pub(crate) use summary::Summary;
 
 use bloom::Bloom;
 use summary::{Source, Worker};
+use transposed::Transposed;
 
 /// Records a block aims for: searches for few records read less with small blocks, everything else is cheaper with large
 /// ones.
@@ -50,24 +52,14 @@ pub(super) fn build(rows: &[Arc<StoredFlow>]) -> (Built, Vec<u32>) {
             columns.push((column, bytes));
         }
     };
-    let mut integers: Vec<(Column, Vec<u64>)> = Vec::new();
-    for (row, flow) in sorted.iter().enumerate() {
-        let mut at = 0;
-        columns::integers_of(flow, |column, value| {
-            if row == 0 {
-                integers.push((column, Vec::with_capacity(sorted.len())));
-            }
-            integers[at].1.push(value);
-            at += 1;
-        });
-    }
+    let Transposed { mut integers, bytes, lists } = Transposed::of(&sorted);
     integers.push((columns::SOURCE, of_rows));
     integers.iter().for_each(|(column, values)| integer_column(*column, values));
 
     let mut tokens = Vec::new();
-    for (at, column) in columns::BYTES.into_iter().enumerate() {
-        let values: Vec<&[u8]> = sorted.iter().map(|flow| columns::bytes_of(flow)[at]).collect();
-        let coded = encoding::code(&values);
+    let mut arena = Vec::new();
+    for (column, values) in columns::BYTES.into_iter().zip(bytes) {
+        let coded = values.coded(&mut arena);
         if column == columns::ORIG || column == columns::RESP {
             coded.entries.iter().for_each(|address| address_tokens(address, &mut tokens));
         }
@@ -75,9 +67,8 @@ pub(super) fn build(rows: &[Arc<StoredFlow>]) -> (Built, Vec<u32>) {
             columns.push((column, bytes));
         }
     }
-    for (field, lists) in metadata(&sorted) {
-        let values: Vec<&[u8]> = lists.values().collect();
-        let coded = encoding::code(&values);
+    for (field, lists) in lists {
+        let coded = lists.values.coded(&mut arena);
         for value in &coded.entries {
             tokens.push(match columns::value_of(value) {
                 Some(Value::Text(text)) => text_token(field, &text),
@@ -105,12 +96,14 @@ pub(super) fn build(rows: &[Arc<StoredFlow>]) -> (Built, Vec<u32>) {
 
 /// Equal values beside each other compress best: by protocol, ports, addresses, then time.
 fn order(rows: &[Arc<StoredFlow>]) -> Vec<u32> {
-    let fold = |bytes: &[u8]| {
-        bytes
+    let fold = |bytes: &[u8]| match <[u8; 4]>::try_from(bytes) {
+        Ok(v4) => u64::from(u32::from_be_bytes(v4)),
+        // Of longer ones the end of the network, and the end.
+        Err(_) => bytes
             .iter()
             .take(8)
             .chain(bytes.iter().rev().take(4))
-            .fold(0u64, |sum, byte| sum << 8 | u64::from(*byte))
+            .fold(0u64, |sum, byte| sum << 8 | u64::from(*byte)),
     };
     let mut keyed: Vec<([u64; 4], u32)> = rows
         .iter()
@@ -168,37 +161,6 @@ fn sources(rows: &[&StoredFlow]) -> (Vec<Source>, Vec<u64>) {
     (sources, places)
 }
 
-/// The metadata of one field, row by row.
-#[derive(Default)]
-struct Lists {
-    counts: Vec<u8>,
-    bytes: Vec<u8>,
-    ends: Vec<usize>,
-}
-
-impl Lists {
-    fn values(&self) -> impl Iterator<Item = &[u8]> {
-        let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        starts.zip(&self.ends).map(|(start, end)| &self.bytes[start..*end])
-    }
-}
-
-fn metadata(rows: &[&StoredFlow]) -> std::collections::BTreeMap<u16, Lists> {
-    let mut fields: std::collections::BTreeMap<u16, Lists> = std::collections::BTreeMap::new();
-    for (row, flow) in rows.iter().enumerate() {
-        for attribute in flow.record.attributes.iter() {
-            let lists = fields.entry(attribute.field.0).or_default();
-            lists.counts.resize(row + 1, 0);
-            // A flow has at most `Attributes::COUNT_MAX` values, which fits.
-            lists.counts[row] += 1;
-            columns::value_bytes(&attribute.value, &mut lists.bytes);
-            lists.ends.push(lists.bytes.len());
-        }
-    }
-    fields.values_mut().for_each(|lists| lists.counts.resize(rows.len(), 0));
-    fields
-}
-
 fn address_tokens(address: &[u8], tokens: &mut Vec<Token>) {
     let nets: &[usize] = match address.len() {
         4 => &[2, 3],
@@ -220,5 +182,8 @@ pub(crate) fn network_token(prefix: &[u8]) -> Token {
 
 /// Letter case is ignored in searches.
 pub(crate) fn text_token(field: u16, text: &str) -> Token {
+    if text.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase()) {
+        return Token::new(field, text.as_bytes());
+    }
     Token::new(field, text.to_lowercase().as_bytes())
 }
