@@ -15,6 +15,7 @@ echo "==> building the programs under test" >&2
 cargo build --locked --bins -p gnomon-agent -p gnomon-collector -p gnomon-cli || exit 1
 echo "==> what the guests are made of" >&2
 deploy/guest-parts.sh > /dev/null || echo "    the tests that need a guest will be skipped" >&2
+deploy/suricata-parts.sh > /dev/null || echo "    the test that needs a Suricata will be skipped" >&2
 echo "==> testing" >&2
 test_with() {
     # What tests that passed have to say is in the log alone.

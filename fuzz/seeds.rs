@@ -11,13 +11,14 @@ use std::path::Path;
 /// A target, and the input it begins with.
 type Seeds = (&'static str, fn() -> Vec<Vec<u8>>);
 
-const TARGETS: [Seeds; 6] = [
+const TARGETS: [Seeds; 7] = [
     ("decode", corpus::frames),
     ("sequence", corpus::sequences),
     ("capture_file", corpus::capture_files),
     ("stream", corpus::streams),
     ("datagram", corpus::datagrams),
     ("entry", corpus::entries),
+    ("eve", corpus::eve_files),
 ];
 
 fn main() -> std::io::Result<()> {

@@ -1,5 +1,7 @@
 //! The command line of `gnomon-agent`.
 
+mod delivery;
+mod eve;
 mod flows;
 mod import;
 
@@ -20,7 +22,7 @@ use crate::pipeline;
 
 const AFTER_HELP: &str = "\
 Exit codes:
-  0    done; for `import`: everything is durable at the collector
+  0    done; for `import` and `eve`: everything is durable at the collector
   1    failed while running
   2    wrong command line
   78   the configuration was refused
@@ -63,6 +65,8 @@ enum Command {
     Flows(flows::Flows),
     /// Send capture files to the collector; ends when everything is durable there
     Import(import::Import),
+    /// Send alerts that Suricata wrote (EVE JSON lines) to the collector; ends when everything is durable there
+    Eve(eve::Eve),
     /// List the interfaces, which would be captured, and why
     Interfaces,
     /// Show or check the configuration
@@ -147,6 +151,13 @@ impl Cli {
                 let loaded = self.options.load()?;
                 let telemetry = telemetry::init(config::PROGRAM, &loaded.value.telemetry)?;
                 let ended = import.run(&loaded.value, &clock);
+                telemetry.shutdown();
+                ended
+            }
+            Some(Command::Eve(eve)) => {
+                let loaded = self.options.load()?;
+                let telemetry = telemetry::init(config::PROGRAM, &loaded.value.telemetry)?;
+                let ended = eve.run(&loaded.value, &clock);
                 telemetry.shutdown();
                 ended
             }

@@ -44,6 +44,7 @@ pub struct Config {
     /// What is done with certain flows, in this order. SIGHUP (`systemctl reload`) reads it and `slices.keep` again, without
     /// a gap in capture. At most 256; docs/rules.md has it all.
     pub rules: Vec<RuleConfig>,
+    pub alerts: AlertsConfig,
     pub spool: SpoolConfig,
     pub telemetry: TelemetryConfig,
 }
@@ -235,6 +236,16 @@ pub struct RuleConfig {
     pub ignore: bool,
 }
 
+/// Alerts of an intrusion detection system, which become part of the flows they are about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AlertsConfig {
+    /// EVE files (JSON lines) that Suricata writes on this machine. They are followed, over rotation and restarts too. At
+    /// most 16; docs/alerts.md has it all.
+    #[schemars(example = ["/var/log/suricata/eve.json"])]
+    pub eve: Vec<PathBuf>,
+}
+
 /// The disk between capture and network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -269,6 +280,7 @@ impl Default for Config {
             flows: FlowsConfig::default(),
             slices: SlicesConfig::default(),
             rules: Vec::new(),
+            alerts: AlertsConfig::default(),
             spool: SpoolConfig::default(),
             telemetry: TelemetryConfig::default(),
         }

@@ -1,9 +1,10 @@
-//! What a worker hands to the spool: the only thing that crosses from the per-packet thread to the rest of the agent.
+//! What is handed to the spool: the only thing that crosses from the per-packet threads to the rest of the agent.
 
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 
 use gnomon_clock::{EpochId, RawNs};
-use gnomon_flow::{FlowId, FlowRecord};
+use gnomon_flow::{Alert, FlowId, FlowRecord};
 
 /// Packets of one worker in order of time, closed by size or by age. Not compressed yet.
 #[derive(Debug, Default)]
@@ -26,9 +27,20 @@ pub enum Exported {
     Flows(Vec<FlowRecord>),
     /// Never empty.
     Packets(PacketBlock),
+    /// Of no worker and no interface.
+    Alerts(AlertBatch),
 }
 
-/// One hand-over. All of it belongs to one worker, one interface and one epoch.
+/// What another program said of flows.
+#[derive(Debug)]
+pub struct AlertBatch {
+    /// Never empty.
+    pub alerts: Vec<Alert>,
+    /// Told once they are in the spool, or counted as what it has no room for.
+    pub stored: Sender<()>,
+}
+
+/// One hand-over. All of it belongs to one epoch, and what a worker made to one worker and one interface.
 #[derive(Debug)]
 pub struct Export {
     pub worker: u8,

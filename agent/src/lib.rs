@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod pipeline;
 
+pub mod alerts;
 pub mod decode;
 pub mod engine;
 pub mod export;

@@ -11,6 +11,7 @@ use gnomon_clock::Clock;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Meter;
 
+use crate::alerts::AlertCounters;
 use crate::heartbeat::{Board, InterfaceReport, WorkerCounts, resident_bytes};
 use crate::rules::current::CurrentRules;
 use crate::spool::{Spool, SpoolStatus};
@@ -54,6 +55,9 @@ enum Read {
     Matches,
     /// One value an outcome.
     Reloads,
+    /// One value for what became of lines.
+    AlertLines,
+    Alerts(fn(&AlertCounters) -> u64),
 }
 
 macro_rules! metrics {
@@ -101,6 +105,12 @@ metrics! {
         "Times rules were read again: `taken`, or `refused` because of an error.";
     "gnomon.agent.rules.stale", Gauge, "1", [], Read::Rules(|r| u64::from(r.is_stale())),
         "1 while the rules last read were refused and those of before hold.";
+    "gnomon.agent.alerts.lines", Counter, "{line}", ["outcome"], Read::AlertLines,
+        "Lines of `alerts.eve`: alerts that were `taken`, or why a line was not: `other_event`, `bad_json`, `bad_time`, `no_flow` (without two IP addresses and protocol), `before_boot` (older than the machine's start), `too_long` (more than 1 MiB), `half` (cut by a rotation).";
+    "gnomon.agent.alerts.truncated", Counter, "{file}", [], Read::Alerts(|a| load(&a.truncated)),
+        "Times a file of alerts was cut, begun anew in place, or gone before it was read to its end.";
+    "gnomon.agent.alerts.unreadable", Gauge, "{file}", [], Read::Alerts(|a| load(&a.unreadable)),
+        "Files of alerts that cannot be read now.";
     "gnomon.agent.spool.entries", Gauge, "{entry}", [], Read::Spool(|s| s.entries),
         "Entries not acknowledged by the collector.";
     "gnomon.agent.spool.bytes", Gauge, "By", [], Read::Spool(|s| s.bytes),
@@ -151,10 +161,12 @@ pub fn register(
     link: &Arc<LinkState>,
     (keeper, clock): (&Timekeeper, &Arc<dyn Clock>),
     rules: &CurrentRules,
+    alerts: &Arc<AlertCounters>,
 ) {
     for metric in METRICS {
         let (board, spool, link) = (board.clone(), spool.clone(), Arc::clone(link));
         let (keeper, clock, rules) = (keeper.clone(), Arc::clone(clock), rules.clone());
+        let alerts = Arc::clone(alerts);
         let observe = move |give: &mut dyn FnMut(u64, &[KeyValue])| match metric.read {
             Read::Clock(value) => give(value(&keeper.view(clock.raw())), &[]),
             Read::Rules(value) => give(value(&rules), &[]),
@@ -168,6 +180,12 @@ pub fn register(
                 give(taken, &[KeyValue::new("outcome", "taken")]);
                 give(refused, &[KeyValue::new("outcome", "refused")]);
             }
+            Read::AlertLines => {
+                for (outcome, lines) in alerts.lines() {
+                    give(lines, &[KeyValue::new("outcome", outcome)]);
+                }
+            }
+            Read::Alerts(value) => give(value(&alerts), &[]),
             _ => read(metric, &board, &spool, &link, give),
         };
         match metric.kind {
@@ -221,8 +239,13 @@ fn read(
         Read::Spool(value) => give(value(&spool.status()), &[]),
         Read::Link(value) => give(value(link), &[]),
         Read::Process(value) => give(value(), &[]),
-        // Need the clock or the rules: see `register`.
-        Read::Clock(_) | Read::Rules(_) | Read::Matches | Read::Reloads => {}
+        // Need the clock, the rules or the alerts: see `register`.
+        Read::Clock(_)
+        | Read::Rules(_)
+        | Read::Matches
+        | Read::Reloads
+        | Read::AlertLines
+        | Read::Alerts(_) => {}
     }
 }
 

@@ -1,6 +1,7 @@
 //! Wires the stages: source → worker → exports → spool → uplink. Every queue's capacity stands here.
 //!
 //! ```text
+//! EVE files ──alerts──╮
 //! capture threads (one a worker) ──exports──▶ writer thread ──▶ spool ──▶ uplink (two threads) ──▶ collector
 //!        ▲                                        │
 //!        └──────────── buffers of blocks ◀────────┘
@@ -24,6 +25,7 @@ use gnomon_daemon::telemetry::Telemetry;
 use gnomon_flow::{AgentId, Origin};
 use gnomon_proto::v1;
 
+use crate::alerts::{self, AlertCounters, Follow};
 use crate::config::{Config, InterfaceConfig, WORKERS_MAX};
 use crate::engine::{Engine, EngineConfig};
 use crate::export::{Export, Exported, PacketBlock};
@@ -77,9 +79,11 @@ pub fn run(
     }
     let link = uplink.as_ref().map_or_else(|| Arc::new(LinkState::default()), Uplink::state);
     let rules = CurrentRules::new(config.rules()?);
-    metrics::register(&telemetry.meter("gnomon-agent"), &board, &spool, &link, (&keeper, clock), &rules);
+    let alerts = Arc::new(AlertCounters::default());
+    let meter = telemetry.meter("gnomon-agent");
+    metrics::register(&meter, &board, &spool, &link, (&keeper, clock), &rules, &alerts);
 
-    let capture = Capture::start(config, clock, &board, (&epoch, identity.agent), &rules, writer)?;
+    let capture = Capture::start(config, clock, &board, (&epoch, identity.agent), (&rules, alerts), writer)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(UPLINK_THREADS)
         .thread_name("uplink")
@@ -192,7 +196,7 @@ impl Capture {
         clock: &Arc<dyn Clock>,
         board: &Board,
         (epoch, agent): (&CurrentEpoch, AgentId),
-        rules: &CurrentRules,
+        (rules, alerts): (&CurrentRules, Arc<AlertCounters>),
         writer: Writer,
     ) -> anyhow::Result<Capture> {
         let interfaces = interfaces(config)?;
@@ -233,7 +237,19 @@ impl Capture {
             epochs.push(new_epoch);
             workers.push(thread);
         }
-        // The workers hold the only senders now: the writer ends with the last of them.
+        if !config.alerts.eve.is_empty() {
+            let follow = Follow {
+                files: config.alerts.eve.clone(),
+                places: config.state_dir.join("alerts"),
+                epoch: epoch.clone(),
+                clock: clock.clone(),
+                exports: capture.exports.clone(),
+                counters: alerts,
+            };
+            let thread = alerts::start(follow, capture.stop.clone());
+            workers.push(thread.context("cannot start the thread of alerts")?);
+        }
+        // The threads hold the only senders now: the writer ends with the last of them.
         let Starting { stop, returns, .. } = capture;
         let writer = std::thread::Builder::new()
             .name("spool-writer".into())
@@ -348,6 +364,10 @@ fn write(writer: Writer, queue: &Receiver<Export>, returns: &HashMap<u8, Return>
     // Of this thread alone, as Linux has it. To be nicer is never refused.
     let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), WRITER_NICE);
     writer.run(queue, |export| {
+        if let Exported::Alerts(batch) = export.body {
+            let _ = batch.stored.send(());
+            return;
+        }
         let Some(back) = returns.get(&export.worker) else { return };
         back.written.fetch_add(1, Ordering::Relaxed);
         if let Exported::Packets(block) = export.body {

@@ -246,6 +246,8 @@ impl Worker {
                         Exported::Packets(block) => {
                             self.counters.packets_lost.fetch_add(u64::from(block.packets), Ordering::Relaxed)
                         }
+                        // No worker makes any.
+                        Exported::Alerts(_) => 0,
                     };
                     return Ok(());
                 }
@@ -296,6 +298,7 @@ mod tests {
                     self.block_packets += u64::from(block.packets);
                     Some(block)
                 }
+                Exported::Alerts(_) => None,
             }
         }
     }

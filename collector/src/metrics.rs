@@ -41,7 +41,7 @@ fn of_store(sources: &Sources, read: fn(&StoreStatus) -> u64) -> Vec<(&'static s
     sources.store.status().map(|status| one(read(&status))).unwrap_or_default()
 }
 
-static METRICS: [Metric; 18] = [
+static METRICS: [Metric; 20] = [
     Metric {
         name: "gnomon.collector.ingest.received",
         unit: "",
@@ -164,6 +164,22 @@ static METRICS: [Metric; 18] = [
         label: "",
         counter: false,
         read: |s| of_store(s, |status| u64::from(status.stopped.is_some())),
+    },
+    Metric {
+        name: "gnomon.collector.alerts",
+        unit: "",
+        help: "Alerts that came from agents: taken, already known (repeated), that met a record (joined), that met none in 15 minutes (given_up) or before too many others came (crowded_out)",
+        label: "what",
+        counter: true,
+        read: |s| s.store.alert_counts().named().to_vec(),
+    },
+    Metric {
+        name: "gnomon.collector.alerts.waiting",
+        unit: "",
+        help: "Alerts that have met no record yet",
+        label: "",
+        counter: false,
+        read: |s| one(s.store.alert_counts().waiting()),
     },
     Metric {
         name: "gnomon.collector.clock.events",

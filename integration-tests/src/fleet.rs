@@ -37,7 +37,8 @@ pub struct Process {
 }
 
 impl Process {
-    fn spawn(mut command: Command, log: PathBuf) -> Result<Process> {
+    /// Start it; what it prints is appended to `log`.
+    pub fn spawn(mut command: Command, log: PathBuf) -> Result<Process> {
         let file = fs::File::options().create(true).append(true).open(&log)?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let child = command.spawn().with_context(|| format!("start {command:?}"))?;

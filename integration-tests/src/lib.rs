@@ -7,4 +7,5 @@ pub mod forward;
 pub mod guest;
 pub mod hub;
 pub mod netns;
+pub mod suricata;
 pub mod traffic;

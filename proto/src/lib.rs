@@ -1,5 +1,6 @@
 //! The wire: protobuf messages and their conversion to and from the domain. No other crate names prost.
 
+mod alert;
 mod flow;
 mod ingest;
 mod query;

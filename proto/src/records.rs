@@ -9,8 +9,8 @@ use std::net::IpAddr;
 
 use gnomon_clock::RawNs;
 use gnomon_flow::{
-    Addresses, AttributeValue, Attributes, DecodeProblem, DirectionCounters, FieldId, FlowEndReason, FlowId,
-    FlowKey, FlowRecord, TcpState, TcpSummary,
+    Addresses, Alert, AttributeValue, Attributes, DecodeProblem, DirectionCounters, FieldId, FlowEndReason,
+    FlowId, FlowKey, FlowRecord, TcpState, TcpSummary,
 };
 use prost::Message as _;
 
@@ -25,6 +25,9 @@ pub struct FlowBatch {
     pub records: Vec<FlowRecord>,
     /// The others, by their place in the batch.
     pub bad: Vec<(usize, WireError)>,
+    pub alerts: Vec<Alert>,
+    /// Alerts that mean nothing, by their place.
+    pub bad_alerts: Vec<(usize, WireError)>,
 }
 
 impl FlowBatch {
@@ -42,6 +45,12 @@ fn generated(bytes: &[u8]) -> Result<FlowBatch, prost::DecodeError> {
         match FlowRecord::try_from(record) {
             Ok(record) => batch.records.push(record),
             Err(error) => batch.bad.push((place, error)),
+        }
+    }
+    for (place, alert) in wire.alerts.into_iter().enumerate() {
+        match Alert::try_from(alert) {
+            Ok(alert) => batch.alerts.push(alert),
+            Err(error) => batch.bad_alerts.push((place, error)),
         }
     }
     Ok(batch)

@@ -10,33 +10,24 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use gnomon_capture::PcapFile;
-use gnomon_clock::{Clock, EpochId, Fix, FixSource, RawNs, UtcNs};
+use gnomon_clock::{Clock, EpochId, RawNs};
 use gnomon_daemon::exit::WithHint;
-use gnomon_daemon::shutdown::{CancellationToken, Shutdown};
+use gnomon_daemon::shutdown::CancellationToken;
 use gnomon_flow::{FlowRecord, Origin};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::delivery::{Delivery, first_16, import_agent};
 use crate::config::Config;
 use crate::engine::{Engine, EngineConfig};
 use crate::export::{Export, Exported};
-use crate::identity::CurrentEpoch;
 use crate::offline::{BatchTime, file_epoch};
-use crate::pipeline::hello;
 use crate::slicer::SlicerConfig;
-use crate::spool::{self, Limits, Spool, WhenFull, Writer};
+use crate::spool::Writer;
 use crate::table::TableConfig;
-use crate::uplink::{LinkState, Settings, TimeSource, Uplink};
 use crate::worker::BATCH_FRAMES_MAX;
 
-/// Disk the import uses between file and collector.
-const SPOOL_BYTES: u64 = 256 << 20;
 /// Records in one entry.
 const RECORDS_MAX: usize = 2048;
-/// Longer than any import: the uplink is stopped by its success or by `--patience`.
-const NO_DEADLINE: Duration = Duration::from_secs(10 * 365 * 86_400);
-
-/// How often the progress is looked at.
-const POLL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
 pub(super) struct Import {
@@ -68,39 +59,19 @@ impl Import {
                 None => sources.push(Source { path: path.clone(), epoch, bytes }),
             }
         }
-        let shutdown = Shutdown::install().context("cannot take signals")?;
-        let dir = SpoolDir(std::env::temp_dir().join(format!("gnomon-import-{}", std::process::id())));
-        let limits = Limits {
-            dir: dir.0.clone(),
-            bytes_max: SPOOL_BYTES,
-            segment_bytes: 16 << 20,
-            free_bytes_min: 0,
-            free_percent_min: 0,
-            sync_interval: Duration::from_secs(60),
-            when_full: WhenFull::Wait,
-        };
-        let (spool, appender, reader) = spool::open(limits, clock.clone())?;
-        let writer = Writer::new(appender, config.spool.zstd_level).context("cannot set up compression")?;
-        let mut hello = hello(config, agent.to_vec());
-        hello.name.push_str(" (import)");
-        let settings = Settings {
-            urls: config.collector.urls.clone(),
-            tls: config.tls(),
-            insecure: config.tls.insecure,
-            hello,
-            time: TimeSource::Files(sources.iter().map(|source| (source.epoch, file_fix())).collect()),
-        };
-        let epoch = CurrentEpoch::new(sources[0].epoch);
-        let uplink = Uplink::new(settings, epoch, clock.clone(), spool.clone(), reader, None)
-            .hint("name the collector with --collector URL")?;
-        let link = uplink.state();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        let all_read = CancellationToken::new();
-        let sent = uplink.spawn(runtime.handle(), all_read.clone(), NO_DEADLINE);
+        let epochs: Vec<EpochId> = sources.iter().map(|source| source.epoch).collect();
+        let (delivery, writer, all_read) = Delivery::start(config, clock, &epochs)?;
         let reading = Reading::start(config, sources, writer, all_read)?;
-        let waited = self.wait(&reading, &spool, &link, &shutdown, &|| sent.is_finished());
-        runtime.shutdown_background();
-        waited?;
+        let bar = ProgressBar::new(reading.bytes_total);
+        if let Ok(style) = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} read, {msg}") {
+            bar.set_style(style);
+        }
+        delivery.wait(Duration::from_secs(self.patience), "import again", &mut |entries, error| {
+            bar.set_position(reading.bytes.load(Ordering::Relaxed));
+            let error = if error.is_empty() { String::new() } else { format!(", {error}") };
+            bar.set_message(format!("{entries} entries to go{error}"));
+        })?;
+        bar.finish_and_clear();
         let made = reading.made.lock().unwrap_or_else(PoisonError::into_inner);
         let Made { packets, records, kept, failures } = &*made;
         println!(
@@ -110,49 +81,6 @@ impl Import {
             eprintln!("{failure}");
         }
         anyhow::ensure!(failures.is_empty(), "{} files could not be read to the end", failures.len());
-        Ok(())
-    }
-
-    /// Until everything is durable; shows how far it is.
-    fn wait(
-        &self,
-        reading: &Reading,
-        spool: &Spool,
-        link: &LinkState,
-        shutdown: &Shutdown,
-        is_sent: &dyn Fn() -> bool,
-    ) -> anyhow::Result<()> {
-        let bar = ProgressBar::new(reading.bytes_total);
-        if let Ok(style) = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} read, {msg}") {
-            bar.set_style(style);
-        }
-        let patience = Duration::from_secs(self.patience);
-        let (mut acked, mut silent) = (0, Duration::ZERO);
-        while !is_sent() {
-            std::thread::sleep(POLL);
-            let status = spool.status();
-            bar.set_position(reading.bytes.load(Ordering::Relaxed));
-            let error = link.error().map_or_else(String::new, |error| format!(", {error}"));
-            bar.set_message(format!("{} entries to go{error}", status.entries));
-            let now_acked = link.entries_acked.load(Ordering::Relaxed);
-            silent = if now_acked > acked || status.entries == 0 { Duration::ZERO } else { silent + POLL };
-            acked = now_acked;
-            anyhow::ensure!(
-                !shutdown.is_begun(),
-                "stopped before everything was durable; import again to send the rest"
-            );
-            if silent >= patience {
-                let error =
-                    link.error().unwrap_or_else(|| "it is connected and acknowledges nothing".to_owned());
-                let entries = status.entries;
-                return Err(anyhow::anyhow!(
-                    "the collector made nothing durable for {} s, {entries} entries are left: {error}",
-                    self.patience
-                ))
-                .hint("import again to send the rest; what is durable is not sent twice");
-            }
-        }
-        bar.finish_and_clear();
         Ok(())
     }
 }
@@ -343,36 +271,6 @@ fn digest(path: &Path) -> anyhow::Result<([u8; 16], u64)> {
         }
     }
     Ok((first_16(hasher.finalize()), metadata.len()))
-}
-
-fn first_16(hash: blake3::Hash) -> [u8; 16] {
-    let bytes = hash.as_bytes();
-    std::array::from_fn(|i| bytes[i])
-}
-
-/// Imports of one name are one agent, wherever they run: the same file twice is one.
-fn import_agent(name: &str) -> [u8; 16] {
-    first_16(blake3::hash(format!("gnomon-import {name}").as_bytes()))
-}
-
-/// The stamps of a file are POSIX time, taken as they are.
-fn file_fix() -> Fix {
-    let unix_ns = 1_700_000_000_000_000_000;
-    Fix {
-        raw: RawNs(unix_ns),
-        utc: UtcNs::from_unix_ns(unix_ns.cast_signed()),
-        err_ns: 0,
-        source: FixSource::File,
-    }
-}
-
-/// The import's spool goes with it.
-struct SpoolDir(PathBuf);
-
-impl Drop for SpoolDir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 #[cfg(test)]

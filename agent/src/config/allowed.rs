@@ -6,6 +6,8 @@ use super::{Config, StanceConfig};
 
 /// Workers have a number of eight bits in the ids of their flows.
 pub const WORKERS_MAX: usize = 256;
+/// Files of alerts that one thread looks at ten times a second.
+const EVE_FILES_MAX: usize = 16;
 
 impl Validate for Config {
     const RENAMED: &'static [(&'static str, &'static str)] = &[("slices.rules", "rules")];
@@ -66,6 +68,21 @@ impl Validate for Config {
         in_range("flows.metadata_bytes_max", &flows.metadata_bytes_max, &metadata_max)?;
         in_range("slices.block_age", &slices.block_age, &(ms(1)..=s(10)))?;
         self.rules()?;
+        let eve = &self.alerts.eve;
+        if eve.len() > EVE_FILES_MAX {
+            return Err(ConfigError::invalid(
+                "alerts.eve",
+                format!("{} files, at most {EVE_FILES_MAX}", eve.len()),
+            ));
+        }
+        for (at, path) in eve.iter().enumerate() {
+            // One line a path is how places are kept.
+            let text = path.as_os_str().as_encoded_bytes();
+            if text.is_empty() || text.contains(&b'\n') || eve[..at].contains(path) {
+                let message = "is empty, no name of a file, or stands twice";
+                return Err(ConfigError::invalid(&format!("alerts.eve[{at}]"), message));
+            }
+        }
         let spool = &self.spool;
         in_range(
             "spool.bytes_max",

@@ -33,8 +33,8 @@ pub fn when(field: &'static Field) -> Result<When, &'static str> {
     match field.id {
         TAGS => Err("tags are what rules give"),
         PAYLOAD8_SRC | PAYLOAD8_DST => Err("it is read off when the record is made"),
-        // country, asn, oui: looked up where records come together.
-        FieldId(92..=94 | 1930..=1935) => Err("only the collector knows it"),
+        // country, asn, oui: looked up where records come together; alerts are joined there.
+        FieldId(92..=94 | 1930..=1935 | 1940..=1945) => Err("only the collector knows it"),
         FieldId(id) if id >= ATTRIBUTE_ID_FIRST => Ok(When::Metadata),
         // node, node.id, interface
         FieldId(2..=4) => Ok(When::FirstPacket),
@@ -78,6 +78,7 @@ mod tests {
             ("starttime", None),
             ("ingesttime", None),
             ("country.dst", None),
+            ("alert.signature", None),
             ("session.length", None),
             ("bytes", None),
             ("tags", None),

@@ -2,11 +2,10 @@
 
 use std::io;
 
-use gnomon_flow::FlowRecord;
 use gnomon_proto::{Message, v1};
 
 use super::segment::{Lane, PAYLOAD_BYTES_MAX};
-use crate::export::{Exported, PacketBlock};
+use crate::export::{AlertBatch, Exported, PacketBlock};
 
 /// Uncompressed bytes of records in one entry; beyond it a batch is cut in two.
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -62,6 +61,14 @@ impl Encoder {
                 let batch = v1::FlowBatch {
                     interface: interface.to_owned(),
                     records: records.iter().map(v1::FlowRecord::from).collect(),
+                    alerts: Vec::new(),
+                };
+                self.flows(batch, sink)
+            }
+            Exported::Alerts(AlertBatch { alerts, .. }) => {
+                let batch = v1::FlowBatch {
+                    alerts: alerts.iter().map(v1::Alert::from).collect(),
+                    ..v1::FlowBatch::default()
                 };
                 self.flows(batch, sink)
             }
@@ -76,13 +83,14 @@ impl Encoder {
     fn flows(&mut self, mut batch: v1::FlowBatch, sink: &mut impl FnMut(Payload)) -> io::Result<()> {
         if batch.encoded_len() > BATCH_BYTES_MAX && batch.records.len() > 1 {
             let rest = batch.records.split_off(batch.records.len() / 2);
-            let second = v1::FlowBatch { interface: batch.interface.clone(), records: rest };
+            let second =
+                v1::FlowBatch { interface: batch.interface.clone(), records: rest, alerts: Vec::new() };
             self.flows(batch, sink)?;
             return self.flows(second, sink);
         }
         self.plain.clear();
         batch.encode(&mut self.plain).map_err(io::Error::other)?;
-        let items = u32::try_from(batch.records.len()).unwrap_or(u32::MAX);
+        let items = u32::try_from(batch.records.len() + batch.alerts.len()).unwrap_or(u32::MAX);
         let bytes = self.zstd.compress(&self.plain)?;
         sink(Payload { lane: Lane::Flows, items, bytes });
         Ok(())
@@ -133,9 +141,11 @@ impl Encoder {
 
 /// How many records or packets a hand-over holds: what is lost when it cannot be encoded.
 pub(super) fn items(body: &Exported) -> (Lane, u32) {
-    let count = |records: &[FlowRecord]| u32::try_from(records.len()).unwrap_or(u32::MAX);
+    let count = |items: usize| u32::try_from(items).unwrap_or(u32::MAX);
     match body {
-        Exported::Flows(records) => (Lane::Flows, count(records)),
+        Exported::Flows(records) => (Lane::Flows, count(records.len())),
+        // As little and as much worth as records.
+        Exported::Alerts(batch) => (Lane::Flows, count(batch.alerts.len())),
         Exported::Packets(block) => (Lane::Slices, block.packets),
     }
 }

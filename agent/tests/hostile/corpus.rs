@@ -359,6 +359,20 @@ pub(crate) fn datagrams() -> Vec<Vec<u8>> {
     ]
 }
 
+/// EVE files, as [`super::targets::eve`] takes them.
+pub(crate) fn eve_files() -> Vec<Vec<u8>> {
+    let alert = r#"{"timestamp":"2023-11-14T22:13:20.123456+0000","flow_id":1913,"in_iface":"s0","event_type":"alert","src_ip":"10.0.0.1","src_port":40000,"dest_ip":"192.0.2.7","dest_port":80,"proto":"TCP","community_id":"1:x","tx_id":0,"alert":{"action":"allowed","gid":1,"signature_id":2100498,"rev":7,"signature":"a "quoted" é one","category":"","severity":2},"app_proto":"http"}"#;
+    let ping = r#"{"timestamp":"2023-11-14T22:13:20Z","event_type":"alert","src_ip":"fe80::1","dest_ip":"fe80::2","proto":"IPv6-ICMP","icmp_type":128,"icmp_code":0,"alert":{"signature_id":1}}"#;
+    let flow = r#"{"timestamp":"2023-11-14T22:13:20.000000+0000","event_type":"flow","src_ip":"10.0.0.1","proto":"UDP","flow":{"pkts_toserver":1}}"#;
+    let file = |pieces: u8, lines: &[&str]| [&[pieces], lines.join("\n").as_bytes(), b"\n"].concat();
+    vec![
+        file(255, &[alert, flow, ping]),
+        file(6, &[alert]),
+        file(40, &[flow, "", "\r", "{", ping, alert]),
+        file(0, &[ping]),
+    ]
+}
+
 /// Records of the conversation, as they are sent.
 pub(crate) fn entries() -> Vec<Vec<u8>> {
     let table = TableConfig { flows_max: 64, ..TableConfig::default() };

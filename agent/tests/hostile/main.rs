@@ -63,6 +63,11 @@ fn datagrams_are_inspected_within_their_budget() {
 }
 
 #[test]
+fn lines_of_others_are_taken_or_refused() {
+    run(targets::eve, &corpus::eve_files(), 40_000);
+}
+
+#[test]
 fn entries_off_the_wire_are_taken_or_refused() {
     run(targets::entry, &corpus::entries(), 20_000);
 }

@@ -3,6 +3,8 @@
 use std::io::Cursor;
 use std::sync::{Arc, OnceLock};
 
+use gnomon_agent::alerts::eve::Said;
+use gnomon_agent::alerts::lines::Lines;
 use gnomon_agent::decode;
 use gnomon_agent::engine::{Engine, EngineConfig};
 use gnomon_agent::inspect::{BufferBudget, Inspection};
@@ -11,7 +13,7 @@ use gnomon_agent::rules::{Action, Keep, RuleText, Rules};
 use gnomon_agent::table::{InterimPolicy, TableConfig};
 use gnomon_capture::{Frame, LinkType, PcapFile, Stamp, VlanTag};
 use gnomon_clock::RawNs;
-use gnomon_flow::{Addresses, Attributes, FlowRecord, Origin};
+use gnomon_flow::{Addresses, Alert, Attributes, FlowRecord, Origin};
 use gnomon_proto::Message;
 
 pub(crate) const LINKS: [u16; 18] =
@@ -205,6 +207,26 @@ pub(crate) fn datagram(input: &[u8]) {
     }
     inspection.release(&mut budget);
     assert_eq!(budget.left(), BUDGET);
+}
+
+/// `length of pieces`, then an EVE file: lines in pieces, and alerts that the wire takes as they are.
+pub(crate) fn eve(input: &[u8]) {
+    let [pieces, text @ ..] = input else { return };
+    let mut lines = Lines::default();
+    let mut whole = 0;
+    for piece in text.chunks(usize::from(*pieces) + 1) {
+        lines.feed(piece, &mut |line| {
+            whole += 1;
+            let Ok(Some(said)) = Said::parse(line) else { return };
+            let alert = said.alert(RawNs(1), RawNs(2));
+            assert!(alert.signature.len() <= Alert::TEXT_BYTES_MAX);
+            let mut attributes = Attributes::default();
+            assert!(alert.add_to(&mut attributes));
+            let wire = gnomon_proto::v1::Alert::from(&alert);
+            assert_eq!(Alert::try_from(wire).ok(), Some(alert));
+        });
+    }
+    assert_eq!(whole, text.iter().filter(|byte| **byte == b'\n').count());
 }
 
 /// A flow record as it comes off the wire: what is taken is the same when it is sent on.

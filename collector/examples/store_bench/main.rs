@@ -193,8 +193,12 @@ fn ingest(
             let batch = RecordBatch::read(&payload, &Enrichment::default())?;
             decode_s += begun.elapsed().as_secs_f64();
             let committing = Watch::start();
-            let content =
-                Content::Flows { interface: batch.interface.into(), records: batch.records, payload };
+            let content = Content::Flows {
+                interface: batch.interface.into(),
+                records: batch.records,
+                alerts: Vec::new(),
+                payload,
+            };
             let body = Body::Entry { seq: seqs[usize::from(sensor)], content };
             let name = format!("sensor-{sensor}").into();
             writer.commit(&[Change { epoch: epoch(sensor), agent_name: name, body }])?;

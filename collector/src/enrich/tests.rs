@@ -229,7 +229,8 @@ async fn a_country_is_found_at_once_after_a_restart_and_in_a_block() {
     let records = [between(1, "203.0.113.9"), between(2, "10.1.2.3"), between(3, "2001:db8:de::1")];
     let payload = RecordBatch::payload("eth0", &records);
     let batch = RecordBatch::read(&payload, store.enrichment()).unwrap();
-    let content = Content::Flows { interface: "eth0".into(), records: batch.records, payload };
+    let content =
+        Content::Flows { interface: "eth0".into(), records: batch.records, alerts: Vec::new(), payload };
     writer.commit(&[change(epoch(1), Body::Entry { seq: 1, content })]).unwrap();
     let cases: [(&str, &[u64]); 7] = [
         ("country.dst == DE", &[3]),

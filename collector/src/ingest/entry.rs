@@ -60,8 +60,9 @@ pub(super) fn check(entry: &v1::Entry, enrichment: &Enrichment) -> Checked {
 }
 
 fn check_flows(payload: &Bytes, enrichment: &Enrichment) -> Result<Checked, BadEntry> {
-    let RecordBatch { interface, records, bad, records_bad } = RecordBatch::read(payload, enrichment)?;
-    let content = Content::Flows { interface: interface.into(), records, payload: payload.clone() };
+    let RecordBatch { interface, records, alerts, bad, records_bad } =
+        RecordBatch::read(payload, enrichment)?;
+    let content = Content::Flows { interface: interface.into(), records, alerts, payload: payload.clone() };
     Ok(Checked { content, bad: bad.map(BadEntry::Record), records_bad })
 }
 
@@ -117,7 +118,7 @@ mod tests {
     }
 
     fn batch(records: Vec<v1::FlowRecord>) -> Vec<u8> {
-        let batch = v1::FlowBatch { interface: "eth0".to_owned(), records };
+        let batch = v1::FlowBatch { interface: "eth0".to_owned(), records, ..Default::default() };
         zstd::bulk::compress(&batch.encode_to_vec(), 1).unwrap()
     }
 

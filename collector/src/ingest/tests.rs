@@ -148,7 +148,7 @@ impl Agent {
     fn flows(&self, seq: u64, ids: std::ops::Range<u64>) -> Say {
         let raw = KernelClock.raw().0;
         let records = ids.map(|id| (&testing::record(id, 1, raw - 1000, raw)).into()).collect();
-        let batch = v1::FlowBatch { interface: "eth0".to_owned(), records };
+        let batch = v1::FlowBatch { interface: "eth0".to_owned(), records, ..Default::default() };
         self.entry(seq, v1::EntryKind::Flows, zstd::bulk::compress(&batch.encode_to_vec(), 1).unwrap())
     }
 

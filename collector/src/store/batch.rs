@@ -5,7 +5,7 @@ use std::io::Read;
 
 use bytes::Bytes;
 use gnomon_clock::UtcNs;
-use gnomon_flow::{EpochHash, FlowRecord};
+use gnomon_flow::{Alert, EpochHash, FlowRecord};
 use gnomon_proto::{FlowBatch, Message, WireError, v1};
 
 use super::RECORD_NS_MAX;
@@ -29,6 +29,8 @@ pub enum BatchError {
 pub enum RecordError {
     #[error("record {index}: {error}")]
     Wire { index: usize, error: WireError },
+    #[error("alert {index}: {error}")]
+    Alert { index: usize, error: WireError },
     #[error("record {index} ends before it begins or spans more than a day")]
     Time { index: usize },
 }
@@ -38,6 +40,7 @@ pub enum RecordError {
 pub struct RecordBatch {
     pub interface: String,
     pub records: Vec<FlowRecord>,
+    pub alerts: Vec<Alert>,
     pub bad: Option<RecordError>,
     pub records_bad: u64,
 }
@@ -76,6 +79,11 @@ impl RecordBatch {
             (Some(index), _) => Some(RecordError::Time { index }),
             (None, bad) => bad.map(|(index, error)| RecordError::Wire { index, error }),
         };
+        batch.alerts = wire.alerts;
+        for (index, error) in wire.bad_alerts {
+            batch.records_bad += 1;
+            batch.bad = batch.bad.or(Some(RecordError::Alert { index, error }));
+        }
         enrichment.add_to(&mut batch.records);
         Ok(batch)
     }
@@ -85,6 +93,7 @@ impl RecordBatch {
         let batch = v1::FlowBatch {
             interface: interface.to_owned(),
             records: records.iter().map(v1::FlowRecord::from).collect(),
+            alerts: Vec::new(),
         };
         zstd::bulk::compress(&batch.encode_to_vec(), 1).unwrap_or_default().into()
     }

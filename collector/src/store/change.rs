@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gnomon_clock::{EpochId, Fix, RawNs};
-use gnomon_flow::{FlowId, FlowRecord};
+use gnomon_flow::{Alert, FlowId, FlowRecord};
 
 /// One thing to write down.
 #[derive(Clone, Debug)]
@@ -42,6 +42,7 @@ pub enum Content {
     Flows {
         interface: Arc<str>,
         records: Vec<FlowRecord>,
+        alerts: Vec<Alert>,
         /// The same as it came: a zstd frame of a `FlowBatch`, in which records that mean nothing may be too.
         payload: Bytes,
     },

@@ -15,6 +15,7 @@
 //! loose        [epoch 8][flow 8][segment 4]                              block, row, revision, ingest time of an open record
 //! slices       [epoch 8][flow 8][segment file 4][offset 8]               retired: segment files have their own index
 //! segments     [segment file 4]                                          packets and bytes in it, and when it was written
+//! alerts       [number 8]                                                a protobuf `StoredAlert` (alerts.rs)
 //! epochs       [epoch 8]                                                 the epoch, the agent's name, the fixes
 //! ledger       [agent 16][epoch 8]                                       highest durable seq
 //! meta         see the constants below
@@ -56,13 +57,14 @@ pub(super) enum Family {
     Waiting,
     Loose,
     Segments,
+    Alerts,
     Epochs,
     Ledger,
     Meta,
 }
 
 impl Family {
-    pub(super) const ALL: [Family; 11] = [
+    pub(super) const ALL: [Family; 12] = [
         Family::Columns,
         Family::Blocks,
         Family::Dead,
@@ -71,6 +73,7 @@ impl Family {
         Family::Waiting,
         Family::Loose,
         Family::Segments,
+        Family::Alerts,
         Family::Epochs,
         Family::Ledger,
         Family::Meta,
@@ -86,6 +89,7 @@ impl Family {
             Family::Waiting => "waiting",
             Family::Loose => "loose",
             Family::Segments => "segments",
+            Family::Alerts => "alerts",
             Family::Epochs => "epochs",
             Family::Ledger => "ledger",
             Family::Meta => "meta",
@@ -177,6 +181,15 @@ pub(super) fn recent(number: u64) -> [u8; 8] {
 }
 
 pub(super) fn recent_of(key: &[u8]) -> Option<u64> {
+    u64_at(key, 0)
+}
+
+/// Key of `alerts`.
+pub(super) fn alert(number: u64) -> [u8; 8] {
+    number.to_be_bytes()
+}
+
+pub(super) fn alert_of(key: &[u8]) -> Option<u64> {
     u64_at(key, 0)
 }
 

@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use gnomon_clock::UtcNs;
-use gnomon_flow::{EpochHash, FlowRef, StoredFlow, TimeState};
+use gnomon_flow::{EpochHash, FlowRef, Pair, StoredFlow, TimeState};
 
 use super::block::Summary;
 use super::block::bloom::Mixing;
+use super::pairs::PairIndex;
 
 /// A block in the database. Replaced when something beside its columns changes.
 #[derive(Clone, Debug)]
@@ -185,6 +186,8 @@ pub(super) struct Live {
     finals: [usize; 2],
     /// Of all hot records' metadata.
     text_bytes: usize,
+    /// The hot records' pairs, while somebody asks for them.
+    pairs: Option<PairIndex>,
 }
 
 /// What a reader sees: it does not change.
@@ -227,11 +230,17 @@ impl Live {
         if flow.record.end.is_some() {
             self.finals[usize::from(flow.time_state == TimeState::Indexed)] += 1;
         }
+        if let Some(pairs) = &mut self.pairs {
+            pairs.insert(id, &flow);
+        }
         self.hot.insert(id, flow);
     }
 
     pub(super) fn remove(&mut self, id: FlowRef) {
         let Some(flow) = self.hot.remove(&id) else { return };
+        if let Some(pairs) = &mut self.pairs {
+            pairs.remove(id, &flow);
+        }
         let count = self.counts.of(flow.time_state);
         *count = count.saturating_sub(1);
         self.text_bytes = self.text_bytes.saturating_sub(flow.record.attributes.text_bytes());
@@ -239,6 +248,25 @@ impl Live {
             let finals = &mut self.finals[usize::from(flow.time_state == TimeState::Indexed)];
             *finals = finals.saturating_sub(1);
         }
+    }
+
+    /// From now on, or no longer, hot records are found by their pairs.
+    pub(super) fn index_pairs(&mut self, wanted: bool) {
+        if wanted == self.pairs.is_some() {
+            return;
+        }
+        self.pairs = wanted.then(|| {
+            let mut pairs = PairIndex::default();
+            self.hot.iter().for_each(|(id, flow)| pairs.insert(*id, flow));
+            pairs
+        });
+    }
+
+    /// Hot records of a pair, while they are found by it.
+    pub(super) fn of_pair(&self, pair: &Pair) -> impl Iterator<Item = (FlowRef, &Arc<StoredFlow>)> {
+        let ids = self.pairs.iter().flat_map(|pairs| pairs.of(pair));
+        let found = ids.filter_map(|id| Some((id, self.hot.get(&id)?)));
+        found.filter(|(_, flow)| Pair::of(&flow.record.key).as_ref() == Some(pair))
     }
 
     pub(super) fn blocks(&self) -> &Arc<Vec<Arc<Sealed>>> {

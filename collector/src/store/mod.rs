@@ -4,6 +4,7 @@
 //! handles read. What is where is said in `keys.rs`.
 
 mod age;
+mod alerts;
 mod batch;
 pub(crate) mod block;
 mod change;
@@ -13,11 +14,13 @@ mod envelope;
 mod epochs;
 mod held;
 mod intake;
+mod join;
 mod keys;
 pub(crate) mod live;
 mod neighbours;
 mod open;
 mod page;
+mod pairs;
 mod progress;
 pub(crate) mod reader;
 mod regate;
@@ -36,6 +39,8 @@ mod verify;
 mod writer;
 
 #[cfg(test)]
+mod alert_tests;
+#[cfg(test)]
 mod block_tests;
 #[cfg(test)]
 mod retime_tests;
@@ -50,6 +55,7 @@ use gnomon_clock::{AgentVote, CollectorNow, EpochId, Estimate, RawNs, UtcNs};
 use gnomon_flow::{AgentId, EpochHash, FlowId, FlowRef, StoredFlow, TimeState};
 use tokio::sync::broadcast;
 
+pub(crate) use alerts::AlertCounts;
 pub use batch::{BatchError, RecordBatch, RecordError};
 pub use change::{Body, Change, Committed, Content, Evidence, Slices};
 pub use envelope::DamagedValue;
@@ -200,6 +206,7 @@ struct Shared {
     moves: AtomicU64,
     /// Blocks of records.
     damaged_blocks: AtomicU64,
+    alert_counts: Arc<AlertCounts>,
     torn_bytes: u64,
     lost_bytes: u64,
     stopped: Mutex<Option<String>>,
@@ -366,6 +373,11 @@ impl Store {
     pub fn overruled(&self, epoch: &EpochId) -> Result<usize, StoreError> {
         let epoch = self.shared.epochs.get(&self.shared.rocks, EpochHash::of(epoch))?;
         Ok(epoch.map_or(0, |epoch| epoch.timeline.overruled()))
+    }
+
+    /// What became of alerts since the start.
+    pub(crate) fn alert_counts(&self) -> &AlertCounts {
+        &self.shared.alert_counts
     }
 
     /// Where the store is.

@@ -1,6 +1,6 @@
 //! Opening a store: the format's version, what a crash left in the newest segment file, and the work to take up again.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock};
@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use gnomon_clock::MonoNs;
 use tokio::sync::broadcast;
 
+use super::alerts::AlertTable;
 use super::column_cache::ColumnCache;
 use super::envelope::{Totals, numbers, numbers_of};
 use super::epochs::Epochs;
@@ -86,6 +87,7 @@ pub fn open_enriched(
         changes,
         moves,
         damaged_blocks: AtomicU64::new(0),
+        alert_counts: Arc::default(),
         torn_bytes: recovered.cut_bytes,
         lost_bytes: recovered.lost_bytes,
         stopped: Mutex::default(),
@@ -97,6 +99,9 @@ pub fn open_enriched(
         next_block: 1,
         recent: (0, 0),
         waiting: HashMap::new(),
+        alerts: AlertTable::default(),
+        arrived: BTreeSet::new(),
+        searches: BTreeMap::new(),
         keyed_by: HashMap::new(),
         jobs: VecDeque::new(),
         limits,
@@ -108,6 +113,7 @@ pub fn open_enriched(
         time_saved_at: None,
     };
     writer.load_segments()?;
+    writer.load_alerts()?;
     writer.load_records()?;
     writer.load_jobs();
     writer.load_time()?;

@@ -14,7 +14,6 @@ use gnomon_flow::{EpochHash, FlowRef, StoredFlow, TimeState};
 
 use super::StoreError;
 use super::block::Summary;
-use super::envelope::Envelope;
 use super::epochs::Epoch;
 use super::keys::{self, Family};
 use super::live::Sealed;
@@ -86,6 +85,7 @@ impl Writer {
         if concerns {
             self.queue(Cause::Evidence(epoch));
         }
+        self.rejoin_waiting(epoch, concerns);
     }
 
     /// At once from the next run on, and again after a crash, since every start is followed by a proof.
@@ -124,7 +124,8 @@ impl Writer {
     /// # Errors
     /// What the disk said; the run is tried again by the next call.
     pub fn settle(&mut self) -> Result<bool, StoreError> {
-        if self.seal()? {
+        self.forget_alerts()?;
+        if self.seal()? || self.join_arrived()? || self.search_block()? {
             return Ok(true);
         }
         let Some(job) = self.jobs.front() else { return Ok(false) };
@@ -271,20 +272,15 @@ impl Writer {
     /// Rows leave their block and are single records again, judged anew.
     fn move_out(&mut self, block: &Arc<Sealed>, which: impl Fn(usize) -> bool) -> Result<(), StoreError> {
         let mut stage = Stage::new(&self.shared);
-        let mut waiting = Vec::new();
         for (row, flow) in self.rows_of(block, which)? {
             let id = flow.id();
             let Some(epoch) = self.shared.epochs.get(&self.shared.rocks, id.epoch)? else { continue };
             let judged = self.shared.judge(&epoch, &flow.record, &stage.now)?;
             let flow =
                 StoredFlow { time_state: judged.state, first: judged.first, last: judged.last, ..flow };
-            stage.batch.put(Family::Waiting, keys::reference(id), Envelope::of(&flow).encode());
-            waiting.push((id, flow.record.revision));
             stage.leave(id, block.id, row);
-            stage.put(id, flow);
+            stage.put_durably(id, flow);
         }
-        self.publish(stage, true)?;
-        self.waiting.extend(waiting);
-        Ok(())
+        self.publish(stage, true)
     }
 }

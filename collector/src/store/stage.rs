@@ -1,14 +1,15 @@
 //! A group of changes between the first look and the one batch that makes it durable.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use gnomon_clock::CollectorNow;
 use gnomon_flow::{EpochHash, FlowRef, StoredFlow};
 
 use super::Shared;
+use super::alerts::Remembered;
 use super::block::bloom::Mixing;
-use super::envelope::Totals;
+use super::envelope::{Envelope, Totals};
 use super::epochs::Epoch;
 use super::keys::{self, Family};
 use super::rocks::Batch;
@@ -36,6 +37,14 @@ pub(super) struct Stage {
     pub(super) ledger: HashMap<EpochHash, Option<u64>>,
     /// Packets and bytes appended to the segment file.
     pub(super) frames: [u64; 2],
+    /// Alerts that came, by number.
+    pub(super) alerts: Vec<(u64, Remembered)>,
+    pub(super) alert_digests: HashSet<u64>,
+    pub(super) alerts_repeated: u64,
+    /// Alerts that met a record.
+    pub(super) alerts_joined: Vec<u64>,
+    /// Records that are written down by themselves, and in which revision.
+    pub(super) waiting: Vec<(FlowRef, u32)>,
 }
 
 impl Stage {
@@ -57,6 +66,11 @@ impl Stage {
             cut: Vec::new(),
             ledger: HashMap::new(),
             frames: [0; 2],
+            alerts: Vec::new(),
+            alert_digests: HashSet::new(),
+            alerts_repeated: 0,
+            alerts_joined: Vec::new(),
+            waiting: Vec::new(),
         }
     }
 
@@ -70,6 +84,13 @@ impl Stage {
         if self.rows.insert(id, Arc::new(flow)).is_none() {
             self.fresh.push(id);
         }
+    }
+
+    /// The same for a record that is not on the disk as it is now.
+    pub(super) fn put_durably(&mut self, id: FlowRef, flow: StoredFlow) {
+        self.batch.put(Family::Waiting, keys::reference(id), Envelope::of(&flow).encode());
+        self.waiting.push((id, flow.record.revision));
+        self.put(id, flow);
     }
 
     /// A record leaves its block.

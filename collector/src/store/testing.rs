@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use gnomon_clock::{Bracket, Clock, EpochId, Fix, FixSource, KernelStatus, MonoNs, Policy, RawNs, UtcNs};
-use gnomon_flow::{Addresses, DirectionCounters, FlowEndReason, FlowId, FlowKey, FlowRecord};
+use gnomon_flow::{Addresses, Alert, DirectionCounters, FlowEndReason, FlowId, FlowKey, FlowRecord, Pair};
 
 use super::{Body, Change, Content, Evidence, Limits, Store, Writer};
 use crate::clock_gate::ClockGate;
@@ -99,7 +99,34 @@ pub(crate) fn fixes(epoch: EpochId, fixes: Vec<Fix>) -> Change {
 
 pub(crate) fn flows(epoch: EpochId, seq: u64, records: Vec<FlowRecord>) -> Change {
     let payload = super::RecordBatch::payload("eth0", &records);
-    let content = Content::Flows { interface: "eth0".into(), records, payload };
+    let content = Content::Flows { interface: "eth0".into(), records, alerts: Vec::new(), payload };
+    change(epoch, Body::Entry { seq, content })
+}
+
+/// Alert `n` of the flow of [`record`], at RAW second `at_s`.
+pub(crate) fn alert(n: u64, at_s: u64) -> Alert {
+    let key = record(0, 0, 0, 0).key;
+    Alert {
+        at: RawNs(at_s * S),
+        read: RawNs(at_s * S + 1),
+        said_unix_ns: n.cast_signed(),
+        community_id: gnomon_flow::community::community_id(&key, None).unwrap(),
+        pair: Pair::of(&key).unwrap(),
+        signature: format!("ET SCAN test {n}"),
+        signature_id: 9_000_000 + n,
+        gid: 1,
+        revision: 1,
+        severity: 2,
+        category: "Attempted Information Leak".to_owned(),
+        action: "allowed".to_owned(),
+        flow: 1,
+    }
+}
+
+/// Alerts as an entry.
+pub(crate) fn alerts(epoch: EpochId, seq: u64, alerts: Vec<Alert>) -> Change {
+    let content =
+        Content::Flows { interface: "".into(), records: Vec::new(), alerts, payload: Default::default() };
     change(epoch, Body::Entry { seq, content })
 }
 

@@ -6,12 +6,14 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use gnomon_clock::MonoNs;
 use gnomon_flow::EpochHash;
 use gnomon_flow::field::ATTRIBUTE_ID_FIRST;
 use rustix::fs::FlockOperation;
 use serde::Serialize;
 
 use super::StoreError;
+use super::alerts::Remembered;
 use super::batch::{RecordBatch, decode_recent};
 use super::block::{Column, Summary, columns, encoding};
 use super::envelope::{Envelope, Totals, damaged, decode_epoch, numbers_of};
@@ -300,6 +302,13 @@ impl Records<'_> {
                 Ok(())
             });
         }
+        if self.rocks.has(Family::Alerts) {
+            self.each(Family::Alerts, |_, key, value| {
+                keys::alert_of(key).ok_or_else(|| StoreError::Key { bytes: key.to_vec() })?;
+                Remembered::decode(value, MonoNs(0))?;
+                Ok(())
+            });
+        }
         self.each(Family::Ledger, |_, key, value| {
             keys::ledger_of(key).ok_or_else(|| StoreError::Key { bytes: key.to_vec() })?;
             let [_seq] = numbers_of("the ledger", value)?;
@@ -394,11 +403,12 @@ mod tests {
         batch.put(Family::Recent, keys::recent(u64::MAX), *b"?");
         batch.put(Family::Waiting, *b"short", *b"?");
         batch.put(Family::Ledger, *b"short", *b"?");
+        batch.put(Family::Alerts, keys::alert(1), *b"?");
         store.shared.rocks.write(&batch, true).unwrap();
         writer.close().unwrap();
         drop(store);
         let report = found(dir.path());
-        assert_eq!(report.damaged, 7, "{:?}", report.damage);
+        assert_eq!(report.damaged, 8, "{:?}", report.damage);
         assert!(report.damage.iter().any(|damage| damage.problem.contains("is missing")));
         assert_eq!(report.frames, 6);
     }

@@ -5,13 +5,16 @@
 //! segment file that the next open cuts; a crash after it leaves everything. A group that failed left nothing and can be
 //! committed again as it is.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, PoisonError};
 
 use gnomon_clock::{MonoNs, Timeline, UtcNs};
-use gnomon_flow::{AgentId, EpochHash, FlowRecord, FlowRef, Origin, StoredFlow};
+use gnomon_flow::alert::carry_over;
+use gnomon_flow::{AgentId, EpochHash, FlowRecord, FlowRef, Origin, Pair, StoredFlow};
 
+use super::alerts::AlertTable;
 use super::batch::encode_recent;
+use super::block::bloom::Mixing;
 use super::change::{Body, Change, Committed, Content, Slices};
 use super::envelope::{encode_epoch, numbers, numbers_of};
 use super::epochs::Epoch;
@@ -38,6 +41,11 @@ pub struct Writer {
     pub(super) recent: (u64, u64),
     /// Records in no block that are written down by themselves, and in which revision.
     pub(super) waiting: HashMap<FlowRef, u32>,
+    pub(super) alerts: AlertTable,
+    /// Alerts whose records were not looked for yet.
+    pub(super) arrived: BTreeSet<u64>,
+    /// Blocks to be looked through for records of these pairs.
+    pub(super) searches: BTreeMap<u64, HashSet<Pair, Mixing>>,
     /// The timeline that the records of an epoch are indexed by, where it has changed since the start.
     pub(super) keyed_by: HashMap<EpochHash, Timeline>,
     pub(super) jobs: VecDeque<Job>,
@@ -106,7 +114,8 @@ impl Writer {
                     return Ok(Committed { duplicate: true, ..Committed::default() });
                 }
                 let answer = match content {
-                    Content::Flows { interface, records, payload } => {
+                    Content::Flows { interface, records, alerts, payload } => {
+                        alerts.iter().for_each(|alert| self.take_alert(hash, alert, stage));
                         self.place_all(hash, &epoch, interface, records, payload, stage)?
                     }
                     Content::Slices(slices) => self.append(hash, slices, stage)?,
@@ -201,22 +210,32 @@ impl Writer {
         now: UtcNs,
         stage: &mut Stage,
     ) -> Result<bool, StoreError> {
-        let known = match stage.rows.get(&id) {
-            Some(flow) => Some((flow.record.revision, flow.ingested)),
-            None => self.shared.live().get(id).map(|flow| (flow.record.revision, flow.ingested)),
+        let before = match stage.rows.get(&id) {
+            Some(flow) => Some(Arc::clone(flow)),
+            None => self.shared.live().get(id).cloned(),
         };
+        let known = before.as_ref().map(|flow| (flow.record.revision, flow.ingested));
+        let mut left = None;
         // Only a record that was open when it went into a block can have a later revision. That what is final does not
         // come twice is the ledger's business.
         let known = match known {
             None if record.revision > 0 || record.end.is_none() => {
-                self.leave_block(id, record.revision, stage)?
+                self.leave_block(id, record.revision, &mut left, stage)?
             }
             known => known,
         };
         if known.is_some_and(|(revision, _)| record.revision <= revision) {
             return Ok(false);
         }
-        let judged = self.shared.judge(epoch, record, &stage.now)?;
+        let mut record = record.clone();
+        // What alerts said of an earlier revision holds for this one, which knows nothing of it.
+        let mut alerted = match (&before, left) {
+            (Some(before), _) => carry_over(&before.record.attributes, &mut record.attributes),
+            (None, Some((block, row))) => self.said_of_row(block, row, &mut record)?,
+            (None, None) => false,
+        };
+        alerted |= self.join(id.epoch, epoch, &mut record, stage)?;
+        let judged = self.shared.judge(epoch, &record, &stage.now)?;
         let flow = StoredFlow {
             origin: Origin {
                 agent: epoch.agent(),
@@ -229,17 +248,23 @@ impl Writer {
             ingested: Some(known.and_then(|(_, ingested)| ingested).unwrap_or(now)),
             time_state: judged.state,
             time_reason: Default::default(),
-            record: record.clone(),
+            record,
         };
-        stage.put(id, flow);
+        if alerted {
+            stage.put_durably(id, flow);
+        } else {
+            stage.put(id, flow);
+        }
         Ok(true)
     }
 
-    /// Takes an open record out of its block, when `revision` is a later one. What it was and when it came in.
+    /// Takes an open record out of its block, when `revision` is a later one; `left` is told where it was. Its revision there
+    /// and when it came in.
     fn leave_block(
         &self,
         id: FlowRef,
         revision: u32,
+        left: &mut Option<(u64, usize)>,
         stage: &mut Stage,
     ) -> Result<Option<(u32, Option<UtcNs>)>, StoreError> {
         let Some(value) = self.shared.rocks.get(Family::Loose, &keys::reference(id))? else {
@@ -250,6 +275,7 @@ impl Writer {
         let ingested = Some(UtcNs::from_tai_ns(ingested.cast_signed()));
         if revision > known {
             stage.leave(id, block, row as usize);
+            *left = Some((block, row as usize));
         }
         Ok(Some((known, ingested)))
     }
@@ -300,6 +326,7 @@ impl Writer {
         }
         let dead = self.bury(&mut stage);
         if stage.batch.is_empty() && stage.rows.is_empty() {
+            self.keep_alerts(&mut stage);
             return Ok(());
         }
         if !stage.batch.is_empty() {
@@ -307,6 +334,7 @@ impl Writer {
             self.shared.rocks.write(&stage.batch, durable)?;
         }
         self.recent.1 += stage.recent;
+        self.keep_alerts(&mut stage);
         if stage.frames != [0; 2] {
             let row = self.table.entry(self.segments.position().number).or_default();
             row[0] += stage.frames[0];

@@ -114,6 +114,31 @@ impl Attributes {
         self.text_bytes() + self.len() * size_of::<Attribute>()
     }
 
+    /// Add a value even where nothing more fits: what came last of all for which `may_go` holds makes room, and is counted.
+    /// Returns whether it was added; one that is there already, and one that nothing makes room for, is not.
+    pub fn push_over(
+        &mut self,
+        field: FieldId,
+        value: &AttributeValue,
+        may_go: impl Fn(&Attribute) -> bool,
+    ) -> bool {
+        loop {
+            let dropped = self.dropped;
+            if self.push(field, value.clone()) {
+                return true;
+            }
+            if self.dropped == dropped {
+                return false;
+            }
+            let Some(at) = self.list().iter().rposition(&may_go) else { return false };
+            // Dropped is what goes; the value that was counted comes.
+            let list = Arc::make_mut(self.list.get_or_insert_default());
+            if let AttributeValue::Text(text) = list.remove(at).value {
+                self.text_bytes -= text.len() as u32;
+            }
+        }
+    }
+
     /// Bytes of all text values together.
     pub fn text_bytes(&self) -> usize {
         self.text_bytes as usize
@@ -195,6 +220,35 @@ mod tests {
         }
         assert_eq!((attributes.len(), attributes.dropped()), (24, 76));
         assert!(!attributes.is_full() && attributes.text(field::TAGS, "short"));
+    }
+
+    #[test]
+    fn what_has_to_be_there_finds_room() {
+        let mut attributes = Attributes::default();
+        attributes.text(field::TAGS, "stays");
+        for n in 0..100 {
+            attributes.text(field::DNS_HOST, &format!("{n:0>1000}"));
+        }
+        let (len, dropped) = (attributes.len(), attributes.dropped());
+        let goes = |attribute: &Attribute| attribute.field == field::DNS_HOST;
+        let text = |text: &str| AttributeValue::Text(text.to_owned());
+        let long = text(&"x".repeat(1024));
+        assert!(attributes.push_over(field::ALERT_SIGNATURE, &long, goes));
+        assert!(!attributes.push_over(field::ALERT_SIGNATURE, &long, goes), "once");
+        assert_eq!((attributes.len(), attributes.dropped()), (len, dropped + 1));
+        assert_eq!(attributes.of(field::TAGS).count(), 1);
+        let sum: usize = attributes
+            .iter()
+            .map(|a| if let AttributeValue::Text(text) = &a.value { text.len() } else { 0 })
+            .sum();
+        assert_eq!(attributes.text_bytes(), sum);
+        for n in 0..300u32 {
+            attributes.push_over(field::ALERT_SIGNATURE_ID, &AttributeValue::Integer(n.into()), goes);
+        }
+        assert_eq!((attributes.len(), attributes.of(field::DNS_HOST).count()), (Attributes::COUNT_MAX, 0));
+        let dropped = attributes.dropped();
+        assert!(!attributes.push_over(field::ALERT_GID, &AttributeValue::Integer(9), goes));
+        assert_eq!(attributes.dropped(), dropped + 1);
     }
 
     #[test]

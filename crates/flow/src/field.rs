@@ -4,6 +4,8 @@
 //! Ids are written to disk and to the wire: they never change, and an id that is retired stays reserved. A pure table,
 //! so it may be long.
 
+mod ids;
+
 use std::borrow::Cow;
 
 use gnomon_clock::UtcNs;
@@ -13,6 +15,7 @@ use crate::community::community_id;
 use crate::key::FlowKey;
 use crate::stored::StoredFlow;
 pub use crate::value::Value;
+pub use ids::*;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FieldId(pub u16);
@@ -209,171 +212,6 @@ pub fn protocol_name(key: &FlowKey) -> Cow<'static, str> {
         other => Cow::Owned(format!("ethertype-{other:04x}")),
     }
 }
-
-pub const PROTOCOLS: FieldId = FieldId(1000);
-pub const TAGS: FieldId = FieldId(1001);
-pub const DNS_HOST: FieldId = FieldId(1010);
-pub const DNS_QUERY_TYPE: FieldId = FieldId(1011);
-pub const DNS_STATUS: FieldId = FieldId(1012);
-pub const DNS_IP: FieldId = FieldId(1013);
-pub const DNS_CNAME: FieldId = FieldId(1014);
-pub const HTTP_METHOD: FieldId = FieldId(1020);
-pub const HTTP_HOST: FieldId = FieldId(1021);
-pub const HTTP_URI: FieldId = FieldId(1022);
-pub const HTTP_STATUS: FieldId = FieldId(1023);
-pub const HTTP_USER_AGENT: FieldId = FieldId(1024);
-pub const HTTP_CONTENT_TYPE: FieldId = FieldId(1025);
-pub const HTTP_SERVER: FieldId = FieldId(1026);
-pub const HTTP_REFERER: FieldId = FieldId(1027);
-pub const TLS_HOST: FieldId = FieldId(1040);
-pub const TLS_VERSION: FieldId = FieldId(1041);
-pub const TLS_CIPHER: FieldId = FieldId(1042);
-pub const TLS_ALPN: FieldId = FieldId(1043);
-pub const TLS_JA3: FieldId = FieldId(1044);
-pub const TLS_JA3S: FieldId = FieldId(1045);
-pub const TLS_JA4: FieldId = FieldId(1046);
-pub const SSH_VERSION: FieldId = FieldId(1060);
-pub const NTP_MODE: FieldId = FieldId(1070);
-pub const NTP_MONLIST: FieldId = FieldId(1071);
-pub const USER: FieldId = FieldId(1100);
-pub const PAYLOAD8_SRC: FieldId = FieldId(1101);
-pub const PAYLOAD8_DST: FieldId = FieldId(1102);
-pub const DNS_OPCODE: FieldId = FieldId(1105);
-pub const DNS_MAILSERVER: FieldId = FieldId(1106);
-pub const DNS_NAMESERVER: FieldId = FieldId(1107);
-pub const DNS_TXT: FieldId = FieldId(1108);
-pub const HTTP_AUTH_TYPE: FieldId = FieldId(1110);
-pub const HTTP_USER: FieldId = FieldId(1111);
-pub const HTTP_XFF: FieldId = FieldId(1112);
-pub const HTTP_VERSION_SRC: FieldId = FieldId(1113);
-pub const HTTP_VERSION_DST: FieldId = FieldId(1114);
-pub const CERT_COUNT: FieldId = FieldId(1120);
-pub const CERT_SUBJECT_CN: FieldId = FieldId(1121);
-pub const CERT_SUBJECT_ON: FieldId = FieldId(1122);
-pub const CERT_SUBJECT_OU: FieldId = FieldId(1123);
-pub const CERT_ISSUER_CN: FieldId = FieldId(1124);
-pub const CERT_ISSUER_ON: FieldId = FieldId(1125);
-pub const CERT_ISSUER_OU: FieldId = FieldId(1126);
-pub const CERT_SERIAL: FieldId = FieldId(1127);
-pub const CERT_NOT_BEFORE: FieldId = FieldId(1128);
-pub const CERT_NOT_AFTER: FieldId = FieldId(1129);
-pub const CERT_VALID_DAYS: FieldId = FieldId(1130);
-pub const CERT_ALT: FieldId = FieldId(1131);
-pub const CERT_HASH: FieldId = FieldId(1132);
-pub const CERT_PUBLIC_ALGORITHM: FieldId = FieldId(1133);
-pub const CERT_CURVE: FieldId = FieldId(1134);
-pub const SSH_HASSH: FieldId = FieldId(1140);
-pub const SSH_HASSH_SERVER: FieldId = FieldId(1141);
-pub const SSH_KEY: FieldId = FieldId(1142);
-pub const EMAIL_SRC: FieldId = FieldId(1150);
-pub const EMAIL_DST: FieldId = FieldId(1151);
-pub const EMAIL_SUBJECT: FieldId = FieldId(1152);
-pub const EMAIL_ID: FieldId = FieldId(1153);
-pub const EMAIL_MAILER: FieldId = FieldId(1154);
-pub const EMAIL_HELLO: FieldId = FieldId(1155);
-pub const EMAIL_CONTENT_TYPE: FieldId = FieldId(1156);
-pub const EMAIL_FILENAME: FieldId = FieldId(1157);
-pub const EMAIL_FOLDER: FieldId = FieldId(1158);
-pub const FTP_COMMAND: FieldId = FieldId(1165);
-pub const FTP_FILENAME: FieldId = FieldId(1166);
-pub const FTP_CODE: FieldId = FieldId(1167);
-pub const FTP_BANNER: FieldId = FieldId(1168);
-pub const IRC_NICK: FieldId = FieldId(1170);
-pub const IRC_CHANNEL: FieldId = FieldId(1171);
-pub const NTLM_USER: FieldId = FieldId(1175);
-pub const NTLM_DOMAIN: FieldId = FieldId(1176);
-pub const NTLM_HOST: FieldId = FieldId(1177);
-pub const NTLM_TARGET: FieldId = FieldId(1178);
-pub const SMB_SHARE: FieldId = FieldId(1185);
-pub const SMB_FILENAME: FieldId = FieldId(1186);
-pub const SMB_OS: FieldId = FieldId(1187);
-pub const SMB_DOMAIN: FieldId = FieldId(1188);
-pub const SMB_VERSION: FieldId = FieldId(1189);
-pub const SMB_DIALECT: FieldId = FieldId(1190);
-pub const SMB_USER: FieldId = FieldId(1191);
-pub const SMB_HOST: FieldId = FieldId(1192);
-pub const KRB5_REALM: FieldId = FieldId(1200);
-pub const KRB5_CNAME: FieldId = FieldId(1201);
-pub const KRB5_SNAME: FieldId = FieldId(1202);
-pub const KRB5_ETYPE: FieldId = FieldId(1203);
-pub const KRB5_ERROR: FieldId = FieldId(1204);
-pub const LDAP_AUTH_TYPE: FieldId = FieldId(1210);
-pub const LDAP_BIND_NAME: FieldId = FieldId(1211);
-pub const RDP_REQUESTED: FieldId = FieldId(1215);
-pub const RDP_SELECTED: FieldId = FieldId(1216);
-pub const DHCP_TYPE: FieldId = FieldId(1220);
-pub const DHCP_HOST: FieldId = FieldId(1221);
-pub const DHCP_MAC: FieldId = FieldId(1222);
-pub const DHCP_ID: FieldId = FieldId(1223);
-pub const DHCP_CLASS_ID: FieldId = FieldId(1224);
-pub const DHCP_REQUEST_IP: FieldId = FieldId(1225);
-pub const DHCP_ASSIGNED_IP: FieldId = FieldId(1226);
-pub const NTP_VERSION: FieldId = FieldId(1235);
-pub const NTP_STRATUM: FieldId = FieldId(1236);
-pub const NTP_AMPLIFICATION: FieldId = FieldId(1237);
-pub const SNMP_VERSION: FieldId = FieldId(1240);
-pub const SNMP_COMMUNITY: FieldId = FieldId(1241);
-pub const SNMP_TYPE: FieldId = FieldId(1242);
-pub const SNMP_VARIABLE: FieldId = FieldId(1243);
-pub const SNMP_ERROR: FieldId = FieldId(1244);
-pub const SIP_METHOD: FieldId = FieldId(1250);
-pub const SIP_STATUS: FieldId = FieldId(1251);
-pub const SIP_CALL_ID: FieldId = FieldId(1252);
-pub const SIP_FROM: FieldId = FieldId(1253);
-pub const SIP_TO: FieldId = FieldId(1254);
-pub const SIP_USER_AGENT: FieldId = FieldId(1255);
-pub const SIP_USER: FieldId = FieldId(1256);
-pub const RADIUS_USER: FieldId = FieldId(1260);
-pub const RADIUS_MAC: FieldId = FieldId(1261);
-pub const RADIUS_ENDPOINT_IP: FieldId = FieldId(1262);
-pub const RADIUS_FRAMED_IP: FieldId = FieldId(1263);
-pub const RADIUS_TYPE: FieldId = FieldId(1264);
-pub const MQTT_CLIENT_ID: FieldId = FieldId(1270);
-pub const MQTT_TOPIC: FieldId = FieldId(1271);
-pub const MQTT_VERSION: FieldId = FieldId(1272);
-pub const MQTT_TYPE: FieldId = FieldId(1273);
-pub const MYSQL_USER: FieldId = FieldId(1280);
-pub const MYSQL_VERSION: FieldId = FieldId(1281);
-pub const MYSQL_DATABASE: FieldId = FieldId(1282);
-pub const POSTGRESQL_USER: FieldId = FieldId(1285);
-pub const POSTGRESQL_DATABASE: FieldId = FieldId(1286);
-pub const POSTGRESQL_APPLICATION: FieldId = FieldId(1287);
-pub const SOCKS_IP: FieldId = FieldId(1290);
-pub const SOCKS_HOST: FieldId = FieldId(1291);
-pub const SOCKS_PORT: FieldId = FieldId(1292);
-pub const SOCKS_USER: FieldId = FieldId(1293);
-pub const TFTP_FILENAME: FieldId = FieldId(1300);
-pub const TFTP_OPCODE: FieldId = FieldId(1301);
-pub const SYSLOG_FACILITY: FieldId = FieldId(1305);
-pub const SYSLOG_SEVERITY: FieldId = FieldId(1306);
-pub const QUIC_VERSION: FieldId = FieldId(1310);
-pub const STUN_TYPE: FieldId = FieldId(1315);
-pub const STUN_MAPPED_IP: FieldId = FieldId(1316);
-pub const STUN_SOFTWARE: FieldId = FieldId(1317);
-pub const NBNS_NAME: FieldId = FieldId(1320);
-pub const NBNS_IP: FieldId = FieldId(1321);
-pub const OUTER_MAC_SRC: FieldId = FieldId(1900);
-pub const OUTER_MAC_DST: FieldId = FieldId(1901);
-pub const OUTER_IP_SRC: FieldId = FieldId(1902);
-pub const OUTER_IP_DST: FieldId = FieldId(1903);
-pub const OUTER_VLAN: FieldId = FieldId(1904);
-pub const VNI: FieldId = FieldId(1905);
-pub const GRE_KEY: FieldId = FieldId(1906);
-pub const ERSPAN_ID: FieldId = FieldId(1907);
-pub const GTP_TEID: FieldId = FieldId(1908);
-pub const MPLS_LABEL: FieldId = FieldId(1909);
-pub const PPPOE_SESSION: FieldId = FieldId(1910);
-pub const L2TP_TUNNEL: FieldId = FieldId(1911);
-pub const L2TP_SESSION: FieldId = FieldId(1912);
-pub const AH_SPI: FieldId = FieldId(1913);
-pub const NSH_PATH: FieldId = FieldId(1914);
-pub const ICMP_INNER: FieldId = FieldId(1920);
-pub const COUNTRY_SRC: FieldId = FieldId(1930);
-pub const COUNTRY_DST: FieldId = FieldId(1931);
-pub const ASN_SRC: FieldId = FieldId(1932);
-pub const ASN_DST: FieldId = FieldId(1933);
-pub const OUI_SRC: FieldId = FieldId(1934);
-pub const OUI_DST: FieldId = FieldId(1935);
 
 use FieldKind::{Bool, Integer, Ip, Text, Time};
 
@@ -978,6 +816,42 @@ pub static FIELDS: &[Field] = &[
     single(ASN_DST, "asn.dst", "Autonomous system of the responder's address (by `enrich.asn_db`)."),
     single(OUI_SRC, "oui.src", "Vendor of the originator's MAC address (by `enrich.oui_file`)."),
     single(OUI_DST, "oui.dst", "Vendor of the responder's MAC address (by `enrich.oui_file`)."),
+    attribute(
+        ALERT_SIGNATURE,
+        "alert.signature",
+        &["suricata.signature"],
+        Text,
+        "Messages of the signatures that Suricata alerted by.",
+    ),
+    attribute(
+        ALERT_SIGNATURE_ID,
+        "alert.signature_id",
+        &["alert.sid", "suricata.signatureId"],
+        Integer,
+        "Numbers of the signatures that Suricata alerted by.",
+    ),
+    attribute(
+        ALERT_SEVERITY,
+        "alert.severity",
+        &["suricata.severity"],
+        Integer,
+        "Severities of alerts; 1 is the most severe.",
+    ),
+    attribute(
+        ALERT_CATEGORY,
+        "alert.category",
+        &["suricata.category"],
+        Text,
+        "Classifications of the signatures that Suricata alerted by.",
+    ),
+    attribute(
+        ALERT_ACTION,
+        "alert.action",
+        &["suricata.action"],
+        Text,
+        "What Suricata did about it: `allowed`, `blocked`.",
+    ),
+    attribute(ALERT_GID, "alert.gid", &["suricata.gid"], Integer, "Generators of the signatures."),
 ];
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The words every part of gnomon shares: flow keys, records, metadata, slices, ids and the one table of fields.
 //! Pure: no I/O, reads no clock.
 
+pub mod alert;
 pub mod attribute;
 pub mod community;
 pub mod escape;
@@ -15,6 +16,7 @@ pub mod stored;
 pub mod timestamp;
 pub mod value;
 
+pub use alert::{Alert, Pair};
 pub use attribute::{Attribute, AttributeValue, Attributes};
 pub use field::{FIELDS, Field, FieldId, FieldKind, Value};
 pub use id::{AgentId, EpochHash, FlowId, FlowRef};
