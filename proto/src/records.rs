@@ -342,7 +342,7 @@ mod tests {
 
     fn encoded(records: &[FlowRecord]) -> Vec<u8> {
         let records = records.iter().map(v1::FlowRecord::from).collect();
-        v1::FlowBatch { interface: "eth0".to_owned(), records }.encode_to_vec()
+        v1::FlowBatch { interface: "eth0".to_owned(), records, alerts: Vec::new() }.encode_to_vec()
     }
 
     proptest! {
@@ -383,8 +383,7 @@ mod tests {
     #[test]
     fn a_record_that_comes_twice_or_means_nothing_is_left_to_the_generated_messages() {
         let whole = v1::FlowRecord::from(&FlowRecord::default());
-        let batch =
-            |record: v1::FlowRecord| v1::FlowBatch { interface: String::new(), records: vec![record] };
+        let batch = |record: v1::FlowRecord| v1::FlowBatch { records: vec![record], ..Default::default() };
         for bad in [
             v1::FlowRecord { end: 77, ..whole.clone() },
             v1::FlowRecord { orig: None, ..whole.clone() },
