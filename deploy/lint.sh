@@ -58,6 +58,7 @@ step "formatting" cargo fmt --all --check
 step "clippy" cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
 step "tidy" cargo run --quiet --locked -p xtask -- tidy
 step "generated files" cargo run --quiet --locked -p xtask -- generate --check
+step "fuzz targets" cargo check --quiet --locked --manifest-path fuzz/Cargo.toml --bins
 step "licences and sources" deny
 step "systemd units" units
 step "kubernetes" kubernetes
