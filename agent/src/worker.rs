@@ -25,6 +25,8 @@ pub const IDLE_WAIT: Duration = Duration::from_millis(10);
 const TIMER_ROUNDS_WHEN_IDLE: usize = 8;
 /// How long to sleep before a full queue is tried again.
 const FULL_QUEUE_WAIT: Duration = Duration::from_millis(1);
+/// How long frames that wait in the ring are taken after `stop`: under a flood there is no end to them.
+const TAKEN_AT_STOP_NS: u64 = 300_000_000;
 /// How often, once the agent stops: a spool that does not move for 5 s is not waited for any longer.
 const FULL_QUEUE_TRIES_AT_STOP: u32 = 5000;
 
@@ -139,7 +141,7 @@ impl Worker {
         Worker { engine, identity, channels, counters }
     }
 
-    /// Runs until `stop`, then ends every flow and hands over what is left. `drain` feeds the engine at most
+    /// Runs until `stop`, takes what had come before, then ends every flow and hands over what is left. `drain` feeds the engine at most
     /// [`BATCH_FRAMES_MAX`] frames and returns how many; with none it sleeps up to [`IDLE_WAIT`] first.
     ///
     /// # Errors
@@ -150,6 +152,7 @@ impl Worker {
         stop: &AtomicBool,
         mut drain: impl FnMut(&mut Engine) -> Result<usize, E>,
     ) -> Result<(), WorkerError<E>> {
+        let mut stopping = None;
         let ended = loop {
             if let Some(rules) = self.channels.rules.news() {
                 self.engine.replace_rules(rules);
@@ -168,11 +171,15 @@ impl Worker {
                 self.finish(clock, stop).map_err(|SpoolGone| WorkerError::SpoolGone)?;
                 self.identity.epoch = epoch;
             }
+            let nothing_came = matches!(drained, Ok(0));
             if let Err(error) = drained {
                 break Err(WorkerError::Source(error));
             }
             if stop.load(Ordering::Relaxed) {
-                break Ok(());
+                let since = *stopping.get_or_insert(now);
+                if nothing_came || now.since(since) >= TAKEN_AT_STOP_NS {
+                    break Ok(());
+                }
             }
         };
         self.finish(clock, stop).map_err(|SpoolGone| WorkerError::SpoolGone)?;
@@ -350,8 +357,9 @@ mod tests {
                 if batch == 20 {
                     new_epoch.send(epoch(2)).unwrap();
                 }
-                stop.store(batch == 40, Ordering::Relaxed);
-                Ok::<_, Infallible>(feed(engine, &clock, 0..200))
+                // What waits in the ring by then is taken all the same.
+                stop.store(batch >= 39, Ordering::Relaxed);
+                Ok::<_, Infallible>(if batch <= 40 { feed(engine, &clock, 0..200) } else { 0 })
             });
             assert!(ended.is_ok());
             spool.join().unwrap()

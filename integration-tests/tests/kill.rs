@@ -144,11 +144,21 @@ fn under_load(what_to_kill: &str) -> Result<()> {
     let sent = load.join().map_err(|_| anyhow::anyhow!("the load panicked"))??;
     thread::sleep(Duration::from_millis(500));
     assert_eq!(agent.stop()?, Some(0), "the agent stops cleanly");
+    // What it could not send within its time, because the collector had only just come up again, it sends now.
+    agent.restart()?;
     let all = eventually("every packet is in a record", 15, || Ok(collector.count(LOAD)?.1), |n| *n == sent);
     let by_id = packets_by_id(&collector, LOAD)?;
     if let (Err(gap), "collector") = (all, what_to_kill) {
         // The agent lived through all of it: nothing may be missing and nothing may count twice.
-        bail!("{sent} packets sent; {gap:#}\n{}", uneven_ports(&collector)?);
+        let said = std::fs::read_to_string(dir.path().join("agent/agent.log"))?;
+        let said: Vec<&str> = said.lines().rev().take(15).collect();
+        let (_, by_ingest, _) = collector.gnomon(&["count", LOAD, "--by-ingest-time", "-o", "jsonl"])?;
+        bail!(
+            "{sent} packets sent; {gap:#}\n{}\nby time of ingest: {}\nthe agent said at last:\n{}",
+            uneven_ports(&collector)?,
+            String::from_utf8_lossy(&by_ingest),
+            said.into_iter().rev().collect::<Vec<_>>().join("\n"),
+        );
     }
     let total: u64 = by_id.values().sum();
     assert!(total <= sent, "{total} packets in records, {sent} sent: some count twice");
