@@ -220,9 +220,12 @@ const ATTRIBUTES_USUAL: usize = 8;
 
 fn attribute(bytes: &[u8], attributes: &mut Attributes) -> Option<()> {
     let mut fields = Fields::of(bytes);
-    let (1, Wire::Varint(field)) = fields.next()?? else { return None };
+    // A number that is 0 is not written.
+    let (field, value) = match fields.next()?? {
+        (1, Wire::Varint(field)) => (field, fields.next()??),
+        value => (0, value),
+    };
     let field = FieldId(field.try_into().ok()?);
-    let value = fields.next()??;
     if !fields.bytes.is_empty() {
         return None;
     }
