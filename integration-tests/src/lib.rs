@@ -1,6 +1,7 @@
 //! Several hosts on one machine: network namespaces, the real programs, real traffic, real kills. The tests stand on
 //! this, and so does the demo.
 
+mod cache;
 pub mod capture_file;
 pub mod fleet;
 pub mod forward;

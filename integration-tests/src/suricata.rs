@@ -7,10 +7,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::cache;
 use crate::fleet::{Process, eventually};
 use crate::netns::Netns;
 
-/// Named with the recipe's number in the script, so that an older layout is not taken for this one.
 const FOLDER: &str = "gnomon-ci/suricata/parts-1";
 
 /// The unpacked Suricata.
@@ -25,12 +25,7 @@ impl Suricata {
     /// # Errors
     /// The reason, in words.
     pub fn find() -> Result<Suricata, String> {
-        let env = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let cache = env("XDG_CACHE_HOME").or_else(|| Some(env("HOME")?.join(".cache")));
-        let parts = cache.ok_or("neither HOME nor XDG_CACHE_HOME is set")?.join(FOLDER);
-        if !parts.join("complete").is_file() {
-            return Err("Suricata is not in the cache: run deploy/suricata-parts.sh".to_owned());
-        }
+        let parts = cache::parts(FOLDER, "Suricata is", "deploy/suricata-parts.sh")?;
         Ok(Suricata { parts })
     }
 

@@ -135,7 +135,15 @@ impl Inspected {
         }
     }
 
-    fn told(&mut self) -> Option<&mut Told> {
+    fn told(&self) -> Option<&Told> {
+        match self {
+            Inspected::NotBegun => None,
+            Inspected::Going(layer7, _) => Some(&layer7.told),
+            Inspected::Over(told, _) => Some(told),
+        }
+    }
+
+    fn told_mut(&mut self) -> Option<&mut Told> {
         match self {
             Inspected::NotBegun => None,
             Inspected::Going(layer7, _) => Some(&mut layer7.told),
@@ -145,7 +153,7 @@ impl Inspected {
 
     /// There was room before: one flow cannot say more than [`Attributes::BYTES_MAX`].
     fn charge(&mut self, budget: &mut Budget) {
-        let Some(told) = self.told() else { return };
+        let Some(told) = self.told_mut() else { return };
         let bytes = told.attributes.bytes();
         if budget.told.take(bytes.saturating_sub(told.charged as usize)) {
             told.charged = u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -153,20 +161,14 @@ impl Inspected {
     }
 
     fn told_count(&self) -> usize {
-        match self {
-            Inspected::NotBegun => 0,
-            Inspected::Going(layer7, _) => layer7.told.attributes.len(),
-            Inspected::Over(told, _) => told.attributes.len(),
-        }
+        self.told().map_or(0, |told| told.attributes.len())
     }
 
     /// Exchanges what inspection found for `other`; what is found later is added to that.
     pub(super) fn swap_attributes(&mut self, other: &mut Attributes) {
-        match self {
-            // Has none, and the other one goes back the same way.
-            Inspected::NotBegun => {}
-            Inspected::Going(layer7, _) => std::mem::swap(&mut layer7.told.attributes, other),
-            Inspected::Over(told, _) => std::mem::swap(&mut told.attributes, other),
+        // Without payload it has none, and the other one goes back the same way.
+        if let Some(told) = self.told_mut() {
+            std::mem::swap(&mut told.attributes, other);
         }
     }
 
@@ -254,11 +256,7 @@ impl Inspected {
 
     /// What is known so far.
     pub(super) fn attributes(&self) -> Attributes {
-        let told = match self {
-            Inspected::NotBegun => return Attributes::default(),
-            Inspected::Going(layer7, _) => &layer7.told,
-            Inspected::Over(told, _) => told,
-        };
+        let Some(told) = self.told() else { return Attributes::default() };
         let mut attributes = told.attributes.clone();
         told.first.tell(&mut attributes);
         attributes
@@ -269,7 +267,7 @@ impl Inspected {
         if let Inspected::Going(layer7, _) = self {
             layer7.release(budget);
         }
-        if let Some(told) = self.told() {
+        if let Some(told) = self.told_mut() {
             budget.told.give_back(told.charged as usize);
         }
         *self = Inspected::NotBegun;

@@ -6,6 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::cache;
+
 /// Named with the recipe's number in the script, so that an older layout is not taken for this one.
 const FOLDER: &str = "gnomon-ci/guest/parts-1";
 
@@ -33,14 +35,7 @@ impl Parts {
     /// # Errors
     /// The reason, in words.
     pub fn find() -> Result<Parts, String> {
-        let env = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let cache = env("XDG_CACHE_HOME").or_else(|| Some(env("HOME")?.join(".cache")));
-        let dir = cache.ok_or("neither HOME nor XDG_CACHE_HOME is set")?.join(FOLDER);
-        if !dir.join("complete").is_file() {
-            return Err(
-                "QEMU and the guest's kernel are not in the cache: run deploy/guest-parts.sh".to_owned()
-            );
-        }
+        let dir = cache::parts(FOLDER, "QEMU and the guest's kernel are", "deploy/guest-parts.sh")?;
         Ok(Parts { dir })
     }
 

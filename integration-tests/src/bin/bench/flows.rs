@@ -102,10 +102,8 @@ impl Bench<'_> {
              app-layer: {{protocols: {{http: {{enabled: {http}}}, tls: {{enabled: {tls}}}, \
              dns: {{udp: {{enabled: {dns}}}, tcp: {{enabled: {dns}}}}}}}}}\n"
         );
-        let (config, logs) = (self.path("suricata.yaml"), self.path("suricata"));
+        let (config, logs) = (self.path(&format!("{name}.yaml")), self.path("suricata"));
         std::fs::create_dir_all(&logs)?;
-        // One file serves both: they run one after the other.
-        let config = format!("{config}.{}", types.len());
         std::fs::write(&config, yaml)?;
         let words =
             ["-c", &config, "-r", file, "-l", &logs, "-k", "none", "--runmode", "single", "-S", "/dev/null"];
