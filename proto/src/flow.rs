@@ -187,6 +187,8 @@ impl From<&TcpSummary> for v1::Tcp {
             syn_ack: tcp.syn_ack,
             rtt_ns: tcp.rtt_ns,
             retransmissions: tcp.retransmissions,
+            originator_flags: tcp.of_side[0].into(),
+            responder_flags: tcp.of_side[1].into(),
         }
     }
 }
@@ -197,11 +199,16 @@ impl TryFrom<&v1::Tcp> for TcpSummary {
     fn try_from(wire: &v1::Tcp) -> Result<TcpSummary, WireError> {
         let flags = <[u32; 8]>::try_from(wire.flags.as_slice())
             .map_err(|_| WireError::new("tcp.flags", format!("{} counts, not 8", wire.flags.len())))?;
+        let of_side = [
+            narrow("tcp.originator_flags", wire.originator_flags)?,
+            narrow("tcp.responder_flags", wire.responder_flags)?,
+        ];
         let state = from_wire("tcp.state", wire.state, &TcpState::ALL, tcp_state_to_wire)?;
         Ok(TcpSummary {
             state: state.unwrap_or_default(),
             flags,
             syn_ack: wire.syn_ack,
+            of_side,
             rtt_ns: wire.rtt_ns,
             retransmissions: wire.retransmissions,
         })
@@ -345,15 +352,15 @@ pub(crate) mod tests {
     }
 
     fn tcp() -> impl Strategy<Value = Option<TcpSummary>> {
-        let some = (0usize..TcpState::ALL.len(), any::<[u32; 8]>(), any::<Option<u64>>()).prop_map(
-            |(s, flags, rtt_ns)| TcpSummary {
+        let some = (0usize..TcpState::ALL.len(), any::<[u32; 8]>(), any::<[u8; 2]>(), any::<Option<u64>>())
+            .prop_map(|(s, flags, of_side, rtt_ns)| TcpSummary {
                 state: TcpState::ALL[s],
                 flags,
                 syn_ack: flags[0],
+                of_side,
                 rtt_ns,
                 retransmissions: flags[1],
-            },
-        );
+            });
         prop::option::of(some)
     }
 

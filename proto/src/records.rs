@@ -195,6 +195,8 @@ fn tcp(bytes: &[u8]) -> Option<TcpSummary> {
             (3, Wire::Varint(n)) => tcp.syn_ack = n.try_into().ok()?,
             (4, Wire::Varint(n)) => tcp.rtt_ns = Some(n),
             (5, Wire::Varint(n)) => tcp.retransmissions = n.try_into().ok()?,
+            (6, Wire::Varint(n)) => tcp.of_side[0] = n.try_into().ok()?,
+            (7, Wire::Varint(n)) => tcp.of_side[1] = n.try_into().ok()?,
             _ => return None,
         }
     }

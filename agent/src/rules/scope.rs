@@ -47,7 +47,7 @@ pub fn when(field: &'static Field) -> Result<When, &'static str> {
         FieldId(90 | 91) => Ok(When::Metadata),
         FieldId(1 | 5 | 81) => Err("it names one record or one run of the agent"),
         FieldId(10 | 11 | 13..=17) => Err("only the collector knows it"),
-        FieldId(12 | 40..=71 | 82 | 84..=86) => {
+        FieldId(12 | 40..=71 | 74 | 75 | 82 | 84..=86) => {
             Err("it changes with every packet; rules ask what a flow is, not how much of it there was")
         }
         _ => Err("the agent does not know it"),

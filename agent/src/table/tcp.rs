@@ -9,10 +9,11 @@ use crate::decode::TcpHeader;
 #[derive(Debug, Default)]
 pub(super) struct Tcp {
     state: TcpState,
-    flags: [u32; 8],
-    /// A segment of a flow has no more packets.
+    /// Packets: a segment of a flow has no more than 65,535.
+    flags: [u16; 8],
     syn_ack: u16,
-    retransmissions: u32,
+    retransmissions: u16,
+    of_side: [u8; 2],
     handshake: Handshake,
     /// Of the originator and the responder.
     sides: [Sequence; 2],
@@ -50,7 +51,7 @@ impl Tcp {
     #[inline]
     pub(super) fn observe(&mut self, header: &TcpHeader, payload_len: u32, side: usize, at: RawNs) -> Taken {
         self.seen = true;
-        self.count(header);
+        self.count(header, side);
         let fresh = !self.sides[0].is_started() && !self.sides[1].is_started();
         if header.has(TcpHeader::RST) {
             self.reset(header, side);
@@ -58,7 +59,7 @@ impl Tcp {
             return Taken::default();
         }
         let taken = self.sides[side].take(header, payload_len);
-        self.retransmissions = self.retransmissions.saturating_add(u32::from(taken.repeated));
+        self.retransmissions = self.retransmissions.saturating_add(u16::from(taken.repeated));
         if header.has(TcpHeader::ACK) {
             self.sides[side].acknowledge(header.ack);
         }
@@ -67,13 +68,14 @@ impl Tcp {
         taken
     }
 
-    fn count(&mut self, header: &TcpHeader) {
+    fn count(&mut self, header: &TcpHeader, side: usize) {
+        self.of_side[side] |= header.flags;
         for (bit, count) in self.flags.iter_mut().enumerate() {
-            *count = count.saturating_add(u32::from(header.flags >> bit & 1));
+            *count = count.saturating_add(u16::from(header.flags >> bit & 1));
         }
         if header.is_syn_ack() {
             // Counted apart.
-            self.flags[1] -= u32::from(self.flags[1] > 0);
+            self.flags[1] -= u16::from(self.flags[1] > 0);
             self.syn_ack = self.syn_ack.saturating_add(1);
         }
     }
@@ -143,6 +145,7 @@ impl Tcp {
     pub(super) fn next_segment(&mut self) {
         self.flags = [0; 8];
         self.syn_ack = 0;
+        self.of_side = [0; 2];
         self.retransmissions = 0;
     }
 
@@ -150,10 +153,11 @@ impl Tcp {
     pub(super) fn summary(&self) -> Option<TcpSummary> {
         self.seen.then_some(TcpSummary {
             state: self.state,
-            flags: self.flags,
+            flags: self.flags.map(u32::from),
             syn_ack: self.syn_ack.into(),
+            of_side: self.of_side,
             rtt_ns: self.handshake.rtt_ns(),
-            retransmissions: self.retransmissions,
+            retransmissions: self.retransmissions.into(),
         })
     }
 }
@@ -202,6 +206,9 @@ mod tests {
         let summary = tcp.summary().unwrap();
         assert_eq!((summary.flags[1], summary.syn_ack, summary.flags[0], summary.flags[4]), (1, 1, 2, 7));
         assert_eq!(summary.retransmissions, 0);
+        assert_eq!(summary.of_side, [SYN | ACK | FIN; 2]);
+        tcp.next_segment();
+        assert_eq!(tcp.summary().unwrap().of_side, [0; 2]);
     }
 
     #[test]
@@ -209,6 +216,7 @@ mod tests {
         let mut tcp = Tcp::default();
         play(&mut tcp, &[(0, 100, 0, SYN, 0), (1, 0, 101, RST | ACK, 0)]);
         assert_eq!(tcp.state, TcpState::Reset);
+        assert_eq!(tcp.summary().unwrap().of_side, [SYN, RST | ACK]);
     }
 
     #[test]

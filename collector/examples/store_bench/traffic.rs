@@ -136,6 +136,7 @@ pub(crate) fn record(n: u64, all: u64, dice: &mut Dice) -> FlowRecord {
             state: if scan { TcpState::SynSent } else { TcpState::Closed },
             flags: [2, 1, 0, (packets / 3) as u32, packets as u32, 0, 0, 0],
             syn_ack: u32::from(answered > 0),
+            of_side: if scan { [0x02, 0] } else { [0x1b, if answered > 0 { 0x1b } else { 0 }] },
             rtt_ns: (answered > 0).then(|| 1_000_000 + dice.skewed(100_000_000)),
             retransmissions: u32::from(dice.below(50) == 0),
         }),

@@ -24,13 +24,7 @@ impl Api {
             reason: reason.to_owned(),
             flows,
         });
-        let events = self.store.gate().keeper().events().list().into_iter().map(|event| v1::ClockEvent {
-            unix_ns: event.at.unix_ns(),
-            who: event.who,
-            kind: event.kind.name().to_owned(),
-            text: event.text,
-            by_ns: event.by_ns,
-        });
+        let events = self.store.gate().keeper().events().list().into_iter().map(v1::ClockEvent::from);
         let agents =
             self.fleet.agents().iter().map(|agent| self.agent_clock(agent)).collect::<Result<_, _>>()?;
         Ok(v1::ClockResponse {

@@ -252,8 +252,13 @@ impl Talk<'_> {
     fn note_clock(&self, clock: Option<&v1::ClockStatus>) {
         let Some(clock) = clock else { return };
         let keeper = self.session.shared.store.gate().keeper();
-        for (kind, text, by_ns) in differences(self.seat.clock().as_ref(), clock) {
+        let before = self.seat.clock();
+        for (kind, text, by_ns) in differences(before.as_ref(), clock) {
             let who = self.seat.name();
+            // The first heartbeat after this collector's start says again what the process before may have written down.
+            if before.is_none() && keeper.events().was_last_told(&who, kind, &text) {
+                continue;
+            }
             keeper.events().add(Event { at: keeper.now().utc, who, kind, text, by_ns });
         }
     }

@@ -64,6 +64,7 @@ pub(crate) fn tls_flow() -> StoredFlow {
                 state: TcpState::Established,
                 flags: [0, 1, 0, 4, 19, 0, 0, 0],
                 syn_ack: 1,
+                of_side: [0x1a, 0x1a],
                 rtt_ns: Some(1_500_000),
                 retransmissions: 0,
             }),

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use gnomon_clock::UtcNs;
 use gnomon_flow::field::{ATTRIBUTE_ID_FIRST, OUTER_IP_DST, OUTER_IP_SRC, OUTER_MAC_DST, OUTER_MAC_SRC};
-use gnomon_flow::field::{mac_text, protocol_name};
+use gnomon_flow::field::{TCP_FLAG_NAMES, mac_text, protocol_name};
 use gnomon_flow::{
     DecodeProblem, Field, FieldId, FieldKind, FlowEndReason, FlowKey, TcpState, TimeState, Value, field,
 };
@@ -120,6 +120,8 @@ pub(super) fn values(field: &Field, block: &Reader) -> Result<Option<Vec<Values>
         }
         72 => one(mapped(above(block, columns::ICMP, 1)?, |icmp| icmp >> 8 & 0xff)),
         73 => one(mapped(above(block, columns::ICMP, 1)?, |icmp| icmp & 0xff)),
+        74 => Ok(Some(side_flags(block, 0)?)),
+        75 => Ok(Some(side_flags(block, 8)?)),
         81 => one(plain(columns::SEGMENT)?),
         82 => one(named(block, columns::END, Some("open"), &FlowEndReason::ALL, FlowEndReason::name)?),
         83 => {
@@ -272,6 +274,16 @@ fn protocols(block: &Reader) -> Result<Values, StoreError> {
     };
     let entries = pairs.into_iter().map(name).collect();
     Ok(Values::Coded { entries, codes: Codes::Plain(Rc::new(codes)) })
+}
+
+/// A flag each, which a row has or has not.
+fn side_flags(block: &Reader, shift: u32) -> Result<Vec<Values>, StoreError> {
+    let flags = block.integers(columns::SIDE_FLAGS)?;
+    let one = |(bit, name): (u32, &&'static str)| Values::Coded {
+        entries: vec![None, Some(Value::Text((*name).into()))],
+        codes: Codes::Plain(Rc::new(flags.iter().map(|flags| flags >> (shift + bit) & 1).collect())),
+    };
+    Ok((0..).zip(TCP_FLAG_NAMES).map(one).collect())
 }
 
 fn tcp(block: &Reader) -> Result<RowSet, StoreError> {

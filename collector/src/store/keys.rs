@@ -46,6 +46,9 @@ pub(super) const META_SEGMENT: &[u8] = b"segment";
 /// Eight u64: the collector's own timeline, see `retime.rs`.
 pub(super) const META_TIMELINE: &[u8] = b"timeline";
 
+/// A protobuf `StoredClockEvents`: what happened to clocks of late, see `retime.rs`.
+pub(super) const META_CLOCK_EVENTS: &[u8] = b"clock-events";
+
 /// A column family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Family {

@@ -111,6 +111,7 @@ pub fn open_enriched(
         expired_at: None,
         age_held_up: false,
         time_saved_at: None,
+        events_saved: 0,
     };
     writer.load_segments()?;
     writer.load_alerts()?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use gnomon_clock::{EpochId, Fix, FixSource, RawNs, UtcNs};
 use gnomon_flow::EpochHash;
+use gnomon_proto::{Message as _, v1};
 
 use super::StoreError;
 use super::change::{Body, Change, Evidence};
@@ -14,7 +15,7 @@ use super::keys::{self, Family};
 use super::rocks::Batch;
 use super::stage::Stage;
 use super::writer::Writer;
-use crate::timekeeper::{EventKind, Rebase, Saved};
+use crate::timekeeper::{Event, EventKind, Rebase, Saved};
 
 /// Between writings of the collector's timeline.
 const SAVE_EVERY_NS: u64 = 10_000_000_000;
@@ -122,6 +123,36 @@ impl Writer {
             batch.put(Family::Meta, keys::META_TIMELINE, encode(&saved));
             self.shared.rocks.write(&batch, false)?;
         }
+        self.keep_events()
+    }
+
+    /// Writes down what happened to clocks of late, if anything was added.
+    fn keep_events(&mut self) -> Result<(), StoreError> {
+        let events = self.shared.gate.keeper().events();
+        let added = events.added();
+        if added != self.events_saved {
+            let events = events.list().into_iter().map(v1::ClockEvent::from).collect();
+            let mut batch = Batch::default();
+            let value = v1::StoredClockEvents { events }.encode_to_vec();
+            batch.put(Family::Meta, keys::META_CLOCK_EVENTS, value);
+            self.shared.rocks.write(&batch, false)?;
+            self.events_saved = added;
+        }
+        Ok(())
+    }
+
+    /// What was written down before the start. A list that cannot be read costs nothing but itself.
+    fn load_events(&self) -> Result<(), StoreError> {
+        let Some(value) = self.shared.rocks.get(Family::Meta, keys::META_CLOCK_EVENTS)? else {
+            return Ok(());
+        };
+        match v1::StoredClockEvents::decode(value.as_slice()) {
+            Ok(stored) => {
+                let events = stored.events.into_iter().filter_map(|event| Event::try_from(event).ok());
+                self.shared.gate.keeper().events().restore(events.collect());
+            }
+            Err(error) => tracing::warn!(%error, "the list of clock events cannot be read: it begins anew"),
+        }
         Ok(())
     }
 
@@ -162,6 +193,7 @@ impl Writer {
 
     /// Goes on with the timeline of the process before, and knows what is relative to it.
     pub(super) fn load_time(&mut self) -> Result<(), StoreError> {
+        self.load_events()?;
         self.shared.rocks.walk(Family::Epochs, &[], |_, value| {
             let epoch = decode_epoch(value)?;
             if epoch.relative_from.is_some() {

@@ -388,3 +388,16 @@ fn i1_i4_i5_whatever_happens_to_clocks_nothing_is_visible_in_the_future_and_noth
         }
     }
 }
+
+#[test]
+fn what_happened_to_clocks_is_known_after_a_restart() {
+    let mut rig = Rig::new(|_| ());
+    rig.pass(1);
+    rig.keeper.note(crate::timekeeper::EventKind::Conflict, "two sources".to_owned(), Some(-5));
+    rig.pass(1);
+    let before = rig.keeper.events().list();
+    let rig = rig.restart();
+    let after = rig.keeper.events().list();
+    assert_eq!(after[..before.len()], before[..]);
+    assert_eq!(after[before.len() - 1].by_ns, Some(-5));
+}

@@ -57,6 +57,8 @@ pub struct Writer {
     pub(super) expired_at: Option<MonoNs>,
     pub(super) age_held_up: bool,
     pub(super) time_saved_at: Option<MonoNs>,
+    /// How many clock events there were when they were written down.
+    pub(super) events_saved: u64,
 }
 
 impl Writer {

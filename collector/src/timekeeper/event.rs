@@ -1,4 +1,5 @@
-//! What happened to clocks: in the log, counted, and the newest in a list that `gnomon clock --events` shows.
+//! What happened to clocks: in the log, counted, and the newest in a list that `gnomon clock --events` shows and that
+//! outlives the process.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,6 +34,16 @@ impl EventKind {
         EventKind::Correction,
     ];
 
+    /// The kind that `name` is the word of.
+    pub fn of(name: &str) -> Option<EventKind> {
+        EventKind::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// A change of state is told as what it changed to.
+    fn tells_state(self) -> bool {
+        matches!(self, EventKind::State | EventKind::Conflict)
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             EventKind::Step => "step",
@@ -54,7 +65,24 @@ pub struct Event {
     pub by_ns: Option<i64>,
 }
 
-/// All that happened since the start, the newest of it in full.
+impl From<Event> for v1::ClockEvent {
+    fn from(Event { at, who, kind, text, by_ns }: Event) -> v1::ClockEvent {
+        v1::ClockEvent { unix_ns: at.unix_ns(), who, kind: kind.name().to_owned(), text, by_ns }
+    }
+}
+
+impl TryFrom<v1::ClockEvent> for Event {
+    /// The kind that is none.
+    type Error = String;
+
+    fn try_from(event: v1::ClockEvent) -> Result<Event, String> {
+        let v1::ClockEvent { unix_ns, who, kind, text, by_ns } = event;
+        let kind = EventKind::of(&kind).ok_or(kind)?;
+        Ok(Event { at: UtcNs::from_unix_ns(unix_ns), who, kind, text, by_ns })
+    }
+}
+
+/// All that happened since the start counted, and the newest in full, of before the start too.
 #[derive(Debug, Default)]
 pub struct Events {
     newest: Mutex<VecDeque<Event>>,
@@ -74,6 +102,28 @@ impl Events {
             newest.pop_front();
         }
         newest.push_back(event);
+    }
+
+    /// What the process before left, its newest last.
+    pub fn restore(&self, left: Vec<Event>) {
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = EVENTS_MAX.saturating_sub(newest.len());
+        for event in left.into_iter().rev().take(room) {
+            newest.push_front(event);
+        }
+    }
+
+    /// How many were added since the start: a list that was kept at this number is not out of date.
+    pub fn added(&self) -> u64 {
+        self.counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Whether this is the last that was told of `who`'s steps, disruptions or state.
+    pub fn was_last_told(&self, who: &str, kind: EventKind, text: &str) -> bool {
+        let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let same_kind =
+            |event: &Event| event.kind == kind || (event.kind.tells_state() && kind.tells_state());
+        newest.iter().rev().find(|event| event.who == who && same_kind(event)).is_some_and(|e| e.text == text)
     }
 
     /// The newest last.
@@ -140,6 +190,27 @@ mod tests {
         assert_eq!((found[0].2, found[1].0), (Some(-32_400_000_000_000), EventKind::Conflict));
         // An agent that was started again counts from 0.
         assert_eq!(kinds(Some(&lied), &v1::ClockStatus { steps: 0, ..lied.clone() }), []);
+    }
+
+    #[test]
+    fn what_was_left_comes_first_and_is_not_told_again() {
+        let event = |at: i64, kind, text: &str| Event {
+            at: UtcNs::from_tai_ns(at),
+            who: "probe".to_owned(),
+            kind,
+            text: text.to_owned(),
+            by_ns: None,
+        };
+        let events = Events::default();
+        events.add(event(EVENTS_MAX as i64, EventKind::State, "its clock is synced"));
+        events.restore((0..EVENTS_MAX as i64).map(|n| event(n, EventKind::Step, "by 1 s")).collect());
+        let list = events.list();
+        assert_eq!((list.len(), list[0].at.tai_ns(), events.added()), (EVENTS_MAX, 1, 1));
+        assert!(list.is_sorted_by_key(|event| event.at));
+        assert!(events.was_last_told("probe", EventKind::Step, "by 1 s"));
+        assert!(!events.was_last_told("another", EventKind::Step, "by 1 s"));
+        events.add(event(900, EventKind::Conflict, "its clock is in conflict"));
+        assert!(!events.was_last_told("probe", EventKind::State, "its clock is synced"));
     }
 
     #[test]

@@ -131,11 +131,15 @@ fn app_proto(record: &FlowRecord) -> Option<&str> {
     Some(APP_PROTOS.iter().find(|(known, _)| *known == ours).map_or(ours, |(_, suricata)| suricata))
 }
 
-/// Flags of both sides together: whose they were is not in the record.
+/// Flags of both sides together, and of each where the agent said whose they were.
 fn tcp(record: &FlowRecord, set: &mut impl FnMut(&str, Value)) {
     const NAMES: [&str; 8] = ["fin", "syn", "rst", "psh", "ack", "urg", "ecn", "cwr"];
     let Some(tcp) = &record.tcp else { return };
     set("tcp.tcp_flags", format!("{:02x}", tcp_flags(record)).into());
+    if tcp.of_side != [0; 2] {
+        set("tcp.tcp_flags_ts", format!("{:02x}", tcp.of_side[0]).into());
+        set("tcp.tcp_flags_tc", format!("{:02x}", tcp.of_side[1]).into());
+    }
     for (bit, name) in NAMES.iter().enumerate() {
         if tcp_flags(record) >> bit & 1 == 1 {
             set(&format!("tcp.{name}"), true.into());
@@ -146,7 +150,7 @@ fn tcp(record: &FlowRecord, set: &mut impl FnMut(&str, Value)) {
         TcpState::SynReceived => Some("syn_recv"),
         TcpState::Established => Some("established"),
         TcpState::Closed | TcpState::Reset => Some("closed"),
-        // Which side closes is not in the record.
+        // Whether what one side sent was acknowledged, and so which of Suricata's four it is, is not in the record.
         TcpState::Midstream | TcpState::Closing => None,
     };
     if let Some(state) = state {

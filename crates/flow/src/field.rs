@@ -173,6 +173,18 @@ fn flag_count(flow: &StoredFlow, bit: usize, sink: Sink<'_>) {
     }
 }
 
+/// The TCP flags in the order of their bits in the header (RFC 9293 section 3.1).
+pub const TCP_FLAG_NAMES: &[&str] = &["fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr"];
+
+fn side_flags(flow: &StoredFlow, side: usize, sink: Sink<'_>) {
+    let Some(tcp) = &flow.record.tcp else { return };
+    for (bit, name) in TCP_FLAG_NAMES.iter().enumerate() {
+        if tcp.of_side[side] >> bit & 1 == 1 {
+            text(sink, name);
+        }
+    }
+}
+
 /// `aa:bb:cc:dd:ee:ff`.
 pub fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|b| format!("{b:02x}")).join(":")
@@ -474,6 +486,20 @@ pub static FIELDS: &[Field] = &[
             integer(s, code);
         }
     }),
+    Field {
+        many: true,
+        values: TCP_FLAG_NAMES,
+        ..one(74, "tcpflags.src", &[], Text, "Flags that any packet of the originator had.", |f, _, s| {
+            side_flags(f, 0, s);
+        })
+    },
+    Field {
+        many: true,
+        values: TCP_FLAG_NAMES,
+        ..one(75, "tcpflags.dst", &[], Text, "Flags that any packet of the responder had.", |f, _, s| {
+            side_flags(f, 1, s);
+        })
+    },
     one(80, "communityId", &["community.id"], Text, "Community ID v1 of the flow.", |f, _, s| {
         if let Some(id) = community_id(&f.record.key, f.record.icmp) {
             owned(s, id);

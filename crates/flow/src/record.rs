@@ -146,6 +146,9 @@ pub struct TcpSummary {
     pub flags: [u32; 8],
     /// Packets with SYN and ACK.
     pub syn_ack: u32,
+    /// The flags that any packet of the originator and of the responder had, by their bits in the header (RFC 9293
+    /// section 3.1); both 0 where an agent of before them made the record.
+    pub of_side: [u8; 2],
     /// From the originator's SYN to its first ACK of the SYN-ACK: the round trip over the whole path.
     pub rtt_ns: Option<u64>,
     /// Packets that repeated sequence space already seen.

@@ -47,6 +47,7 @@ pub(super) fn records(random: &mut SimRandom, ids: std::ops::Range<u64>) -> Vec<
             state: TcpState::ALL[pick(7) as usize],
             flags: std::array::from_fn(|_| pick(3) as u32),
             syn_ack: pick(2) as u32,
+            of_side: [byte(pick(256)), byte(pick(256))],
             rtt_ns: (pick(2) > 0).then(|| pick(9_000_000)),
             retransmissions: pick(2) as u32,
         });
@@ -96,6 +97,8 @@ const QUESTIONS: &[&str] = &[
     "mac.src == 02:00:00:00:00:01",
     "tcpflags.syn == 1 && tcpflags.syn-ack == 0",
     "tcpflags.rst == 0",
+    "tcpflags.src == [rst, fin] && tcpflags.dst != ack",
+    "tcpflags.dst == EXISTS!",
     "tcp.state == established",
     "tcp.rtt < 1000000",
     "icmp.type == 3",

@@ -58,6 +58,8 @@ pub(crate) const ICMP: Column = Column(62);
 pub(crate) const SLICED_PACKETS: Column = Column(63);
 pub(crate) const SLICED_BYTES: Column = Column(64);
 pub(crate) const ATTRIBUTES_DROPPED: Column = Column(65);
+/// The originator's flags + 256 × the responder's. Blocks of before it have none of it.
+pub(crate) const SIDE_FLAGS: Column = Column(66);
 
 /// Where a way's counters are.
 #[derive(Clone, Copy, Debug)]
@@ -141,7 +143,8 @@ pub(super) fn integers_of(flow: &StoredFlow, mut put: impl FnMut(Column, u64)) {
         put(way.ttl_range(), ttl.map_or(0, |(min, max)| u64::from(max.saturating_sub(min))));
     }
     put(TCP_STATE, tcp.map_or(0, |tcp| 1 + place(&TcpState::ALL, &tcp.state)));
-    let TcpSummary { state: _, flags, syn_ack, rtt_ns, retransmissions } = tcp.unwrap_or_default();
+    let TcpSummary { state: _, flags, syn_ack, of_side, rtt_ns, retransmissions } = tcp.unwrap_or_default();
+    put(SIDE_FLAGS, u64::from(u16::from_le_bytes(of_side)));
     for (column, flag) in (TCP_FLAGS..).zip(flags) {
         put(Column(column), u64::from(flag));
     }
@@ -264,6 +267,7 @@ pub(crate) fn record_of(row: &impl Row) -> FlowRecord {
         state: TcpState::ALL.get(state as usize).copied().unwrap_or_default(),
         flags: std::array::from_fn(|flag| int(Column(TCP_FLAGS + flag as u16)) as u32),
         syn_ack: int(SYN_ACK) as u32,
+        of_side: [byte(int(SIDE_FLAGS)), byte(int(SIDE_FLAGS) >> 8)],
         rtt_ns: int(RTT).checked_sub(1),
         retransmissions: int(RETRANSMISSIONS) as u32,
     });

@@ -111,8 +111,9 @@ const COMMON: &[Element] = &[
     reverse(2, 8, |f, out| out.extend(f.record.resp.packets.to_be_bytes())),
     element(352, 8, |f, out| out.extend(f.record.orig.bytes.to_be_bytes())),
     reverse(352, 8, |f, out| out.extend(f.record.resp.bytes.to_be_bytes())),
-    // tcpControlBits: of both directions, since whose they were is not in the record
-    element(6, 2, |f, out| out.extend(u16::from(tcp_flags(&f.record)).to_be_bytes())),
+    // tcpControlBits
+    element(6, 2, |f, out| out.extend(u16::from(control_bits(f, 0)).to_be_bytes())),
+    reverse(6, 2, |f, out| out.extend(u16::from(control_bits(f, 1)).to_be_bytes())),
     // flowEndReason
     element(136, 1, |f, out| out.push(f.record.end.map_or(2, end_reason))),
     // biflowDirection: the source is the initiator, or nobody knows
@@ -136,6 +137,15 @@ const COMMON: &[Element] = &[
     element(82, VARIABLE, |f, out| text(&f.origin.interface, out)),
     element(96, VARIABLE, |f, out| text(&protocols(f), out)),
 ];
+
+/// Of an agent that did not say which side had a flag, those of both sides are the originator's.
+fn control_bits(flow: &StoredFlow, side: usize) -> u8 {
+    match flow.record.tcp.as_ref().map(|tcp| tcp.of_side) {
+        Some([0, 0]) if side == 0 => tcp_flags(&flow.record),
+        Some(of_side) => of_side[side],
+        None => 0,
+    }
+}
 
 fn ipv4(flow: &StoredFlow, is_source: bool, out: &mut Vec<u8>) {
     if let Addresses::V4 { orig, resp } = flow.record.key.addresses {

@@ -1,6 +1,6 @@
-//! Zeek's `conn_state` and `history`, from what a record has: where the connection stood, how often each flag was seen by
-//! both sides together, and how many packets each side sent. Who sent a FIN or a RST is told only where the other side's
-//! packets are all accounted for; where it is not known, nothing is said.
+//! Zeek's `conn_state` and `history`, from what a record has: where the connection stood, how often each flag was seen,
+//! which side had it, and how many packets each side sent. In the records of an agent that did not say which side had a
+//! flag, who sent a FIN or a RST is told only where the other side's packets are all accounted for.
 
 use gnomon_flow::{FlowRecord, TcpState, TcpSummary};
 
@@ -23,15 +23,26 @@ pub(super) fn conn_state(record: &FlowRecord) -> Option<&'static str> {
     }
 }
 
-/// Which side can have sent what was neither a SYN nor a SYN-ACK.
+/// Which side sent packets with a flag, or can have.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sender {
     Originator,
     Responder,
+    Both,
     Either,
 }
 
-fn sender(record: &FlowRecord, tcp: &TcpSummary) -> Sender {
+fn sender(record: &FlowRecord, tcp: &TcpSummary, flag: usize) -> Sender {
+    match tcp.of_side.map(|flags| flags >> flag & 1 == 1) {
+        [true, true] => Sender::Both,
+        [true, false] => Sender::Originator,
+        [false, true] => Sender::Responder,
+        [false, false] => possible_sender(record, tcp),
+    }
+}
+
+/// Which side can have sent what was neither a SYN nor a SYN-ACK.
+fn possible_sender(record: &FlowRecord, tcp: &TcpSummary) -> Sender {
     let only_syns = record.orig.packets <= u64::from(tcp.flags[SYN]);
     let only_syn_acks = record.resp.packets <= u64::from(tcp.syn_ack);
     match (only_syns, only_syn_acks) {
@@ -52,25 +63,29 @@ fn tcp_state(record: &FlowRecord, tcp: &TcpSummary) -> Option<&'static str> {
         TcpState::SynReceived => whole.then_some(if tcp.flags[SYN] > 0 { "S1" } else { "OTH" }),
         TcpState::Established => Some("S1"),
         TcpState::Closed => Some("SF"),
-        TcpState::Closing => match sender(record, tcp) {
+        TcpState::Closing => match sender(record, tcp, FIN) {
             _ if tcp.flags[FIN] == 0 => None,
             Sender::Originator if resp > 0 => Some("S2"),
             Sender::Originator => whole.then_some("SH"),
             Sender::Responder if orig > 0 => Some("S3"),
             Sender::Responder => whole.then_some("SHR"),
+            Sender::Both => Some("SF"),
             // Two, and none was a repetition: one of each side.
             Sender::Either => (tcp.flags[FIN] == 2 && tcp.retransmissions == 0).then_some("SF"),
         },
-        TcpState::Reset => match sender(record, tcp) {
+        TcpState::Reset => match sender(record, tcp, RST) {
             _ if tcp.flags[RST] == 0 => None,
             Sender::Originator if resp > 0 => Some("RSTO"),
             Sender::Originator if !whole => None,
             Sender::Originator if is_syn_and_reset(record, tcp) => Some("RSTOS0"),
             Sender::Originator => Some("OTH"),
-            Sender::Responder if tcp.syn_ack > 0 && orig > 0 => Some("RSTR"),
-            Sender::Responder if !whole => None,
-            Sender::Responder if orig > 0 => Some("REJ"),
-            Sender::Responder => Some("RSTRH"),
+            // Zeek names the responder where both did.
+            Sender::Responder | Sender::Both if tcp.syn_ack > 0 && orig > 0 => Some("RSTR"),
+            Sender::Responder | Sender::Both if !whole => None,
+            Sender::Responder | Sender::Both if tcp.flags[SYN] == 0 => Some("RSTRH"),
+            // Neither the SYN-ACK nor what followed was missed: the SYN was answered by the reset.
+            Sender::Responder if orig <= u64::from(tcp.flags[SYN]) => Some("REJ"),
+            Sender::Responder | Sender::Both => Some("RSTR"),
             Sender::Either => None,
         },
     }

@@ -92,7 +92,8 @@ pub(crate) fn tcp(
     packets: (u64, u64),
 ) -> StoredFlow {
     let mut tcp = flow(id, v4(6, (40_000, 443)), packets);
-    tcp.record.tcp = Some(TcpSummary { state, flags, syn_ack, rtt_ns: Some(20_000), retransmissions: 0 });
+    tcp.record.tcp =
+        Some(TcpSummary { state, flags, syn_ack, rtt_ns: Some(20_000), ..TcpSummary::default() });
     tcp
 }
 

@@ -132,6 +132,38 @@ fn conn_state_is_zeeks_where_a_record_can_tell() {
     assert_eq!(one(Format::ZeekJson, later)["conn_state"], Value::Null);
 }
 
+#[test]
+fn conn_state_says_who_closed_where_the_agent_said_whose_flags_they_were() {
+    use TcpState::{Closing, Reset};
+    const FIN: u8 = 1;
+    const SYN: u8 = 2;
+    const RST: u8 = 4;
+    let cases = [
+        (Reset, [0, 1, 1], 1, [SYN | RST, SYN], Some("RSTO")),
+        (Reset, [0, 1, 1], 1, [SYN, SYN | RST], Some("RSTR")),
+        (Reset, [0, 1, 2], 1, [SYN | RST, SYN | RST], Some("RSTR")),
+        // The SYN-ACK was missed, not what came behind it.
+        (Reset, [0, 1, 1], 0, [SYN, RST], Some("RSTR")),
+        (Reset, [0, 0, 1], 0, [0, RST], Some("RSTRH")),
+        (Closing, [1, 1, 0], 1, [SYN | FIN, SYN], Some("S2")),
+        (Closing, [1, 1, 0], 1, [SYN, SYN | FIN], Some("S3")),
+        // A repeated FIN of one side is not the other's.
+        (Closing, [2, 1, 0], 1, [SYN, SYN | FIN], Some("S3")),
+        (Closing, [3, 1, 0], 1, [SYN | FIN, SYN | FIN], Some("SF")),
+    ];
+    for (state, [fin, syn, rst], syn_ack, of_side, conn_state) in cases {
+        let mut flow = tcp(1, state, [fin, syn, rst, 0, 0, 0, 0, 0], syn_ack, (9, 9));
+        flow.record.tcp.as_mut().expect("TCP").of_side = of_side;
+        let said = one(Format::ZeekJson, flow);
+        assert_eq!(said["conn_state"].as_str(), conn_state, "{state:?} {of_side:?}");
+    }
+    let mut refused = tcp(1, Reset, [0, 1, 1, 0, 0, 0, 0, 0], 0, (1, 1));
+    refused.record.tcp.as_mut().expect("TCP").of_side = [SYN, RST];
+    let event = one(Format::Eve, refused.clone());
+    assert_eq!((&event["tcp"]["tcp_flags_ts"], &event["tcp"]["tcp_flags_tc"]), (&json!("02"), &json!("04")));
+    assert_eq!(one(Format::ZeekJson, refused)["conn_state"], "REJ");
+}
+
 /// Names and types of Elastic Common Schema 8.17 (generated/ecs/ecs_flat.yml), as far as they are used. Facts of the
 /// schema, written down here: `GNOMON_ECS_FIELDS` names the official file to compare with it.
 const ECS: &[(&str, &str)] = &[
