@@ -9,12 +9,17 @@ trap 'rm -f "$log"' EXIT
 if [ "$(id -u)" != 0 ] && command -v sudo > /dev/null; then
     host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
     # Only the test programs run as root, not the compiler.
-    export "CARGO_TARGET_${host}_RUNNER=sudo --preserve-env=PATH,HOME,XDG_CACHE_HOME,CARGO_TARGET_DIR,RUST_BACKTRACE,GNOMON_PYTHON,GNOMON_ECS_FIELDS,GNOMON_EVE_SCHEMA"
+    export "CARGO_TARGET_${host}_RUNNER=sudo --preserve-env=PATH,HOME,XDG_CACHE_HOME,CARGO_TARGET_DIR,RUST_BACKTRACE,GNOMON_PYTHON,GNOMON_CHRONYD,GNOMON_GUEST,GNOMON_KILLS,GNOMON_ECS_FIELDS,GNOMON_EVE_SCHEMA"
 fi
 echo "==> building the programs under test" >&2
 cargo build --locked --bins -p gnomon-agent -p gnomon-collector -p gnomon-cli || exit 1
 echo "==> what the guests are made of" >&2
-deploy/guest-parts.sh > /dev/null || echo "    the tests that need a guest will be skipped" >&2
+parts=$(deploy/guest-parts.sh) || echo "    the tests that need a guest will be skipped" >&2
+# The guest's chronyd does for the test that wants one here.
+chronyd=$parts/chrony/usr/sbin/chronyd
+if ! command -v chronyd > /dev/null && [ ! -x /usr/sbin/chronyd ] && "$chronyd" --version > /dev/null 2>&1; then
+    export GNOMON_CHRONYD=${GNOMON_CHRONYD:-$chronyd}
+fi
 deploy/suricata-parts.sh > /dev/null || echo "    the test that needs a Suricata will be skipped" >&2
 echo "==> testing" >&2
 test_with() {
