@@ -9,6 +9,7 @@ ONLY ?=
 WRITE ?=
 ROWS ?= 5000000
 PEERS ?=
+PACED ?=
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -36,9 +37,9 @@ bench: build ## speed beside tcpdump and a bare receiver, a profile, how soon a 
 bench-flows: build ## how fast capture files become flow records, beside the peers that are installed (WRITE=1)
 	@source deploy/build-env.sh && "$$target_dir/release/gnomon-bench" --bin-dir "$$target_dir/release" --only flows $(if $(WRITE),--write docs/benchmarks.md)
 
-bench-store: deps ## records in, bytes each, and how soon questions are answered, on made-up traffic (ROWS=5000000); PEERS=1: beside ClickHouse and DuckDB
+bench-store: deps ## records in, bytes each, and how soon questions are answered, on made-up traffic (ROWS=5000000); PACED=30: searches while 100,000 a second come in; PEERS=1: beside ClickHouse and DuckDB
 	@source deploy/build-env.sh && cargo build --release --locked -p gnomon-collector --example store_bench && \
-		PEERS="$(PEERS)" deploy/bench-store.sh "$$target_dir/release/examples/store_bench" $(ROWS)
+		PEERS="$(PEERS)" PACED="$(PACED)" deploy/bench-store.sh "$$target_dir/release/examples/store_bench" $(ROWS)
 
 lint: deps ## formatting, clippy, tidy, generated files, licences, deployment files
 	@source deploy/build-env.sh && deploy/lint.sh

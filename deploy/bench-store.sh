@@ -2,7 +2,8 @@
 # Usage: bench-store.sh STORE_BENCH ROWS. Makes a store of ROWS records and asks it questions. With PEERS=1 the same rows go into
 # ClickHouse (as chDB) and DuckDB, on this machine and after each other, and the figures are printed beside each other.
 # WHEELS names a directory of wheels to take them from; without it pip fetches them. Nothing stays behind but the figures,
-# where FIGURES names a directory for them.
+# where FIGURES names a directory for them. With PACED=SECONDS the last records come in at 100,000 a second while searches are asked.
+# The store is made under TMPDIR; what it will take is said, and refused where there is no room.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 bench=$1 rows=$2
@@ -11,14 +12,15 @@ trap 'rm -rf "$work"' EXIT
 figures=${FIGURES:-$work/figures}
 mkdir -p "$figures"
 
-"$bench" "$work/gnomon" "$rows" --figures "$figures/gnomon.tsv"
+"$bench" "$work/gnomon" "$rows" --figures "$figures/gnomon.tsv" ${PACED:+--paced "$PACED"}
+# Once more, from the disk and as after a crash: how long an open takes.
+"$bench" "$work/gnomon" "$rows" --only nothing --figures "$work/opened.tsv" > "$work/opened.log"
+cat "$work/opened.tsv" >> "$figures/gnomon.tsv"
+grep ^open: "$work/opened.log"
+rm -rf "$work/gnomon"
 if [ -z "${PEERS:-}" ]; then
     exit 0
 fi
-# Once more, from the disk: how long an open takes.
-"$bench" "$work/gnomon" "$rows" --only nothing --figures "$work/opened.tsv" > "$work/opened.log"
-cat "$work/opened.tsv" >> "$figures/gnomon.tsv"
-rm -rf "$work/gnomon"
 
 skipped() {
     echo "== SKIPPED $1: $2. Nothing is said of how gnomon compares with it." >&2

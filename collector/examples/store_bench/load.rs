@@ -1,0 +1,303 @@
+//! Putting records in: as fast as it goes, and then at a pace while questions are asked.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gnomon_clock::{Fix, FixSource, RawNs};
+use gnomon_collector::enrich::Enrichment;
+use gnomon_collector::query::{Queries, Roller};
+use gnomon_collector::store::{Body, Change, Content, Evidence, RecordBatch, Store, Writer};
+
+use crate::traffic::{Dice, SENSORS, SPAN_NS, epoch, record};
+use crate::{BATCH, Report, Watch, bytes_under, cpu, resident_mib, searches};
+
+/// Records a second that come in at a pace.
+const PACE: u64 = 100_000;
+/// What a record takes on disk while the store is made, about.
+const BYTES_EACH: u64 = 75;
+/// The database's log, and files that wait to be merged.
+const BYTES_BESIDE: u64 = 1 << 30;
+
+/// Says what `rows` records will take, and refuses where there is no room for it.
+pub(crate) fn room_for(dir: &Path, rows: u64) -> anyhow::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    let stat = rustix::fs::statvfs(dir)?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let wanted = (rows * BYTES_EACH + BYTES_BESIDE).saturating_sub(bytes_under(dir));
+    println!("{rows} records: about {} MiB of disk, {} MiB are free", wanted >> 20, free >> 20);
+    anyhow::ensure!(free >= wanted, "not enough room in {}", dir.display());
+    Ok(())
+}
+
+/// Records on their way.
+struct Payload {
+    sensor: u8,
+    records: u64,
+    bytes: Bytes,
+}
+
+/// Makes them, the same each time.
+struct Payloads {
+    rows: u64,
+    made: u64,
+    dice: Dice,
+}
+
+impl Iterator for Payloads {
+    type Item = Payload;
+
+    fn next(&mut self) -> Option<Payload> {
+        let (from, to) = (self.made, (self.made + BATCH).min(self.rows));
+        if from == to {
+            return None;
+        }
+        let records: Vec<_> = (from..to).map(|n| record(n, self.rows, &mut self.dice)).collect();
+        self.made = to;
+        let sensor = self.dice.below(u64::from(SENSORS)) as u8;
+        Some(Payload { sensor, records: to - from, bytes: RecordBatch::payload("eth0", &records) })
+    }
+}
+
+/// What a new store gets.
+pub(crate) struct Load<'l> {
+    pub(crate) rows: u64,
+    /// Seconds of the end at a pace.
+    pub(crate) paced_s: u64,
+    pub(crate) dir: &'l Path,
+}
+
+/// Seconds that taking in took, part by part.
+#[derive(Default)]
+struct Taken {
+    decode: f64,
+    commit: f64,
+    settle: f64,
+    slowest: Duration,
+    seqs: [u64; SENSORS as usize],
+}
+
+impl Load<'_> {
+    pub(crate) fn run(
+        &self,
+        mut writer: Writer,
+        store: &Store,
+        queries: &Queries,
+        report: &mut Report,
+    ) -> anyhow::Result<Writer> {
+        let rows = self.rows;
+        tell_time(&mut writer, store)?;
+        let paced = (self.paced_s * PACE).min(rows / 2);
+        let mut payloads = Payloads { rows, made: 0, dice: Dice(1) };
+        let mut taken = Taken::default();
+        let (mut n, mut cpu_s, mut wall) = (0, 0.0, Duration::ZERO);
+        let begun = Watch::start();
+        while n < rows - paced {
+            // A run of them is made before it is taken in: what making costs is not counted.
+            let run: Vec<Payload> = payloads.by_ref().take(16).collect();
+            let (before, watch) = (cpu(), Watch::start());
+            for payload in run {
+                n += payload.records;
+                taken.take(&mut writer, payload)?;
+            }
+            wall += watch.elapsed();
+            cpu_s += cpu() - before;
+            if n % 1_000_000 < 16 * BATCH {
+                let left = begun.elapsed().as_secs_f64() * (rows - n) as f64 / n as f64;
+                eprintln!(
+                    "{n} of {rows} records, {:.0} k/s, {} MiB resident, {} MiB on disk, {left:.0} s to go",
+                    n as f64 / wall.as_secs_f64() / 1e3,
+                    resident_mib(),
+                    bytes_under(self.dir) >> 20,
+                );
+            }
+        }
+        taken.tell(n, cpu_s, wall, report)?;
+        if paced > 0 {
+            roll_up(store, n, report)?;
+            self.at_a_pace(&mut writer, store, queries, payloads, &mut taken, report)?;
+        }
+        let bytes_each = bytes_under(&self.dir.join("db")) as f64 / rows as f64;
+        println!("size: {bytes_each:.1} bytes a record");
+        report.figure("size", "bytes a record", bytes_each)?;
+        Ok(writer)
+    }
+
+    /// The rest at a pace, while searches are asked one after the other and blocks are rolled up.
+    fn at_a_pace(
+        &self,
+        writer: &mut Writer,
+        store: &Store,
+        queries: &Queries,
+        payloads: Payloads,
+        taken: &mut Taken,
+        report: &mut Report,
+    ) -> anyhow::Result<()> {
+        let over = AtomicBool::new(false);
+        let over = &over;
+        let searches = searches(store);
+        let searches = &searches;
+        let watch = Watch::start();
+        let (mut n, mut slowest, mut resident) = (0u64, Duration::ZERO, 0);
+        let mut times = std::thread::scope(|scope| -> anyhow::Result<Vec<f64>> {
+            let asking = scope.spawn(move || -> anyhow::Result<Vec<f64>> {
+                let runtime =
+                    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+                let mut times = Vec::new();
+                for (_, search) in searches.iter().cycle() {
+                    if over.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let watch = Watch::start();
+                    runtime.block_on(queries.search(search.clone()))?;
+                    times.push(watch.elapsed().as_secs_f64() * 1e3);
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Ok(times)
+            });
+            let rolling = scope.spawn(move || -> anyhow::Result<()> {
+                let mut roller = Roller::new(store.clone());
+                while !over.load(Ordering::Relaxed) {
+                    roller.round()?;
+                    std::thread::sleep(Duration::from_secs(1));
+                }
+                Ok(())
+            });
+            // Made by a thread of their own, which is a load on the machine that sensors would not be.
+            let (sender, receiver) = sync_channel(64);
+            scope.spawn(move || { payloads }.try_for_each(|payload| sender.send(payload)));
+            let taking = (|| -> anyhow::Result<()> {
+                for payload in receiver {
+                    let due = Duration::from_nanos(n * (1_000_000_000 / PACE));
+                    std::thread::sleep(due.saturating_sub(watch.elapsed()));
+                    n += payload.records;
+                    let committing = Watch::start();
+                    taken.take(writer, payload)?;
+                    slowest = slowest.max(committing.elapsed());
+                    if n % PACE < BATCH {
+                        resident = resident.max(resident_mib());
+                    }
+                }
+                Ok(())
+            })();
+            over.store(true, Ordering::Relaxed);
+            let fault = |_| anyhow::anyhow!("a thread of the bench panicked");
+            rolling.join().map_err(fault)??;
+            taking?;
+            asking.join().map_err(fault)?
+        })?;
+        times.sort_by(f64::total_cmp);
+        let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize];
+        let rate = n as f64 / watch.elapsed().as_secs_f64();
+        println!(
+            "at a pace: {rate:.0} records/s of {PACE}, slowest batch {slowest:?}; {} searches meanwhile: p50 {:.1} ms, p99 {:.1} ms, worst {:.1} ms; {resident} MiB resident",
+            times.len(),
+            at(0.5),
+            at(0.99),
+            at(1.0),
+        );
+        report.figure("taken in at a pace", "records/s", rate)?;
+        report.figure("searches meanwhile, p50", "ms", at(0.5))?;
+        report.figure("searches meanwhile, p99", "ms", at(0.99))?;
+        report.figure("memory meanwhile", "MiB", resident as f64)
+    }
+}
+
+impl Taken {
+    fn take(&mut self, writer: &mut Writer, payload: Payload) -> anyhow::Result<()> {
+        let Payload { sensor, bytes: payload, .. } = payload;
+        let seq = &mut self.seqs[usize::from(sensor)];
+        *seq += 1;
+        let begun = Watch::start();
+        let batch = RecordBatch::read(&payload, &Enrichment::default())?;
+        self.decode += begun.elapsed().as_secs_f64();
+        let committing = Watch::start();
+        let content = Content::Flows {
+            interface: batch.interface.into(),
+            records: batch.records,
+            alerts: Vec::new(),
+            payload,
+        };
+        let body = Body::Entry { seq: *seq, content };
+        let agent_name = format!("sensor-{sensor}").into();
+        writer.commit(&[Change { epoch: epoch(sensor), agent_name, body }])?;
+        self.slowest = self.slowest.max(committing.elapsed());
+        self.commit += committing.elapsed().as_secs_f64();
+        let settling = Watch::start();
+        while writer.settle()? {}
+        self.settle += settling.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    fn tell(&self, rows: u64, cpu_s: f64, wall: Duration, report: &mut Report) -> anyhow::Result<()> {
+        println!(
+            "ingest: {:.0} k records per CPU-second ({:.0} k without decoding), {:.0} k/s, slowest commit {:?}, {} MiB resident",
+            rows as f64 / cpu_s / 1e3,
+            rows as f64 / (cpu_s - self.decode) / 1e3,
+            rows as f64 / wall.as_secs_f64() / 1e3,
+            self.slowest,
+            resident_mib()
+        );
+        let each_us = |seconds: f64| seconds / rows as f64 * 1e6;
+        println!(
+            "a record: {:.2} us to decode, {:.2} to commit, {:.2} into its block",
+            each_us(self.decode),
+            each_us(self.commit),
+            each_us(self.settle)
+        );
+        report.figure("ingest", "records a CPU-second", rows as f64 / cpu_s)?;
+        report.figure(
+            "ingest without decoding",
+            "records a CPU-second",
+            rows as f64 / (cpu_s - self.decode),
+        )?;
+        report.figure("memory while taking in", "MiB", resident_mib() as f64)
+    }
+}
+
+/// What the sensors' clocks are worth: five days until now.
+fn tell_time(writer: &mut Writer, store: &Store) -> anyhow::Result<()> {
+    let begin = store.now().utc.saturating_add_ns(-(SPAN_NS.cast_signed()));
+    let fix = |raw: u64| Fix {
+        raw: RawNs(raw),
+        utc: begin.saturating_add_ns(raw.cast_signed()),
+        err_ns: 500_000,
+        source: FixSource::Chrony,
+    };
+    for sensor in 0..SENSORS {
+        let fixes = (0..=SPAN_NS / 1_800_000_000_000).map(|n| fix(n * 1_800_000_000_000)).collect();
+        let body = Body::Evidence(Evidence { fixes, ..Evidence::default() });
+        let agent_name: Arc<str> = format!("sensor-{sensor}").into();
+        writer.commit(&[Change { epoch: epoch(sensor), agent_name, body }])?;
+    }
+    Ok(())
+}
+
+/// Makes the rollups that are missing.
+pub(crate) fn roll_up(store: &Store, rows: u64, report: &mut Report) -> anyhow::Result<()> {
+    let rolling = Watch::start();
+    let before = cpu();
+    let mut roller = Roller::new(store.clone());
+    let mut rollups = 0;
+    loop {
+        match roller.round()? {
+            0 => break,
+            made => rollups += made,
+        }
+    }
+    if rollups > 0 {
+        println!(
+            "{rollups} rollups: {:?}, {:.2} us of CPU and {:.1} bytes a record, not yet compressed",
+            rolling.elapsed(),
+            (cpu() - before) / rows as f64 * 1e6,
+            roller.bytes() as f64 / rows as f64,
+        );
+    }
+    if rollups > 0 {
+        report.figure("rolling up", "bytes a record", roller.bytes() as f64 / rows as f64)?;
+    }
+    Ok(())
+}
