@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::plan::Plan;
-use crate::store::{Part, Progress, ScanKey, Span, Stop, Store, StoreError};
+use crate::store::{FromRollups, Part, Progress, ScanKey, Span, Stop, Store, StoreError};
 
 /// What bounds the answering of questions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -348,12 +348,23 @@ impl Selection {
         control: &Control,
         each: &(dyn Fn(&mut T, Part<'_>) -> Result<(), StoreError> + Sync),
     ) -> Result<(Vec<T>, Vec<String>), QueryError> {
+        self.walk_rolled(control, None, each)
+    }
+
+    /// The same; what is rolled up may be told to `rollups` instead, where everything is asked for.
+    pub(super) fn walk_rolled<T: Default + Send>(
+        &self,
+        control: &Control,
+        rollups: Option<&FromRollups<'_>>,
+        each: &(dyn Fn(&mut T, Part<'_>) -> Result<(), StoreError> + Sync),
+    ) -> Result<(Vec<T>, Vec<String>), QueryError> {
         if let Some(flows) = self.by_id(true).transpose()? {
             let mut part = T::default();
             each(&mut part, Part::Flows(&flows))?;
             return Ok((vec![part], Vec::new()));
         }
-        let walked = self.store.walk(self.span, &self.plan, &|| control.stop(), &control.progress, each)?;
+        let stop = || control.stop();
+        let walked = self.store.walk(self.span, &self.plan, &stop, &control.progress, rollups, each)?;
         control.check()?;
         Ok((walked.parts, control.partial(walked.stopped, walked.damaged)))
     }

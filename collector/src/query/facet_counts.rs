@@ -1,16 +1,18 @@
 //! How many records have each value of many fields, in bounded memory: where there are too many different values, the
 //! rarest are let go, and how much that can make a count too low is known.
 
-use std::collections::HashMap;
+use std::hash::BuildHasher;
 
 use gnomon_flow::{Field, StoredFlow, Value};
+use hashbrown::HashTable;
 
 use super::coded::Coded;
 use super::group::distinct;
+use super::totals::totals;
 use crate::store::block::bloom::Mixing;
 use crate::store::live::RowSet;
 use crate::store::rollup::Rollup;
-use crate::store::{Reader, StoreError};
+use crate::store::{Reader, Store, StoreError};
 
 /// What the values of all fields may take. Beyond it the field that takes most lets its rarest values go.
 const BYTES_MAX: usize = 64 << 20;
@@ -34,7 +36,7 @@ pub(super) struct Counts {
 pub(super) struct OfField {
     /// Records that have any.
     pub(super) flows: u64,
-    counts: HashMap<Value<'static>, u64, Mixing>,
+    counts: HashTable<(Value<'static>, u64)>,
     /// Counts of integers below [`SMALL_MAX`], by themselves: ports are most of what is counted.
     small: Vec<u64>,
     /// A count is too low by this at most; a value that is not there had at most this.
@@ -42,12 +44,16 @@ pub(super) struct OfField {
     bytes: usize,
 }
 
+fn hash_of(value: &Value<'_>) -> u64 {
+    Mixing::default().hash_one(value)
+}
+
 fn bytes_of(value: &Value<'_>) -> usize {
     VALUE_BYTES + if let Value::Text(text) = value { text.len() } else { 0 }
 }
 
 impl OfField {
-    fn add(&mut self, value: &Value<'static>, count: u64) -> usize {
+    pub(super) fn add(&mut self, value: &Value<'_>, count: u64) -> usize {
         if let Value::Integer(n @ 0..SMALL_MAX) = value {
             let place = *n as usize;
             if self.small.len() <= place {
@@ -56,14 +62,63 @@ impl OfField {
             self.small[place] += count;
             return 0;
         }
-        if let Some(known) = self.counts.get_mut(value) {
+        let hash = hash_of(value);
+        if let Some((_, known)) = self.counts.find_mut(hash, |(known, _)| known == value) {
             *known += count;
             return 0;
         }
-        self.counts.insert(value.clone(), count);
+        self.counts.insert_unique(hash, (value.clone().into_owned(), count), |(value, _)| hash_of(value));
         let bytes = bytes_of(value);
         self.bytes += bytes;
         bytes
+    }
+
+    /// Counts rows of a block; false when columns do not tell.
+    pub(super) fn add_rows(
+        &mut self,
+        field: &'static Field,
+        block: &Reader,
+        rows: &RowSet,
+    ) -> Result<bool, StoreError> {
+        let having = totals(field, block, rows, &mut |value, count| _ = self.add(value, count))?;
+        if let Some(having) = having {
+            self.flows += having;
+            return Ok(true);
+        }
+        let Some(coded) = Coded::of(field, block, rows)? else { return Ok(false) };
+        let (counts, having) = coded.counts(rows);
+        self.flows += having;
+        for (value, count) in coded.values.iter().zip(counts).filter(|(_, count)| *count > 0) {
+            self.add(value, count);
+        }
+        Ok(true)
+    }
+
+    /// Counts all records of a rollup; false when it says nothing of the field.
+    fn add_rolled(
+        &mut self,
+        field: &Field,
+        rollup: &Rollup,
+        origins: Option<&[(StoredFlow, u64)]>,
+        bytes: &mut usize,
+    ) -> bool {
+        if of_source(field) {
+            let Some(origins) = origins.filter(|origins| !origins.is_empty()) else { return false };
+            for (flow, rows) in origins {
+                if let Some(value) = field.first(flow) {
+                    self.flows += rows;
+                    *bytes += self.add(&value, *rows);
+                }
+            }
+            return true;
+        }
+        let Some(rolled) = rollup.of(field.id) else { return false };
+        self.flows += rolled.flows;
+        self.missed += rolled.missed;
+        for (value, count) in &rolled.values {
+            *bytes += self.add(value, *count);
+        }
+        true
     }
 
     /// All that are counted.
@@ -72,6 +127,13 @@ impl OfField {
         for (n, count) in (0..).zip(&self.small).filter(|(_, count)| **count > 0) {
             each(&Value::Integer(n), *count);
         }
+    }
+
+    /// All of them, with their counts.
+    pub(super) fn all(&self) -> Vec<(Value<'static>, u64)> {
+        let mut all = Vec::new();
+        self.each(|value, count| all.push((value.clone(), count)));
+        all
     }
 
     /// The most frequent of them, by `limit`, and how many there are.
@@ -93,14 +155,14 @@ impl OfField {
 
     /// Lets at least half of the values go, the rarest.
     fn shrink(&mut self) {
-        let mut all: Vec<u64> = self.counts.values().copied().collect();
+        let mut all: Vec<u64> = self.counts.iter().map(|(_, count)| *count).collect();
         let middle = all.len() / 2;
         let Some((_, median, _)) = (!all.is_empty()).then(|| all.select_nth_unstable(middle)) else { return };
         let median = *median;
-        self.counts.retain(|_, count| *count > median);
-        self.counts.shrink_to_fit();
+        self.counts.retain(|(_, count)| *count > median);
+        self.counts.shrink_to_fit(|(value, _)| hash_of(value));
         self.missed += median;
-        self.bytes = self.counts.keys().map(bytes_of).sum();
+        self.bytes = self.counts.iter().map(|(value, _)| bytes_of(value)).sum();
     }
 }
 
@@ -122,23 +184,17 @@ impl Counts {
     ) -> Result<(), StoreError> {
         self.flows += rows.len() as u64;
         let mut by_record = Vec::new();
+        let origins = rollup.map(|rollup| origins(fields, block.store(), rollup)).transpose()?;
         for (field, to) in fields.iter().zip(&mut self.fields) {
-            if let Some(rolled) = rollup.and_then(|rollup| rollup.of(field.id)) {
-                to.flows += rolled.flows;
-                to.missed += rolled.missed;
-                for (value, count) in &rolled.values {
-                    self.bytes += to.add(value, *count);
-                }
+            if rollup.is_some_and(|rollup| to.add_rolled(field, rollup, origins.as_deref(), &mut self.bytes))
+            {
                 continue;
             }
-            let Some(coded) = Coded::of(field, block, rows)? else {
+            let before = to.bytes;
+            if to.add_rows(field, block, rows)? {
+                self.bytes += to.bytes - before;
+            } else {
                 by_record.push((*field, to));
-                continue;
-            };
-            let (counts, having) = coded.counts(rows);
-            to.flows += having;
-            for (value, count) in coded.values.iter().zip(counts).filter(|(_, count)| *count > 0) {
-                self.bytes += to.add(value, count);
             }
         }
         if !by_record.is_empty() {
@@ -148,6 +204,22 @@ impl Counts {
                     self.bytes += add_flow(to, field, &flow);
                 }
             }
+        }
+        self.bound();
+        Ok(())
+    }
+
+    /// Counts all records of a rollup, which has all of the fields.
+    pub(super) fn add_rollup(
+        &mut self,
+        fields: &[&'static Field],
+        store: &Store,
+        rollup: &Rollup,
+    ) -> Result<(), StoreError> {
+        self.flows += rollup.rows;
+        let origins = origins(fields, store, rollup)?;
+        for (field, to) in fields.iter().zip(&mut self.fields) {
+            to.add_rolled(field, rollup, Some(&origins), &mut self.bytes);
         }
         self.bound();
         Ok(())
@@ -182,6 +254,23 @@ impl Counts {
     }
 }
 
+/// Whether all records of a source share the field: an agent's name may change, so that rollups have none of it.
+pub(super) fn of_source(field: &Field) -> bool {
+    (2..=5).contains(&field.id.0)
+}
+
+/// A record of each of a rollup's sources, and how many there are; none where no field asks for them.
+fn origins(
+    fields: &[&'static Field],
+    store: &Store,
+    rollup: &Rollup,
+) -> Result<Vec<(StoredFlow, u64)>, StoreError> {
+    if !fields.iter().any(|field| of_source(field)) {
+        return Ok(Vec::new());
+    }
+    rollup.sources.iter().map(|source| Ok((store.flow_from(source)?, source.rows))).collect()
+}
+
 fn add_flow(to: &mut OfField, field: &Field, flow: &StoredFlow) -> usize {
     let mut values = Vec::new();
     distinct(field, flow, &mut values);
@@ -213,7 +302,9 @@ mod tests {
         let field = &counts.fields[0];
         assert!(field.missed > 0 && field.missed < 100, "{}", field.missed);
         for n in (0..2_000_000).step_by(1000) {
-            let found = field.counts.get(&Value::Integer(FIRST + n)).copied().unwrap_or(0);
+            let value = Value::Integer(FIRST + n);
+            let found = field.counts.find(hash_of(&value), |(known, _)| *known == value);
+            let found = found.map_or(0, |(_, count)| *count);
             assert!(found <= real(n) && found + field.missed >= real(n), "{n}: {found} of {}", real(n));
         }
     }

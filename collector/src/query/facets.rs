@@ -1,17 +1,18 @@
 //! Facets: the most frequent values of many fields at once, from one walk over what matches. An answer can be had while
 //! the walk goes on: it says how much has been read, and the last one is exact.
 
-use std::sync::{Mutex, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use gnomon_clock::MonoNs;
 use gnomon_expression::Predicate;
-use gnomon_flow::{FIELDS, Field, FieldKind};
+use gnomon_flow::{FIELDS, Field, FieldId, FieldKind};
 use tokio::sync::mpsc;
 
 use super::aggregate::named;
 use super::execute::{Queries, QueryError, TimeRange, joined, limit_or};
-use super::facet_counts::{Counts, OfField};
-use crate::store::Part;
+use super::facet_counts::{Counts, OfField, of_source};
+use super::rollup::is_rolled_up;
+use crate::store::{FromRollups, Part};
 
 /// Values of a field unless the caller says otherwise.
 const VALUES_DEFAULT: u32 = 10;
@@ -156,26 +157,40 @@ impl Queries {
         let selection = self.selection(&facets.expression, facets.range)?;
         // Rollups know of nothing but all records of a block.
         let rolled = !facets.exact && matches!(selection.plan.predicate, Predicate::All);
+        let rolled_fields: Vec<FieldId> =
+            asked.fields.iter().filter(|field| is_rolled_up(field)).map(|field| field.id).collect();
         self.stream(move |control, so_far| {
             let places: Vec<Mutex<Counts>> =
                 (0..PLACES).map(|_| Mutex::new(Counts::of(asked.fields.len()))).collect();
             let next = Mutex::new(control.now());
-            let ((), partial) = selection
-                .walk(&control, &|_: &mut (), part| {
-                    if matches!(part, Part::Flows([])) {
-                        return Ok(());
-                    }
-                    count(&places, &asked.fields, &part, rolled)?;
-                    // Who comes by when it is time makes the answer; the others go on reading.
-                    let Ok(mut next) = next.try_lock() else { return Ok(()) };
-                    if facets.refine && control.now() >= *next {
-                        so_far.send(|| Ok(asked.answer(&places, control.progress.now(), None)));
-                        let took = control.now().since(*next).min(REFINE_NS);
-                        *next = MonoNs(control.now().0.saturating_add(REFINE_NS.max(took * REFINE_SHARE)));
-                    }
+            let tell = || {
+                // Who comes by when it is time makes the answer; the others go on reading.
+                let Ok(mut next) = next.try_lock() else { return };
+                if facets.refine && control.now() >= *next {
+                    so_far.send(|| Ok(asked.answer(&places, control.progress.now(), None)));
+                    let took = control.now().since(*next).min(REFINE_NS);
+                    *next = MonoNs(control.now().0.saturating_add(REFINE_NS.max(took * REFINE_SHARE)));
+                }
+            };
+            let from_rollups = FromRollups {
+                fields: &rolled_fields,
+                each: &|rollup| {
+                    free(&places).add_rollup(&asked.fields, &selection.store, rollup)?;
+                    tell();
                     Ok(())
-                })
-                .map(|(_, partial)| ((), partial))?;
+                },
+            };
+            // A field that no rollup has is counted block by block, and then the others may be, too.
+            let groups = (rolled && asked.fields.iter().all(|field| of_source(field) || is_rolled_up(field)))
+                .then_some(&from_rollups);
+            let (_, partial) = selection.walk_rolled(&control, groups, &|_: &mut (), part| {
+                if matches!(part, Part::Flows([])) {
+                    return Ok(());
+                }
+                count(&places, &asked.fields, &part, rolled.then_some(&rolled_fields[..]))?;
+                tell();
+                Ok(())
+            })?;
             let mut answer = asked.answer(&places, control.progress.now(), joined(&partial));
             answer.last = true;
             Ok(answer)
@@ -184,28 +199,33 @@ impl Queries {
     }
 }
 
-/// Counts at the first place that nobody uses.
-fn count(
-    places: &[Mutex<Counts>],
-    fields: &[&'static Field],
-    part: &Part<'_>,
-    rolled: bool,
-) -> Result<(), crate::store::StoreError> {
-    let mut free = loop {
+/// The first place that nobody uses.
+fn free(places: &[Mutex<Counts>]) -> MutexGuard<'_, Counts> {
+    loop {
         let free = places.iter().find_map(|place| match place.try_lock() {
             Ok(free) => Some(free),
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         });
         match free {
-            Some(free) => break free,
+            Some(free) => return free,
             None => std::thread::yield_now(),
         }
-    };
+    }
+}
+
+/// Counts a part, with `rolled` by rollups that have these fields.
+fn count(
+    places: &[Mutex<Counts>],
+    fields: &[&'static Field],
+    part: &Part<'_>,
+    rolled: Option<&[FieldId]>,
+) -> Result<(), crate::store::StoreError> {
+    let mut free = free(places);
     match part {
         Part::Rows(block, rows) => {
-            let whole = rolled && rows.len() == block.rows();
-            let rollup = if whole { block.rollup()? } else { None };
+            let rolled = rolled.filter(|_| rows.len() == block.rows());
+            let rollup = rolled.map(|fields| block.rollup(fields)).transpose()?.flatten();
             free.add_rows(fields, block, rows, rollup.as_ref())
         }
         Part::Flows(flows) => {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use gnomon_flow::{Field, StoredFlow, Value, field};
@@ -43,21 +44,66 @@ pub(super) struct Tally {
 #[derive(Debug, Default)]
 struct Known {
     values: Vec<Value<'static>>,
-    places: HashTable<u32>,
+    places: HashTable<(Code, u32)>,
+    /// The numbers of integers below [`SMALL_MAX`]: ports are most of what is looked up.
+    small: Vec<u32>,
+}
+
+/// A quarter of a megabyte a field at most.
+const SMALL_MAX: u64 = 65_536;
+
+/// What stands for a value in a table: most need no other look then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Code {
+    Address(u32),
+    Integer(u64),
+    /// Of what else there is, the hash.
+    Like(u64),
+}
+
+impl Code {
+    fn of(value: &Value<'static>) -> Code {
+        match value {
+            Value::Ip(IpAddr::V4(ip)) => Code::Address(ip.to_bits()),
+            Value::Integer(n) => Code::Integer(*n),
+            other => Code::Like(Mixing::default().hash_one(other)),
+        }
+    }
+
+    fn hash(self) -> u64 {
+        Mixing::default().hash_one(match self {
+            Code::Address(ip) => u64::from(ip),
+            Code::Integer(word) | Code::Like(word) => word,
+        })
+    }
 }
 
 impl Known {
     fn find(&self, value: &Value<'static>) -> u32 {
-        let same = |at: &u32| self.values[*at as usize] == *value;
-        self.places.find(Mixing::default().hash_one(value), same).copied().unwrap_or(NONE)
+        if let Value::Integer(n @ 0..SMALL_MAX) = value {
+            return self.small.get(*n as usize).copied().unwrap_or(NONE);
+        }
+        let code = Code::of(value);
+        let same = |(known, at): &(Code, u32)| {
+            *known == code && (!matches!(code, Code::Like(_)) || self.values[*at as usize] == *value)
+        };
+        self.places.find(code.hash(), same).map_or(NONE, |(_, number)| *number)
     }
 
     /// Of a value that is new.
     fn insert(&mut self, value: &Value<'static>) -> u32 {
         let number = self.values.len() as u32;
         self.values.push(value.clone());
-        let hash = |at: &u32| Mixing::default().hash_one(&self.values[*at as usize]);
-        self.places.insert_unique(hash(&number), number, hash);
+        if let Value::Integer(n @ 0..SMALL_MAX) = value {
+            let place = *n as usize;
+            if self.small.len() <= place {
+                self.small.resize((place + 1).next_power_of_two(), NONE);
+            }
+            self.small[place] = number;
+            return number;
+        }
+        let code = Code::of(value);
+        self.places.insert_unique(code.hash(), (code, number), |(code, _)| code.hash());
         number
     }
 }
@@ -221,6 +267,7 @@ impl Groups {
         }
         // The numbers here are the block's: each value is looked up once.
         let mut ours: Vec<Vec<u32>> = keys.iter().map(|of_field| vec![NONE; of_field.values.len()]).collect();
+        self.look_up(&mut ours, &keys, &local);
         let mut theirs = vec![0usize; by.fields.len()];
         for (mut key, tally) in local.into_iter().zip(tallies) {
             for number in theirs.iter_mut().rev() {
@@ -230,6 +277,24 @@ impl Groups {
             self.add_numbered(&mut ours, &theirs, &|at, number| &keys[at].values[number], tally);
         }
         Ok(())
+    }
+
+    /// Finds the numbers of values before their rows are added up: with nothing between two looks the processor waits for
+    /// many places of memory at once.
+    fn look_up(&self, ours: &mut [Vec<u32>], theirs: &[Coded], rows: &[u128]) {
+        if let ([known], [ours], [theirs]) = (&self.known[..], &mut *ours, theirs) {
+            for number in rows {
+                let number = *number as usize;
+                ours[number] = known.find(&theirs.values[number]);
+            }
+            return;
+        }
+        for ((known, ours), theirs) in self.known.iter().zip(ours).zip(theirs) {
+            // Where there are fewer rows than values, most values are in none.
+            if rows.len() >= theirs.values.len() {
+                ours.iter_mut().zip(&theirs.values).for_each(|(our, value)| *our = known.find(value));
+            }
+        }
     }
 
     /// Counts one record.

@@ -13,11 +13,13 @@ mod pcap_file;
 mod pcap_merge;
 mod plan;
 mod rollup;
+mod rollup_groups;
 mod search;
 mod select;
 mod tail;
 #[cfg(test)]
 pub(crate) mod testing;
+mod totals;
 mod values;
 
 #[cfg(test)]

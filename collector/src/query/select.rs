@@ -10,6 +10,7 @@ use gnomon_flow::{AttributeValue, Field, FieldId, FieldKind, Value};
 use super::plan::Plan;
 use super::values::{Codes, Values, attribute_value, values};
 use crate::store::block::columns::{self, Way};
+use crate::store::block::entries::Entries;
 use crate::store::block::{Column, Dictionary, Summary, Token, address_token, network_token, text_token};
 use crate::store::live::RowSet;
 use crate::store::{Filter, Reader, StoreError};
@@ -134,7 +135,14 @@ impl OfBlock for Test {
             for column in columns {
                 let Some(entries) = block.entries(column)? else { continue };
                 let has = |entry: &[u8]| entry_value(self.field, entry).is_some_and(|value| set.has(&value));
-                let wanted: Vec<bool> = entries.iter().map(has).collect();
+                let wanted: Vec<bool> = match may_have(set, &entries) {
+                    Some(few) => {
+                        let mut wanted = vec![false; entries.len()];
+                        few.into_iter().for_each(|code| wanted[code] = has(entries.get(code)));
+                        wanted
+                    }
+                    None => entries.iter().map(has).collect(),
+                };
                 if wanted.contains(&true)
                     && let Some(dictionary) = block.dictionary(column)?
                 {
@@ -169,6 +177,14 @@ fn dictionary_columns(field: FieldId) -> Option<Vec<Column>> {
         21 => Some(vec![columns::ORIG]),
         22 => Some(vec![columns::RESP]),
         id if id >= ATTRIBUTE_ID_FIRST => Some(vec![Column(id)]),
+        _ => None,
+    }
+}
+
+/// The entries that may be in the set, where a search for a text in all of them tells.
+fn may_have(set: &ValueSet, entries: &Entries) -> Option<Vec<usize>> {
+    match set {
+        ValueSet::Text(set) => entries.with_text(set.needle()?),
         _ => None,
     }
 }

@@ -49,9 +49,7 @@ pub(super) fn values(field: &Field, block: &Reader) -> Result<Option<Vec<Values>
         Ok(Values::Integers { values: block.integers(column)?, present: None })
     };
     let both = |of: fn(Way) -> Column| -> Result<Rc<Vec<u64>>, StoreError> {
-        let orig = block.integers(of(Way(columns::ORIG_WAY)))?;
-        let resp = block.integers(of(Way(columns::RESP_WAY)))?;
-        Ok(Rc::new(orig.iter().zip(&*resp).map(|(a, b)| a.saturating_add(*b)).collect()))
+        block.sums(of(Way(columns::ORIG_WAY)), of(Way(columns::RESP_WAY)))
     };
     let ip_bytes = |way: Way| -> Result<Vec<u64>, StoreError> {
         let (bytes, link) = (block.integers(way.bytes())?, block.integers(way.link_bytes())?);

@@ -13,6 +13,7 @@ use super::envelope::{Envelope, numbers};
 use super::keys::{self, Family};
 use super::live::{RowSet, Sealed, Times};
 use super::rocks::Batch;
+use super::rollup_group::delete_groups;
 use super::writer::Writer;
 use super::{Shared, StoreError};
 
@@ -160,6 +161,7 @@ impl Writer {
         // Now that nobody can see the blocks, nobody makes a rollup of one any more.
         let mut rollups = Batch::default();
         ids.iter().for_each(|id| rollups.delete(Family::Rollups, keys::block(*id)));
+        delete_groups(ids, &mut rollups);
         self.shared.rocks.write(&rollups, false)?;
         self.shared.rocks.drop_files_below(Family::Rollups, &keys::block(oldest));
         // Whole files of what was before the oldest block go at once; the rest as compactions come by.

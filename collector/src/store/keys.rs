@@ -10,6 +10,7 @@
 //! blocks       [block 8]                                                 a protobuf `StoredBlock`
 //! dead         [block 8]                                                 one bit a row that is in the block no more
 //! rollups      [block 8]                                                 a protobuf `StoredRollup`, made after its block
+//! groups       [level 1][first block 8]                                   a protobuf `StoredRollupGroup`: see `rollup_group.rs`
 //! recent       [number 8]                                                a batch of records that are in no block yet
 //! waiting      [epoch 8][flow 8][segment 4]                              a record in no block whose batch is gone
 //! loose        [epoch 8][flow 8][segment 4]                              block, row, revision, ingest time of an open record
@@ -56,6 +57,7 @@ pub(super) enum Family {
     Blocks,
     Dead,
     Rollups,
+    Groups,
     Recent,
     Waiting,
     Loose,
@@ -67,11 +69,12 @@ pub(super) enum Family {
 }
 
 impl Family {
-    pub(super) const ALL: [Family; 12] = [
+    pub(super) const ALL: [Family; 13] = [
         Family::Columns,
         Family::Blocks,
         Family::Dead,
         Family::Rollups,
+        Family::Groups,
         Family::Recent,
         Family::Waiting,
         Family::Loose,
@@ -88,6 +91,7 @@ impl Family {
             Family::Blocks => "blocks",
             Family::Dead => "dead",
             Family::Rollups => "rollups",
+            Family::Groups => "groups",
             Family::Recent => "recent",
             Family::Waiting => "waiting",
             Family::Loose => "loose",
@@ -170,6 +174,19 @@ pub(super) fn block_of(key: &[u8]) -> Option<u64> {
     u64_at(key, 0)
 }
 
+/// Key of `groups`.
+pub(super) fn group(level: u8, first: u64) -> [u8; 9] {
+    let mut key = [0; 9];
+    key[0] = level;
+    key[1..].copy_from_slice(&first.to_be_bytes());
+    key
+}
+
+pub(super) fn group_of(key: &[u8]) -> Option<(u8, u64)> {
+    let (level, first) = key.split_first()?;
+    Some((*level, u64::from_be_bytes(first.try_into().ok()?)))
+}
+
 /// Key of `columns`.
 pub(super) fn column(block: u64, column: u16) -> [u8; 10] {
     let mut key = [0; 10];
@@ -234,6 +251,8 @@ mod tests {
             assert_eq!(timed_of(&timed(utc, r)), Some((utc, r)));
         }
         assert_eq!(ledger_of(&ledger(AgentId([4; 16]), r.epoch)), Some((AgentId([4; 16]), r.epoch)));
+        assert_eq!(group_of(&group(2, 256)), Some((2, 256)));
+        assert_eq!((group_of(b"short"), group_of(&[0; 10])), (None, None));
         assert_eq!(timed_of(b"short"), None);
         assert_eq!(reference_of(&[0; 21]), None);
     }
@@ -251,5 +270,6 @@ mod tests {
         let expected =
             [0x80, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 4];
         assert_eq!(key, expected);
+        assert_eq!(group(1, 0x0102), [1, 0, 0, 0, 0, 0, 0, 1, 2]);
     }
 }

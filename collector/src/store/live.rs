@@ -1,7 +1,7 @@
 //! What searches see: the records that are in no block yet, and the blocks. One writer changes it, any number of readers
 //! take a [`View`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use gnomon_clock::UtcNs;
@@ -138,6 +138,21 @@ impl RowSet {
                 Some(at * 64 + bit)
             })
         })
+    }
+
+    /// As [`RowSet::iter`], for loops that do little with each.
+    pub(crate) fn each(&self, mut each: impl FnMut(usize)) {
+        for (at, word) in self.words.iter().enumerate() {
+            if *word == u64::MAX {
+                (at * 64..at * 64 + 64).for_each(&mut each);
+                continue;
+            }
+            let mut word = *word;
+            while word != 0 {
+                each(at * 64 + word.trailing_zeros() as usize);
+                word &= word - 1;
+            }
+        }
     }
 
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
@@ -284,7 +299,10 @@ impl Live {
             return;
         }
         let blocks = Arc::make_mut(&mut self.blocks);
-        blocks.retain(|block| !gone.contains(&block.id));
+        if !gone.is_empty() {
+            let gone: HashSet<u64, Mixing> = gone.iter().copied().collect();
+            blocks.retain(|block| !gone.contains(&block.id));
+        }
         for block in changed {
             match blocks.binary_search_by_key(&block.id, |known| known.id) {
                 Ok(at) => blocks[at] = block,
@@ -316,7 +334,11 @@ mod tests {
             let set = |list: &[prop::sample::Index]| -> BTreeSet<usize> { list.iter().map(|i| i.index(rows)).collect() };
             let (a, b) = (set(&a), set(&b));
             let of = |s: &BTreeSet<usize>| RowSet::of(rows, |row| s.contains(&row));
-            let same = |s: &RowSet, m: BTreeSet<usize>| s.len() == m.len() && s.iter().eq(m.iter().copied()) && m.iter().all(|row| s.has(*row));
+            let same = |s: &RowSet, m: BTreeSet<usize>| s.len() == m.len() && s.iter().eq(m.iter().copied()) && m.iter().all(|row| s.has(*row)) && {
+                let mut rows = Vec::new();
+                s.each(|row| rows.push(row));
+                rows.iter().eq(m.iter())
+            };
             prop_assert!(same(&of(&a), a.clone()));
             let mut c = of(&a);
             c.intersect(&of(&b));

@@ -29,6 +29,7 @@ mod retention;
 mod retime;
 mod rocks;
 pub(crate) mod rollup;
+pub(crate) mod rollup_group;
 mod scan;
 mod segments;
 mod snapshot;
@@ -36,6 +37,7 @@ mod stage;
 #[cfg(test)]
 pub(crate) mod testing;
 mod verify;
+mod walk;
 mod writer;
 
 #[cfg(test)]
@@ -72,6 +74,7 @@ pub use segments::{BLOCK_BYTES_MAX, BlockReader, FlowSpan, SegmentError, SliceLo
 pub use snapshot::Snapshot;
 pub(crate) use verify::Hold;
 pub use verify::{Damage, Report, size_of, verify};
+pub(crate) use walk::FromRollups;
 pub use writer::Writer;
 
 use crate::clock_gate::ClockGate;

@@ -11,7 +11,8 @@ use gnomon_flow::{EpochHash, FieldId, FlowId, FlowRef, Origin, StoredFlow, TimeS
 
 use super::block::bloom::Mixing;
 use super::block::columns::{self, Row};
-use super::block::encoding::{self, Entries, Plain};
+use super::block::encoding::{self, Histogram, Plain};
+use super::block::entries::Entries;
 use super::block::{Column, Dictionary, Summary};
 use super::epochs::Epoch;
 use super::keys::{self, Family};
@@ -51,6 +52,10 @@ impl Reader {
         &self.store.shared
     }
 
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
     pub(crate) fn block(&self) -> &Arc<Sealed> {
         &self.block
     }
@@ -76,10 +81,6 @@ impl Reader {
         }
         let value = self.shared().rocks.get(Family::Columns, &keys::column(self.block.id, column.0))?;
         value.map(Some).ok_or(StoreError::BlockGone { id: self.block.id })
-    }
-
-    pub(super) fn rollup_bytes(&self, id: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.shared().rocks.get(Family::Rollups, &keys::block(id))?)
     }
 
     /// A column as it is kept in memory, all of it or its entries; `None` where it is not stored.
@@ -125,6 +126,21 @@ impl Reader {
         Ok(values)
     }
 
+    /// The sums of two columns of integers.
+    pub(crate) fn sums(&self, a: Column, b: Column) -> Result<Rc<Vec<u64>>, StoreError> {
+        let largest = |column: Column| self.summary().range(column).1;
+        let (one, other) = (self.plain(a, false)?, self.plain(b, false)?);
+        if let (Some(Plain::Integers(a)), Some(Plain::Integers(b)), Some(_)) =
+            (one.as_deref(), other.as_deref(), largest(a).checked_add(largest(b)))
+        {
+            let mut sums = a.values();
+            b.add_to(&mut sums);
+            return Ok(Rc::new(sums));
+        }
+        let (a, b) = (self.integers(a)?, self.integers(b)?);
+        Ok(Rc::new(a.iter().zip(&*b).map(|(a, b)| a.saturating_add(*b)).collect()))
+    }
+
     /// The integer of one row.
     fn integer(&self, column: Column, row: usize) -> Result<u64, StoreError> {
         Ok(match self.plain(column, false)?.as_deref() {
@@ -143,6 +159,14 @@ impl Reader {
         let read = Rc::new(packed.open());
         self.dictionaries.borrow_mut().insert(column, Rc::clone(&read));
         Ok(Some(read))
+    }
+
+    /// How many of `rows` have each entry of a column; `None` where every row has nothing.
+    pub(crate) fn histogram(&self, column: Column, rows: &RowSet) -> Result<Option<Histogram>, StoreError> {
+        Ok(match self.plain(column, false)?.as_deref() {
+            Some(Plain::Dictionary(packed)) => Some(packed.histogram(rows, self.rows())),
+            _ => None,
+        })
     }
 
     /// Its different values alone, which often tell enough and cost a fraction.
@@ -177,7 +201,7 @@ impl Reader {
         self.known_source(self.integer(columns::SOURCE, row)?)
     }
 
-    fn known_source(&self, source: u64) -> Result<usize, StoreError> {
+    pub(super) fn known_source(&self, source: u64) -> Result<usize, StoreError> {
         let source = usize::try_from(source).unwrap_or(usize::MAX);
         if source >= self.summary().sources.len() {
             let error = super::envelope::damaged("a column", format!("source {source}"));

@@ -18,7 +18,7 @@ use super::keys::{self, Family};
 
 /// Bytes that the one block cache of the database may take, filters and indexes included.
 const CACHE_BYTES: usize = 128 << 20;
-/// Bytes of the write-ahead log after which memtables are flushed to let it go.
+/// Bytes of the write-ahead log after which memtables are flushed to let it go: an open after a crash reads it all.
 const WAL_BYTES_MAX: u64 = 256 << 20;
 const WRITE_BUFFER_BYTES: usize = 32 << 20;
 const WRITE_BUFFER_BYTES_SMALL: usize = 4 << 20;
@@ -149,6 +149,12 @@ impl Rocks {
 
     pub(super) fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, RocksError> {
         self.db.get_cf(self.family(family), key).map_err(|e| self.error(e))
+    }
+
+    /// Whether there is such a key; its value is not copied.
+    pub(super) fn has_key(&self, family: Family, key: &[u8]) -> Result<bool, RocksError> {
+        let found = self.db.get_pinned_cf(self.family(family), key).map_err(|e| self.error(e))?;
+        Ok(found.is_some())
     }
 
     /// Apply `batch` whole or not at all. With `durable` it is on disk when this returns; without, it is on disk
@@ -369,6 +375,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut older = Rocks::open(dir.path()).unwrap();
         older.db.drop_cf(Family::Rollups.name()).unwrap();
+        older.db.drop_cf(Family::Groups.name()).unwrap();
         drop(older);
         let only_read = Rocks::open_read_only(dir.path()).unwrap();
         assert!(!only_read.has(Family::Rollups) && only_read.has(Family::Blocks));

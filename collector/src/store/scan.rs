@@ -1,8 +1,8 @@
-//! Finding records: which blocks may have some, and which of their rows do. A walk visits all that match, in no order; a
-//! page (`page.rs`) has the first of them in order.
+//! Finding records: which blocks may have some, and which of their rows do. A walk (`walk.rs`) visits all that match, in no
+//! order; a page (`page.rs`) has the first of them in order.
 
 use std::num::NonZero;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gnomon_clock::UtcNs;
@@ -11,7 +11,6 @@ use gnomon_flow::{FlowRef, StoredFlow, TimeState};
 use super::block::{Summary, columns};
 use super::keys;
 use super::live::{RowSet, Sealed, View};
-use super::progress::Progress;
 use super::reader::Reader;
 use super::{Store, StoreError};
 
@@ -124,13 +123,6 @@ pub(crate) enum Part<'p> {
     Flows(&'p [StoredFlow]),
 }
 
-/// How a walk over all matches ended.
-pub(crate) struct Walked<T> {
-    pub(crate) parts: Vec<T>,
-    pub(crate) damaged: u64,
-    pub(crate) stopped: bool,
-}
-
 /// What a scan of blocks and hot records goes by.
 pub(super) struct Order<'o> {
     pub(super) span: Span,
@@ -179,9 +171,11 @@ impl Order<'_> {
         if rows.is_empty() {
             return Ok((rows, exact));
         }
-        let Some((min, max, _)) = self.bounds(reader.block()) else { return Ok((RowSet::default(), exact)) };
-        if min >= self.span.since && (max < self.span.until || self.span.until == UtcNs::MAX) {
+        if self.within(reader.block()) {
             return Ok((rows, exact));
+        }
+        if self.bounds(reader.block()).is_none() {
+            return Ok((RowSet::default(), exact));
         }
         let mut inside = RowSet::none(reader.rows());
         if self.span.by_ingest {
@@ -213,6 +207,13 @@ impl Order<'_> {
             }
         }
         Ok((inside, exact))
+    }
+
+    /// Whether all records of the block lie in the span.
+    pub(super) fn within(&self, block: &Sealed) -> bool {
+        self.bounds(block).is_some_and(|(min, max, _)| {
+            min >= self.span.since && (max < self.span.until || self.span.until == UtcNs::MAX)
+        })
     }
 
     /// Where a row stands in the order.
@@ -282,83 +283,6 @@ impl Store {
             }
         }
         Ok(false)
-    }
-
-    /// Gives all matches to `each`, in no order, on several threads; each thread adds to a part of its own.
-    ///
-    /// # Errors
-    /// When the database cannot be read. A damaged block is counted and passed.
-    pub(crate) fn walk<T: Default + Send>(
-        &self,
-        span: Span,
-        filter: &dyn Filter,
-        stop: &(dyn Fn() -> Stop + Sync),
-        progress: &Progress,
-        each: &(dyn Fn(&mut T, Part<'_>) -> Result<(), StoreError> + Sync),
-    ) -> Result<Walked<T>, StoreError> {
-        let slack_ns = self.shared.gate.rekey_ns().cast_signed();
-        let order = Order { span, newest_first: true, after: None, filter, slack_ns };
-        let view = self.view();
-        let mut blocks: Vec<&Arc<Sealed>> =
-            view.blocks.iter().filter(|block| order.concerns(block)).collect();
-        blocks.reverse();
-        let hot: Vec<&[Arc<StoredFlow>]> = view.hot.chunks(HOT_RUN).collect();
-        let of_blocks = blocks.iter().map(|block| block.records()).sum::<u64>();
-        progress.begin(view.hot.len() as u64 + of_blocks);
-        let damaged = AtomicU64::new(0);
-        let told = AtomicBool::new(false);
-        let of_threads: Vec<Mutex<T>> = (0..threads()).map(|_| Mutex::new(T::default())).collect();
-        parallel(hot.len() + blocks.len(), &|thread, at| {
-            if stop() == Stop::Now {
-                told.store(true, Ordering::Relaxed);
-                return Ok(false);
-            }
-            if let Some(hot) = hot.get(at) {
-                let mut run = Vec::new();
-                self.hot(hot, &order, &|| Stop::GoOn, |flow, _| {
-                    run.push(flow);
-                    Ok(())
-                })?;
-                if !run.is_empty() {
-                    each(&mut lock(&of_threads[thread]), Part::Flows(&run))?;
-                }
-                progress.add(hot.len() as u64);
-                return Ok(true);
-            }
-            let at = at - hot.len();
-            let reader = self.read(blocks[at]);
-            let mut part = lock(&of_threads[thread]);
-            let walked = order.rows(&reader).and_then(|(rows, exact)| {
-                if rows.is_empty() {
-                    return Ok(());
-                }
-                if exact {
-                    return each(&mut part, Part::Rows(&reader, &rows));
-                }
-                let mut flows = Vec::new();
-                for row in rows.iter() {
-                    let flow = reader.flow(row)?;
-                    if filter.matches(&flow) {
-                        flows.push(flow);
-                    }
-                    if flows.len() >= HOT_RUN {
-                        each(&mut part, Part::Flows(&flows))?;
-                        flows.clear();
-                    }
-                }
-                each(&mut part, Part::Flows(&flows))
-            });
-            if !self.served(walked)? {
-                damaged.fetch_add(1, Ordering::Relaxed);
-            }
-            progress.add(blocks[at].records());
-            Ok(true)
-        })?;
-        let parts =
-            of_threads.into_iter().map(|part| part.into_inner().unwrap_or_else(PoisonError::into_inner));
-        let parts = parts.collect();
-        let stopped = told.into_inner();
-        Ok(Walked { parts, damaged: damaged.into_inner(), stopped })
     }
 
     /// What came of reading a block: false when it is damaged, which is said, counted and passed. One that was given up for
@@ -445,7 +369,7 @@ pub(super) fn parallel(
     })
 }
 
-fn threads() -> usize {
+pub(super) fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX)
 }
 

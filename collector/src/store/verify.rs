@@ -23,6 +23,7 @@ use super::open::judge_format;
 use super::retention::segment_table;
 use super::rocks::Rocks;
 use super::rollup::Rollup;
+use super::rollup_group::RollupGroup;
 use super::segments::{self, Position};
 use crate::enrich::Enrichment;
 
@@ -298,7 +299,14 @@ impl Records<'_> {
         if self.rocks.has(Family::Rollups) {
             self.each(Family::Rollups, |_, key, value| {
                 keys::block_of(key).ok_or_else(|| StoreError::Key { bytes: key.to_vec() })?;
-                Rollup::decode(value)?;
+                Rollup::decode(value, None)?;
+                Ok(())
+            });
+        }
+        if self.rocks.has(Family::Groups) {
+            self.each(Family::Groups, |_, key, value| {
+                keys::group_of(key).ok_or_else(|| StoreError::Key { bytes: key.to_vec() })?;
+                RollupGroup::decode(value, None)?;
                 Ok(())
             });
         }

@@ -49,6 +49,16 @@ impl TextSet {
             .then(|| self.few.iter().chain(&self.many).map(String::as_str))
     }
 
+    /// What every value of the set has in it, in lower case, when the set is one wildcard with some text.
+    pub fn needle(&self) -> Option<&str> {
+        let [wildcard] = &self.wildcards[..] else { return None };
+        if !(self.few.is_empty() && self.many.is_empty() && self.patterns.is_empty()) {
+            return None;
+        }
+        let parts = [&wildcard.prefix, &wildcard.suffix].into_iter().chain(&wildcard.inner);
+        parts.map(String::as_str).max_by_key(|part| part.len()).filter(|part| !part.is_empty())
+    }
+
     pub fn has(&self, value: &str) -> bool {
         self.few.iter().any(|text| same(value, text))
             || (!self.many.is_empty() && self.many.contains(&value.to_lowercase()))
@@ -111,6 +121,18 @@ fn find(text: &[u8], part: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_every_value_has() {
+        let wildcard = |parts: &[&str]| TextTerm::Wildcard(parts.iter().map(|p| (*p).to_owned()).collect());
+        let needle = |terms: &[TextTerm]| TextSet::of(terms.iter()).needle().map(str::to_owned);
+        assert_eq!(needle(&[wildcard(&["", "Video", ""])]), Some("video".to_owned()));
+        assert_eq!(needle(&[wildcard(&["a", "bc", "d", "efg"])]), Some("efg".to_owned()));
+        assert_eq!(needle(&[wildcard(&["", ""])]), None);
+        assert_eq!(needle(&[wildcard(&["a", ""]), wildcard(&["b", ""])]), None);
+        assert_eq!(needle(&[wildcard(&["a", ""]), TextTerm::Exact("b".to_owned())]), None);
+        assert_eq!(needle(&[TextTerm::Exact("b".to_owned())]), None);
+    }
 
     fn has(parts: &[&str], value: &str) -> bool {
         let term = TextTerm::Wildcard(parts.iter().map(|p| (*p).to_owned()).collect());

@@ -7,4 +7,5 @@ mod facets;
 mod pcap_bench;
 mod pcap_export;
 mod plan;
+mod rollup_groups;
 mod search;

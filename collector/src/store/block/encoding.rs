@@ -13,7 +13,9 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use super::entries::Entries;
 use crate::store::envelope::{DamagedValue, damaged};
+use crate::store::live::RowSet;
 
 const INTEGERS: u8 = 1;
 const DICTIONARY: u8 = 2;
@@ -41,14 +43,32 @@ pub(crate) struct Integers {
 
 impl Integers {
     pub(crate) fn values(&self) -> Vec<u64> {
-        let mut values = vec![self.min; self.rows];
-        for (plane, bytes) in self.planes.chunks_exact(self.rows.max(1)).enumerate() {
-            let shift = 8 * plane;
-            for (value, byte) in values.iter_mut().zip(bytes) {
-                *value = value.wrapping_add(u64::from(*byte) << shift);
+        let mut planes = self.planes.chunks_exact(self.rows.max(1));
+        // Most columns have one or two: those in one pass over the values.
+        let mut values = match (planes.next(), planes.next()) {
+            (None, _) => vec![self.min; self.rows],
+            (Some(low), None) => low.iter().map(|low| self.min.wrapping_add(u64::from(*low))).collect(),
+            (Some(low), Some(high)) => {
+                let pairs = low.iter().zip(high);
+                pairs
+                    .map(|(low, high)| self.min.wrapping_add(u64::from(*low) | u64::from(*high) << 8))
+                    .collect()
             }
+        };
+        for (plane, bytes) in (2..).zip(planes) {
+            add_plane(&mut values, plane, bytes);
         }
         values
+    }
+
+    /// Adds each row's value to the one that is there. Whoever calls knows that no sum is too large.
+    pub(crate) fn add_to(&self, sums: &mut [u64]) {
+        if self.min > 0 {
+            sums.iter_mut().for_each(|sum| *sum = sum.wrapping_add(self.min));
+        }
+        for (plane, bytes) in self.planes.chunks_exact(self.rows.max(1)).enumerate() {
+            add_plane(sums, plane, bytes);
+        }
     }
 
     /// The value of one row.
@@ -61,27 +81,9 @@ impl Integers {
     }
 }
 
-/// The different values of a column of texts or addresses, sorted.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Entries {
-    bytes: Vec<u8>,
-    /// Where each ends in `bytes`.
-    ends: Vec<u32>,
-}
-
-impl Entries {
-    pub(crate) fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    pub(crate) fn get(&self, code: usize) -> &[u8] {
-        let Some(&end) = self.ends.get(code) else { return &[] };
-        let start = code.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
-        self.bytes.get(start as usize..end as usize).unwrap_or(&[])
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        (0..self.len()).map(|code| self.get(code))
+fn add_plane(values: &mut [u64], plane: usize, bytes: &[u8]) {
+    for (value, byte) in values.iter_mut().zip(bytes) {
+        *value = value.wrapping_add(u64::from(*byte) << (8 * plane));
     }
 }
 
@@ -117,6 +119,40 @@ impl Packed {
         codes
     }
 
+    /// How many of `rows`, of `all`, have each code. A row has no code twice.
+    pub(crate) fn histogram(&self, rows: &RowSet, all: usize) -> Histogram {
+        let mut counts = vec![0u32; self.entries.len()];
+        let mut having = 0;
+        let mut count = |code: u32| {
+            if let Some(count) = counts.get_mut(code as usize) {
+                *count += 1;
+            }
+        };
+        if rows.len() == all {
+            let (low, high) = self.planes.split_at(self.values.min(self.planes.len()));
+            match self.planes.len() / self.values.max(1) {
+                // One entry: every value is it.
+                0 => (0..self.values).for_each(|_| count(0)),
+                1 => low.iter().for_each(|low| count(u32::from(*low))),
+                2 => low.iter().zip(high).for_each(|(l, h)| count(u32::from(*l) | u32::from(*h) << 8)),
+                _ => self.codes().into_iter().for_each(count),
+            }
+            if let Some((counts, _)) = &self.counts {
+                having = counts.iter().filter(|count| **count > 0).count() as u64;
+            }
+        } else if self.counts.is_none() {
+            rows.each(|row| count(self.code(row)));
+        } else {
+            let opened = self.open();
+            rows.each(|row| {
+                let of_row = opened.of_row(row);
+                having += u64::from(!of_row.is_empty());
+                of_row.iter().for_each(|code| count(*code));
+            });
+        }
+        Histogram { entries: Arc::clone(&self.entries), counts, lists: self.counts.is_some(), having }
+    }
+
     /// The entries of one row.
     pub(crate) fn of_row(&self, row: usize) -> impl Iterator<Item = &[u8]> {
         let range = match &self.counts {
@@ -146,6 +182,17 @@ impl Packed {
         });
         Dictionary { entries: Arc::clone(&self.entries), codes: self.codes(), starts }
     }
+}
+
+/// How many rows have each entry of a column.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Histogram {
+    pub(crate) entries: Arc<Entries>,
+    /// By code.
+    pub(crate) counts: Vec<u32>,
+    /// Rows have any number of entries, and `having` of them at least one; else each has one.
+    pub(crate) lists: bool,
+    pub(crate) having: u64,
 }
 
 /// A [`Packed`] column whose codes are numbers.
@@ -454,6 +501,15 @@ mod tests {
         }
 
         #[test]
+        fn sums_are_sums(values in prop::collection::vec((0u64..1 << 50, 1u64 << 20..1 << 30), 1..300)) {
+            let (a, b): (Vec<u64>, Vec<u64>) = values.iter().copied().unzip();
+            let read = |values: &[u64]| integers(values).map(|(bytes, ..)| read_integers(&bytes, values.len()).unwrap());
+            let mut sums = a;
+            read(&b).unwrap().add_to(&mut sums);
+            prop_assert!(sums.iter().zip(&values).all(|(sum, (a, b))| *sum == a + b));
+        }
+
+        #[test]
         fn lists_come_back(rows in prop::collection::vec(prop::collection::vec("[a-c]{0,3}", 0..4), 0..600)) {
             let counts: Vec<u8> = rows.iter().map(|row| row.len() as u8).collect();
             let values: Vec<&[u8]> = rows.iter().flatten().map(|text| text.as_bytes()).collect();
@@ -461,6 +517,13 @@ mod tests {
             let packed = read_dictionary(&bytes, rows.len(), true).unwrap();
             let read = packed.open();
             prop_assert!(read.entries.iter().is_sorted());
+            for step in 1..3 {
+                let some = RowSet::of(rows.len(), |row| row % step == 0);
+                let histogram = packed.histogram(&some, rows.len());
+                let of_code = |code: usize| some.iter().flat_map(|row| read.of_row(row)).filter(|of| **of as usize == code).count();
+                prop_assert!((0..read.entries.len()).all(|code| histogram.counts[code] as usize == of_code(code)));
+                prop_assert_eq!(histogram.having as usize, some.iter().filter(|row| !rows[*row].is_empty()).count());
+            }
             for (at, row) in rows.iter().enumerate() {
                 prop_assert!(packed.of_row(at).eq(row.iter().map(|text| text.as_bytes())));
                 let back: Vec<&[u8]> = read.of_row(at).iter().map(|code| read.entries.get(*code as usize)).collect();

@@ -6,6 +6,7 @@
 pub(crate) mod bloom;
 pub(crate) mod columns;
 pub(crate) mod encoding;
+pub(crate) mod entries;
 pub(super) mod summary;
 mod transposed;
 

@@ -1,0 +1,79 @@
+//! The entries of a dictionary, behind each other in memory: found by code, or all at once by a text in them.
+
+/// The different values of a column of texts or addresses, sorted.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Entries {
+    pub(super) bytes: Vec<u8>,
+    /// Where each ends in `bytes`.
+    pub(super) ends: Vec<u32>,
+}
+
+impl Entries {
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub(crate) fn get(&self, code: usize) -> &[u8] {
+        let Some(&end) = self.ends.get(code) else { return &[] };
+        let start = code.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
+        self.bytes.get(start as usize..end as usize).unwrap_or(&[])
+    }
+
+    /// The codes of all entries that may have the text in them, which is in lower case; letter case is ignored. Searched for
+    /// in all of them at once. `None` where they are not all ASCII: then lower case is not a matter of single bytes.
+    pub(crate) fn with_text(&self, text: &str) -> Option<Vec<usize>> {
+        if !self.bytes.is_ascii() {
+            return None;
+        }
+        let lower;
+        let bytes = if self.bytes.iter().any(u8::is_ascii_uppercase) {
+            lower = self.bytes.to_ascii_lowercase();
+            &lower
+        } else {
+            &self.bytes
+        };
+        let finder = memchr::memmem::Finder::new(text);
+        let (mut codes, mut from) = (Vec::new(), 0);
+        while let Some(at) = bytes.get(from..).and_then(|rest| finder.find(rest)) {
+            // It may reach over the end of its entry; then there is none in this one, since none of this length is behind it.
+            let code = self.ends.partition_point(|end| *end as usize <= from + at);
+            let Some(end) = self.ends.get(code) else { break };
+            codes.push(code);
+            from = *end as usize;
+        }
+        Some(codes)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.len()).map(|code| self.get(code))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_text_is_found_in_every_entry_that_has_it(
+            texts in prop::collection::btree_set("[abAB]{0,5}|[aé]{0,2}", 1..40), text in "[ab]{1,3}",
+        ) {
+            let mut entries = Entries::default();
+            for text in &texts {
+                entries.bytes.extend(text.as_bytes());
+                entries.ends.push(entries.bytes.len() as u32);
+            }
+            let has = |entry: &[u8]| str::from_utf8(entry).unwrap().to_lowercase().contains(&text);
+            match entries.with_text(&text) {
+                None => prop_assert!(texts.iter().any(|text| !text.is_ascii())),
+                Some(found) => {
+                    prop_assert!(found.is_sorted_by(|a, b| a < b));
+                    for (code, entry) in entries.iter().enumerate() {
+                        prop_assert!(!has(entry) || found.contains(&code), "{code} of {texts:?}");
+                    }
+                }
+            }
+        }
+    }
+}
