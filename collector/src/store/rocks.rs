@@ -19,7 +19,7 @@ use super::keys::{self, Family};
 /// Bytes that the one block cache of the database may take, filters and indexes included.
 const CACHE_BYTES: usize = 128 << 20;
 /// Bytes of the write-ahead log after which memtables are flushed to let it go: an open after a crash reads it all.
-const WAL_BYTES_MAX: u64 = 256 << 20;
+const WAL_BYTES_MAX: u64 = 96 << 20;
 const WRITE_BUFFER_BYTES: usize = 32 << 20;
 const WRITE_BUFFER_BYTES_SMALL: usize = 4 << 20;
 
