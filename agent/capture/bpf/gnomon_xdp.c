@@ -1,6 +1,7 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
 //
-// Sends every frame of a tap to the AF_XDP socket of its queue, and counts what it does with each.
+// Sends every frame of a tap to the AF_XDP socket of its queue, and counts what it does with each. Two programs: the second
+// writes the stamp of the NIC before the frame, and asks the driver for it.
 //
 // Fails open: user space writes CLOCK_MONOTONIC into `control.heartbeat_ns`; once that is older than `stale_ns` the agent
 // has stalled (stopped, swapped out, hung) and frames go to the host instead of into a ring nobody reads.
@@ -25,6 +26,10 @@ struct xdp_md {
 
 static void *(*const map_lookup_elem)(void *map, const void *key) = (void *)1;
 static long (*const redirect_map)(void *map, __u64 key, __u64 flags) = (void *)51;
+static long (*const adjust_meta)(struct xdp_md *ctx, int delta) = (void *)54;
+// Stands for the kernel's function bpf_xdp_metadata_rx_timestamp (networking/xdp-rx-metadata), which has no number but a type
+// id that differs from kernel to kernel: the loader writes it here. No helper has this number.
+static int (*const rx_timestamp)(const struct xdp_md *ctx, __u64 *ns) = (void *)0x7fff0001;
 // Reads the time of the last tick: no TSC access, which costs more than the rest of this program in a virtual machine.
 static __u64 (*const ktime_get_coarse_ns)(void) = (void *)160;
 
@@ -46,6 +51,16 @@ struct counters {
 	__u64 no_socket;
 	__u64 passed;
 };
+
+// What stands before a frame: metadata of XDP, which AF_XDP hands over in the bytes before the frame's first. Its size is not
+// handed over; `magic` says that it is there.
+struct mark {
+	__u64 magic;
+	// By the NIC's clock, 0 for a frame that it did not stamp.
+	__u64 nic_ns;
+};
+
+#define MARK_MAGIC 0x706d617473636e67ull
 
 struct {
 	UINT(type, MAP_ARRAY);
@@ -70,8 +85,7 @@ struct {
 	TYPE(value, __u32);
 } sockets SEC(".maps");
 
-SEC("xdp.frags")
-int gnomon_xdp(struct xdp_md *ctx)
+static inline __attribute__((always_inline)) int deliver(struct xdp_md *ctx)
 {
 	__u32 zero = 0;
 	__u32 queue = ctx->rx_queue_index;
@@ -103,5 +117,32 @@ int gnomon_xdp(struct xdp_md *ctx)
 	return action;
 }
 
-// None of the helpers above asks for a GPL program.
+SEC("xdp.frags")
+int gnomon_xdp(struct xdp_md *ctx)
+{
+	return deliver(ctx);
+}
+
+// Loaded for one interface, whose driver then answers `rx_timestamp`. Every frame gets a mark, with a stamp or without: else
+// the mark of an earlier frame in the same buffer would be taken for its own.
+SEC("xdp.frags")
+int gnomon_xdp_nic(struct xdp_md *ctx)
+{
+	__u64 ns = 0;
+	struct mark *mark;
+
+	// Before the mark is made: a driver may keep its stamp where the mark will be.
+	if (rx_timestamp(ctx, &ns))
+		ns = 0;
+	if (!adjust_meta(ctx, -(int)sizeof(*mark))) {
+		mark = (void *)(long)ctx->data_meta;
+		if ((void *)(mark + 1) <= (void *)(long)ctx->data) {
+			mark->magic = MARK_MAGIC;
+			mark->nic_ns = ns;
+		}
+	}
+	return deliver(ctx);
+}
+
+// None of the helpers above asks for a GPL program. `rx_timestamp` does: see docs/adr/0015.
 char _license[] SEC("license") = "Apache-2.0";

@@ -2,7 +2,11 @@
 //! directions of a flow meet whatever the NIC's hash did with them.
 
 mod arrival;
+mod bound;
 mod ladder;
+mod nic_stamps;
+#[cfg(test)]
+mod nic_stamps_tests;
 mod program;
 mod queue;
 mod ring;
@@ -22,6 +26,7 @@ use crate::filter::Sieve;
 use crate::frame::{FRAME_BYTES_MAX, Frame};
 use crate::interface::{self, Interface};
 use crate::mode::{CaptureMode, Refusal, Rung};
+use crate::nic::NoStamps;
 use crate::options::{Options, Queues};
 use crate::packet_mmap::socket::PacketSocket;
 use crate::stats::{DropReason, NetdevStats, QueueStats, SourceStats};
@@ -29,6 +34,7 @@ use crate::wait;
 
 use arrival::Look;
 use ladder::Sizes;
+use nic_stamps::{NicStamps, Wanted};
 use program::Program;
 use queue::Queue;
 
@@ -51,6 +57,8 @@ pub struct AfXdp {
     sizes: Sizes,
     follow_channels: bool,
     sieve: Option<Sieve>,
+    /// Where frames bring the NIC's stamps.
+    nic: Option<NicStamps>,
     _promiscuous: Option<PacketSocket>,
     beaten_at: RawNs,
     gone: bool,
@@ -64,6 +72,17 @@ impl AfXdp {
         interface: &Interface,
         options: &Options,
         clock: Arc<dyn Clock>,
+        refused: &mut Vec<Refusal>,
+    ) -> Result<Option<AfXdp>, CaptureError> {
+        let stamps = options.hardware_stamps.then(|| Wanted::of(interface, &*clock));
+        AfXdp::open_with(interface, options, clock, stamps, refused)
+    }
+
+    fn open_with(
+        interface: &Interface,
+        options: &Options,
+        clock: Arc<dyn Clock>,
+        stamps: Option<Result<Wanted, NoStamps>>,
         refused: &mut Vec<Refusal>,
     ) -> Result<Option<AfXdp>, CaptureError> {
         let name = &interface.name;
@@ -80,7 +99,16 @@ impl AfXdp {
                 CaptureError::system(format!("asking `{name}` for promiscuous mode"), error)
             })?;
         let (netdev_at_open, _) = interface::counters(interface.index).unwrap_or_default();
-        let Some(bound) = ladder::climb_down(interface, options, refused)? else { return Ok(None) };
+        let mut no_stamps = None;
+        let (asked, nic_clock) = match stamps {
+            Some(Ok(Wanted { asked, clock, device })) => (Some(asked), Some((clock, device))),
+            Some(Err(why)) => {
+                no_stamps = Some(why.to_string());
+                (None, None)
+            }
+            None => (None, None),
+        };
+        let Some(bound) = ladder::climb_down(interface, options, asked, refused)? else { return Ok(None) };
         let now = clock.raw();
         bound.program.beat();
         let ladder::Bound { program, rung, sockets, sizes } = bound;
@@ -93,9 +121,13 @@ impl AfXdp {
         if sieve.is_some() {
             notes.push("the capture filter is run by the agent: a socket of AF_XDP has none".into());
         }
-        if options.hardware_stamps {
-            notes.push("no stamps by the NIC: AF_XDP hands none over, AF_PACKET does".into());
+        no_stamps = no_stamps.or_else(|| program.no_stamps().map(NoStamps::to_string));
+        if let Some(why) = no_stamps {
+            notes.push(format!("no stamps by the NIC: {why}"));
         }
+        let nic =
+            nic_clock.filter(|_| program.bound()).map(|(clock, device)| NicStamps::new(clock, device, now));
+        notes.extend(nic.iter().map(|nic| nic.note(0, 0)));
         if interface.strips_vlan {
             notes.push(format!(
                 "the card may take VLAN tags out of frames, where AF_XDP cannot see them: `ethtool -K {name} rxvlan off`"
@@ -125,6 +157,7 @@ impl AfXdp {
             sizes,
             follow_channels: options.queues == Queues::All,
             sieve,
+            nic,
             _promiscuous: promiscuous,
             beaten_at: now,
             gone: false,
@@ -148,6 +181,10 @@ impl AfXdp {
             self.program.beat();
             self.beaten_at = look.after;
         }
+        let nic = match &mut self.nic {
+            Some(nic) => nic.at(&*self.clock, look, self.queues.iter().any(Queue::found)),
+            None => None,
+        };
         let (count, mut delivered) = (self.queues.len(), 0);
         let sieve = &mut self.sieve;
         let mut sink = |frames: &[Frame<'_>]| match sieve {
@@ -156,7 +193,7 @@ impl AfXdp {
         };
         for nth in 0..count {
             let queue = &mut self.queues[(self.first + nth) % count];
-            delivered += queue.drain(max_frames - delivered, look, self.snaplen, &mut sink);
+            delivered += queue.drain(max_frames - delivered, look, nic.as_ref(), self.snaplen, &mut sink);
         }
         self.first = (self.first + 1) % count.max(1);
         if delivered == 0 && self.gone {
@@ -220,6 +257,7 @@ impl AfXdp {
                 });
             }
         }
+        self.say_who_stamps();
         if let Some(sieve) = &self.sieve {
             let (frames, bytes) = sieve.filtered();
             stats.received -= frames;
@@ -239,6 +277,16 @@ impl AfXdp {
         }
         self.stats = stats.clone();
         stats
+    }
+
+    /// A driver may offer stamps and then have none.
+    fn say_who_stamps(&mut self) {
+        let Some(nic) = &self.nic else { return };
+        let sum = |of: fn(&Queue) -> u64| self.queues.iter().map(of).sum();
+        let note = nic.note(sum(|queue| queue.stamped), sum(|queue| queue.bare));
+        if let Some(said) = self.mode.notes.iter_mut().find(|said| said.starts_with(nic_stamps::BEGINS)) {
+            *said = note;
+        }
     }
 
     /// The kernel lets the number of channels grow while sockets are bound, and frames of the new ones would be lost.

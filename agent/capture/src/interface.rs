@@ -1,6 +1,7 @@
 //! The interfaces of this network namespace, and which of them an agent without configuration should capture.
 
 mod ethtool;
+mod netdev;
 mod netlink;
 
 use std::fmt;
@@ -260,6 +261,11 @@ pub(crate) fn counters(index: u32) -> io::Result<(NetdevStats, bool)> {
 }
 
 pub(crate) use ethtool::{Stamping, stamp_all, stamping};
+
+/// Whether the driver hands the NIC's stamps to XDP programs, None when the kernel does not say (before 6.7).
+pub(crate) fn stamps_for_programs(index: u32) -> Option<bool> {
+    netdev::rx_metadata(index).ok().flatten().map(|features| features & netdev::RX_TIMESTAMP != 0)
+}
 
 /// Receive queues in use now, None when the driver does not say.
 pub(crate) fn queues_now(name: &str) -> Option<u32> {

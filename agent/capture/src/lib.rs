@@ -12,16 +12,23 @@ mod frame;
 mod mapping;
 pub mod memory;
 mod mode;
+mod nic;
 mod options;
 pub mod packet_mmap;
 mod pcap_file;
+#[cfg(test)]
+mod played_nic;
 mod source;
+mod stamp;
 mod stats;
 mod wait;
 
-// The network of the tests in tests/ serves one in here too.
+// The network of the tests in tests/ serves those in here too.
 #[cfg(test)]
 extern crate self as gnomon_capture;
+#[cfg(test)]
+#[path = "../tests/network/mod.rs"]
+mod network;
 
 pub use error::CaptureError;
 pub use filter::{FilterError, Sieve};

@@ -5,11 +5,9 @@
 #![allow(unsafe_code)]
 
 mod block;
-mod nic;
 #[cfg(test)]
 mod nic_stamps_tests;
 pub(crate) mod socket;
-mod stamp;
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -26,14 +24,14 @@ use crate::frame::{FRAME_BYTES_MAX, FRAMES_AT_ONCE, Frame, LinkType};
 use crate::interface::{self, Interface};
 use crate::mapping::Mapping;
 use crate::mode::{CaptureMode, Refusal, Rung};
+use crate::nic::{NicClock, NoStamps};
 use crate::options::Options;
+use crate::stamp::StampMap;
 use crate::stats::{DropReason, NetdevStats, SourceStats};
 use crate::wait;
 
 use block::{BLOCK_HEADER, Cursor, STATUS_AT};
-use nic::NicClock;
 use socket::{PacketSocket, RingShape};
-use stamp::StampMap;
 
 /// A block holds the largest frame (BIG TCP, 256 KiB kept of it) and its headers, so that no frame is cut by the ring.
 const BLOCK_BYTES: u32 = 512 << 10;
@@ -175,7 +173,11 @@ impl PacketMmap {
             notes.push("frames come without their link header".into());
         }
         let nic = if options.hardware_stamps {
-            match NicClock::open(name, &socket, &*clock) {
+            let opened = NicClock::open(name, &*clock).and_then(|opened| {
+                socket.stamps_of_nic().map_err(NoStamps::Asking)?;
+                Ok(opened)
+            });
+            match opened {
                 Ok((nic, device)) => {
                     notes.push(format!("stamps by the NIC ({device})"));
                     Some(nic)

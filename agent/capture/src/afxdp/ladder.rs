@@ -4,12 +4,14 @@
 use std::io;
 use std::time::Duration;
 
+use super::bound::Asked;
 use super::program::{self, Hook, Program};
 use super::socket::{BindMode, XdpSocket, errno_of};
 use super::umem;
 use crate::error::CaptureError;
 use crate::interface::{self, Interface};
 use crate::mode::{Refusal, Rung};
+use crate::nic::NoStamps;
 use crate::options::{Options, Queues};
 
 const RUNGS: [Rung; 6] = [
@@ -66,13 +68,15 @@ pub(super) fn bind(index: u32, queue: u32, sizes: Sizes, rung: Rung) -> io::Resu
     }
 }
 
-/// Tries every rung; `Ok(None)` when none held. What was refused is written down.
+/// Tries every rung; `Ok(None)` when none held. What was refused is written down. `stamps`: have the frames bring the NIC's,
+/// where that can be; the program knows whether they do.
 ///
 /// # Errors
 /// `Occupied` when another XDP program is attached: no other rung would help.
 pub(super) fn climb_down(
     interface: &Interface,
     options: &Options,
+    stamps: Option<Asked>,
     refused: &mut Vec<Refusal>,
 ) -> Result<Option<Bound>, CaptureError> {
     // A driver may use more queues once XDP is attached.
@@ -85,6 +89,9 @@ pub(super) fn climb_down(
             return Ok(None);
         }
     };
+    if let Some(asked) = stamps {
+        program.bind_to(interface.index, asked);
+    }
     let mut attached: Option<Hook> = None;
     let mut hook_refused: Option<Hook> = None;
     for rung in RUNGS {
@@ -95,7 +102,17 @@ pub(super) fn climb_down(
         if attached != Some(hook) {
             program.detach();
             attached = None;
-            if let Err(error) = attach(&mut program, interface, hook)? {
+            if hook == Hook::Generic {
+                program.unbind(NoStamps::GenericHook);
+            }
+            let mut result = attach(&mut program, interface, hook)?;
+            if let Err(error) = &result
+                && program.bound()
+            {
+                program.unbind(NoStamps::Program(format!("attaching: {error}")));
+                result = attach(&mut program, interface, hook)?;
+            }
+            if let Err(error) = result {
                 hook_refused = Some(hook);
                 refused.push(Refusal { rung, reason: format!("attaching the XDP program: {error}") });
                 continue;

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use aya::maps::{Map, MapData, PerCpuArray, XskMap};
@@ -12,9 +12,12 @@ use gnomon_clock::{Clock, KernelClock};
 
 use crate::error::CaptureError;
 use crate::mapping::Mapping;
+use crate::nic::NoStamps;
+
+use super::bound::{self, Asked};
 
 /// Made from bpf/gnomon_xdp.c by bpf/build.sh; a test checks that they belong together.
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/gnomon_xdp.o");
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/gnomon_xdp.o");
 
 /// How long the agent may be silent before frames go to the host.
 const STALE_NS: u64 = 1_000_000_000;
@@ -57,15 +60,26 @@ pub(super) struct Attachment {
     _link: OwnedFd,
 }
 
+/// Whether frames bring the NIC's stamps.
+enum Stamps {
+    NotWanted,
+    /// The program that stands in for the other in the driver's hook.
+    Bound(OwnedFd),
+    No(NoStamps),
+}
+
 /// A loaded program, its maps, and while attached its link.
 pub(super) struct Program {
     // The link goes first: no frame is redirected into sockets that are being closed.
     attachment: Option<Attachment>,
     program: aya::Ebpf,
+    stamps: Stamps,
     sockets: XskMap<MapData>,
     counters: PerCpuArray<MapData, Counters>,
     control: Mapping,
     _control_map: Map,
+    /// Descriptors of the three, by name.
+    maps: [(&'static str, RawFd); 3],
     queues: u32,
     monotonic_offset_ns: i64,
 }
@@ -106,19 +120,27 @@ impl Program {
             .map_err(|error: aya::programs::ProgramError| loading(&error))?;
         xdp.load().map_err(|error| loading(&error))?;
         let mut take = |name: &str| program.take_map(name).ok_or_else(|| missing(name));
-        let sockets = XskMap::try_from(take("sockets")?).map_err(|error| loading(&error))?;
-        let counters = PerCpuArray::try_from(take("counters")?).map_err(|error| loading(&error))?;
-        let control_map = take("control")?;
-        let Map::Array(data) = &control_map else { return Err(missing("control")) };
+        let (sockets, counters, control_map) = (take("sockets")?, take("counters")?, take("control")?);
+        let (Map::XskMap(first), Map::PerCpuArray(second), Map::Array(data)) =
+            (&sockets, &counters, &control_map)
+        else {
+            return Err(missing("sockets, counters or control"));
+        };
+        let maps = [("sockets", first), ("counters", second), ("control", data)]
+            .map(|(name, data)| (name, data.fd().as_fd().as_raw_fd()));
         let control = Mapping::of_fd(data.fd().as_fd(), CONTROL_BYTES, 0)
             .map_err(|error| CaptureError::system("mapping the XDP program's control map", error))?;
+        let sockets = XskMap::try_from(sockets).map_err(|error| loading(&error))?;
+        let counters = PerCpuArray::try_from(counters).map_err(|error| loading(&error))?;
         let program = Program {
             attachment: None,
             program,
+            stamps: Stamps::NotWanted,
             sockets,
             counters,
             control,
             _control_map: control_map,
+            maps,
             queues,
             monotonic_offset_ns: monotonic_offset_ns(),
         };
@@ -127,6 +149,33 @@ impl Program {
         let action = if pass_unbound { XDP_PASS } else { XDP_DROP };
         program.word32(ACTION_AT).store(action, Ordering::Relaxed);
         Ok(program)
+    }
+
+    /// Loads the program that asks for the NIC's stamps too, for one interface. Where that cannot be, this one serves.
+    pub(super) fn bind_to(&mut self, index: u32, asked: Asked) {
+        self.stamps = match bound::load(OBJECT, &self.maps, index, asked) {
+            Ok(fd) => Stamps::Bound(fd),
+            Err(error) => Stamps::No(NoStamps::Program(error)),
+        };
+    }
+
+    /// Goes on without the NIC's stamps, if it had them.
+    pub(super) fn unbind(&mut self, why: NoStamps) {
+        if self.bound() {
+            self.stamps = Stamps::No(why);
+        }
+    }
+
+    pub(super) fn bound(&self) -> bool {
+        matches!(self.stamps, Stamps::Bound(_))
+    }
+
+    /// Why frames do not bring the NIC's stamps though they were asked for.
+    pub(super) fn no_stamps(&self) -> Option<&NoStamps> {
+        match &self.stamps {
+            Stamps::No(why) => Some(why),
+            Stamps::NotWanted | Stamps::Bound(_) => None,
+        }
     }
 
     fn word64(&self, at: usize) -> &AtomicU64 {
@@ -160,8 +209,9 @@ impl Program {
         }
 
         // aya would attach by netlink when this fails with EINVAL, silently and beyond our death.
-        let program = match self.program.program("gnomon_xdp") {
-            Some(aya::programs::Program::Xdp(xdp)) => {
+        let program = match (&self.stamps, self.program.program("gnomon_xdp")) {
+            (Stamps::Bound(fd), _) => fd.as_fd(),
+            (_, Some(aya::programs::Program::Xdp(xdp))) => {
                 xdp.fd().map_err(|error| io::Error::other(error.to_string()))?.as_fd()
             }
             _ => return Err(io::Error::other("the XDP program is not loaded")),

@@ -7,6 +7,7 @@ use rustix::net::xdp::XdpDescOptions;
 use super::arrival::{Arrivals, Look};
 use super::socket::XdpSocket;
 use crate::frame::{FRAME_BYTES_MAX, FRAMES_AT_ONCE, Frame, LinkType, Stamp};
+use crate::stamp::StampMap;
 use crate::stats::QueueStats;
 
 /// Buffers go back to the kernel in batches of this many, so that a slow sink does not hold them all.
@@ -31,11 +32,16 @@ pub(super) struct Queue {
     arrivals: Arrivals,
     assembly: Assembly,
     scratch: Vec<u8>,
+    /// By the NIC's clock, of the frame that is being gathered; 0 for none.
+    nic_ns: i64,
     pub(super) received: u64,
     pub(super) received_bytes: u64,
     pub(super) truncated: u64,
     pub(super) oversize: u64,
     pub(super) invalid: u64,
+    /// Frames that came with a stamp of the NIC, and without one though it was asked for.
+    pub(super) stamped: u64,
+    pub(super) bare: u64,
 }
 
 /// Frames the kernel dropped, by reason.
@@ -56,11 +62,14 @@ impl Queue {
             assembly: Assembly::Idle,
             // Never grows: what would not fit is counted instead.
             scratch: Vec::with_capacity(if multi_buffer { FRAME_BYTES_MAX } else { 0 }),
+            nic_ns: 0,
             received: 0,
             received_bytes: 0,
             truncated: 0,
             oversize: 0,
             invalid: 0,
+            stamped: 0,
+            bare: 0,
         }
     }
 
@@ -74,12 +83,20 @@ impl Queue {
         self.produced = self.socket.rx.produced();
     }
 
-    /// Hands over at most `max_frames` of the frames seen by the last [`Queue::look`].
+    /// Whether the last [`Queue::look`] saw frames.
+    #[inline]
+    pub(super) fn found(&self) -> bool {
+        self.socket.rx.waiting(self.produced) > 0
+    }
+
+    /// Hands over at most `max_frames` of the frames seen by the last [`Queue::look`]. `nic`: what their stamps by the NIC
+    /// mean, where the XDP program wrote them.
     #[inline]
     pub(super) fn drain<F: FnMut(&[Frame<'_>])>(
         &mut self,
         max_frames: usize,
         look: Look,
+        nic: Option<&StampMap>,
         snaplen: usize,
         sink: &mut F,
     ) -> usize {
@@ -90,7 +107,7 @@ impl Queue {
             // A frame has at least one descriptor, so no more of them can end than were asked for.
             let taken = left.min(u32::try_from(max_frames - delivered).unwrap_or(u32::MAX)).min(RETURN_BATCH);
             let stamp = |ahead| if ahead < seen { seen_stamp } else { fresh_stamp };
-            delivered += self.take(taken, stamp, snaplen, sink);
+            delivered += self.take(taken, stamp, nic, snaplen, sink);
             self.socket.rx.release(taken);
             self.socket.fill.submit();
             left -= taken;
@@ -110,10 +127,11 @@ impl Queue {
         &mut self,
         descriptors: u32,
         stamp: impl Fn(u32) -> Stamp,
+        nic: Option<&StampMap>,
         snaplen: usize,
         sink: &mut F,
     ) -> usize {
-        let Queue { socket, assembly, scratch, received, received_bytes, truncated, .. } = self;
+        let Queue { socket, assembly, scratch, nic_ns, received, received_bytes, truncated, .. } = self;
         let XdpSocket { rx, fill, umem, .. } = socket;
         let mut batch = ArrayVec::<Frame<'_>, FRAMES_AT_ONCE>::new();
         let mut delivered = 0;
@@ -131,6 +149,12 @@ impl Queue {
                 fill.stage(chunk);
             }
             let piece = umem.bytes(&desc);
+            // The program writes before the first byte of a frame only.
+            if nic.is_some() && *assembly == Assembly::Idle {
+                *nic_ns = umem.nic_stamp(&desc);
+                *(if *nic_ns == 0 { &mut self.bare } else { &mut self.stamped }) += 1;
+            }
+            let stamp = |ahead| nic.and_then(|map| map.known(*nic_ns)).unwrap_or_else(|| stamp(ahead));
             if let (Assembly::Idle, false, Some(data)) = (*assembly, more, piece) {
                 count(data);
                 batch.push(frame(data, stamp(ahead), snaplen));

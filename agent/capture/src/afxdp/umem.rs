@@ -13,6 +13,10 @@ const KERNEL_HEADROOM: u32 = 256;
 /// Ethernet header, two VLAN tags; the FCS is not delivered.
 const LINK_BYTES: u32 = 14 + 8;
 
+/// `struct mark` of the XDP program, which ends where the frame begins: magic and the NIC's stamp.
+const MARK_BYTES: u64 = 16;
+const MARK_MAGIC: u64 = 0x706d_6174_7363_6e67;
+
 /// The chunks of one socket.
 pub(super) struct Umem {
     memory: Mapping,
@@ -71,12 +75,54 @@ impl Umem {
         // to a chunk between handing it over in RX and getting it back through the fill ring.
         Some(unsafe { std::slice::from_raw_parts(first, desc.len as usize) })
     }
+
+    /// What the XDP program that asks the NIC wrote before a frame's first byte: its stamp, 0 for none. The caller must hold the
+    /// chunk.
+    #[inline]
+    pub(super) fn nic_stamp(&self, desc: &XdpDesc) -> i64 {
+        let within = desc.addr & u64::from(self.chunk_bytes - 1);
+        if desc.addr >= self.memory.len() as u64 || within < MARK_BYTES {
+            return 0;
+        }
+        // SAFETY: the mark begins in the chunk of `addr`, which is inside the mapping.
+        let mark = unsafe { self.memory.start().add((desc.addr - MARK_BYTES) as usize) };
+        // SAFETY: it ends at `addr`, which is inside the mapping; bytes have no alignment, and the kernel does not write to
+        // a chunk between handing it over in RX and getting it back through the fill ring.
+        let [magic, ns] = unsafe { mark.cast::<[[u8; 8]; 2]>().read() };
+        if u64::from_ne_bytes(magic) == MARK_MAGIC { i64::from_ne_bytes(ns) } else { 0 }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use rustix::net::xdp::XdpDescOptions;
+
+    #[test]
+    fn a_mark_is_what_stands_whole_before_the_frame_in_its_chunk() {
+        let umem = Umem::new(2, 2048).unwrap();
+        let write = |at: usize, words: [u64; 2]| {
+            assert!(at + 16 <= umem.memory.len());
+            // SAFETY: inside the mapping.
+            let mark = unsafe { umem.memory.start().add(at) };
+            // SAFETY: 16 bytes from there are inside too, nobody else has them, and bytes have no alignment.
+            unsafe { mark.cast::<[[u8; 8]; 2]>().write(words.map(u64::to_ne_bytes)) };
+        };
+        write(2048 + 240, [MARK_MAGIC, 77]);
+        assert_eq!(umem.nic_stamp(&desc(2048 + 256, 60)), 77);
+        assert_eq!(umem.nic_stamp(&desc(256, 60)), 0, "nobody wrote there");
+        assert_eq!(umem.nic_stamp(&desc(2048 + 257, 60)), 0, "not just before the frame");
+        write(2048 + 240, [MARK_MAGIC + 1, 77]);
+        assert_eq!(umem.nic_stamp(&desc(2048 + 256, 60)), 0, "something else");
+        // The end of one chunk says nothing about the frame at the start of the next.
+        write(2048 - 16, [MARK_MAGIC, 77]);
+        for addr in [2048, 2048 + 15, 4096, u64::MAX, u64::MAX - 2047 + 256] {
+            assert_eq!(umem.nic_stamp(&desc(addr, 60)), 0, "{addr}");
+        }
+        // At any address: a driver may shift frames.
+        write(101, [MARK_MAGIC, u64::MAX]);
+        assert_eq!(umem.nic_stamp(&desc(117, 60)), -1);
+    }
 
     fn desc(addr: u64, len: u32) -> XdpDesc {
         XdpDesc { addr, len, options: XdpDescOptions::empty() }

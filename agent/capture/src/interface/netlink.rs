@@ -7,7 +7,9 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
+use rustix::net::{
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
+};
 
 use crate::stats::NetdevStats;
 
@@ -65,7 +67,7 @@ pub(super) struct Link {
     pub(super) stats: Option<NetdevStats>,
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(bytes.get(at..at.checked_add(2)?)?.try_into().ok()?))
 }
 
@@ -73,7 +75,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_ne_bytes(bytes.get(at..at.checked_add(8)?)?.try_into().ok()?))
 }
 
@@ -83,7 +85,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// Walks `struct rtattr`s: length (with its 4-byte header), type, value, padding to 4.
-fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(super) fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let len = usize::from(u16_at(rest, 0)?);
         // The top bits say "nested" and "network order".
@@ -174,7 +176,7 @@ fn walk(mut datagram: &[u8], many: bool, visit: &mut impl FnMut(&[u8])) -> io::R
         let Some(payload) = datagram.get(NLMSG_HEADER..len) else {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                "rtnetlink message longer than its datagram",
+                "netlink message longer than its datagram",
             ));
         };
         match kind {
@@ -201,9 +203,21 @@ fn request(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
     message
 }
 
-fn ask(kind: u16, flags: u16, body: &[u8], mut visit: impl FnMut(&[u8])) -> io::Result<()> {
+fn ask(kind: u16, flags: u16, body: &[u8], visit: impl FnMut(&[u8])) -> io::Result<()> {
     // Protocol 0 of AF_NETLINK is NETLINK_ROUTE.
-    let socket: OwnedFd = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+    ask_of(None, kind, flags, body, visit)
+}
+
+/// Sends one request to a netlink protocol and hands each reply, without its header, to `visit`.
+pub(super) fn ask_of(
+    protocol: Option<Protocol>,
+    kind: u16,
+    flags: u16,
+    body: &[u8],
+    mut visit: impl FnMut(&[u8]),
+) -> io::Result<()> {
+    let socket: OwnedFd =
+        socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
     send(&socket, &request(kind, flags, body), SendFlags::empty())?;
     // The kernel never sends a larger datagram than 32 KiB for a dump; a single link may carry long attributes.
     let mut buffer = vec![0_u8; 64 << 10];
@@ -213,7 +227,7 @@ fn ask(kind: u16, flags: u16, body: &[u8], mut visit: impl FnMut(&[u8])) -> io::
             return Ok(());
         }
     }
-    Err(io::Error::other("rtnetlink dump does not end"))
+    Err(io::Error::other("netlink dump does not end"))
 }
 
 /// # Errors

@@ -1,55 +1,24 @@
 //! Frames that a NIC has stamped, through the real kernel: it hands frames with such stamps to an interface when asked to
 //! run a program over them (BPF_PROG_TEST_RUN), as if a driver had. Only the NIC's clock is played.
 
-#[path = "../../tests/network/mod.rs"]
-mod network;
-
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use gnomon_clock::{Bracket, Clock, KernelClock, KernelStatus, MonoNs, RawNs};
+use gnomon_clock::KernelClock;
 
-use super::nic::NicClock;
 use super::*;
 use crate::frame::Stamp;
-use network::{ETHERTYPE, in_private_namespace, veth};
+use crate::network::{ETHERTYPE, in_private_namespace, veth};
+use crate::played_nic::PlayedNic;
 
-/// A NIC that counts from 2001 on and 60 ppm too fast, and can be set.
-#[derive(Default)]
-struct WithNic {
-    set_ns: AtomicI64,
-}
-
-impl WithNic {
-    fn nic_at(&self, raw: RawNs) -> i64 {
-        let ns = raw.0.cast_signed();
-        1_000_000_000_000_000_000 + ns + ns / 1_000_000 * 60 + self.set_ns.load(Ordering::Relaxed)
-    }
-}
-
-impl Clock for WithNic {
-    fn raw(&self) -> RawNs {
-        KernelClock.raw()
-    }
-    fn monotonic(&self) -> MonoNs {
-        KernelClock.monotonic()
-    }
-    fn boottime(&self) -> MonoNs {
-        KernelClock.boottime()
-    }
-    fn bracket(&self) -> Bracket {
-        KernelClock.bracket()
-    }
-    fn kernel_status(&self) -> io::Result<KernelStatus> {
-        KernelClock.kernel_status()
-    }
-    fn nic_ns(&self, _device: BorrowedFd<'_>) -> io::Result<i64> {
-        Ok(self.nic_at(self.raw()))
-    }
+/// A NIC that counts from 2001 on and 60 ppm too fast.
+fn nic_at(raw: RawNs) -> i64 {
+    let ns = raw.0.cast_signed();
+    1_000_000_000_000_000_000 + ns + ns / 1_000_000 * 60
 }
 
 /// bpf(2) with a request of `words`.
@@ -130,11 +99,13 @@ fn frames_get_the_stamp_of_the_nic_where_it_made_one_and_its_clock_can_be_believ
     in_private_namespace(|| {
         veth(1500, 1);
         let interface = crate::interface::describe("rx0").unwrap();
-        let clock = Arc::new(WithNic::default());
+        let clock = Arc::new(PlayedNic { counts: || nic_at(KernelClock.raw()), set_ns: AtomicI64::new(0) });
+        let nic_at = |raw| nic_at(raw) + clock.set_ns.load(Ordering::Relaxed);
         let mut source =
             PacketMmap::open(&interface, &Options::default(), Arc::clone(&clock) as _, Vec::new()).unwrap();
         let device = File::open("/dev/null").unwrap();
-        source.nic = Some(NicClock::begin(device, &source.socket, &*clock).unwrap());
+        source.nic = Some(NicClock::begin(device, &*clock).unwrap());
+        source.socket.stamps_of_nic().unwrap();
         let driver = match Driver::of(interface.index) {
             Ok(driver) => driver,
             Err(error) => return println!("SKIPPED: bpf(2): {error}"),
@@ -150,7 +121,7 @@ fn frames_get_the_stamp_of_the_nic_where_it_made_one_and_its_clock_can_be_believ
 
         // It was on the wire 7 ms before the driver handed it over.
         let waited = 7_000_000;
-        let (now, stamp) = receive(&mut source, &|now| clock.nic_at(RawNs(now.0 - waited)));
+        let (now, stamp) = receive(&mut source, &|now| nic_at(RawNs(now.0 - waited)));
         let truth = now.0 - waited;
         assert!(stamp.err_ns < 1_000_000, "{stamp:?}");
         assert!(stamp.raw.0.abs_diff(truth) <= u64::from(stamp.err_ns), "{stamp:?}, truth {truth}");
@@ -161,10 +132,10 @@ fn frames_get_the_stamp_of_the_nic_where_it_made_one_and_its_clock_can_be_believ
 
         // Its clock is set: for as long as that is remembered no stamp of it counts, and the bound says so.
         clock.set_ns.store(40_000_000, Ordering::Relaxed);
-        let (now, stamp) = receive(&mut source, &|now| clock.nic_at(now));
+        let (now, stamp) = receive(&mut source, &|now| nic_at(now));
         assert!(stamp.raw >= now && stamp.err_ns > 1_000_000, "{stamp:?}");
         watch_for(&mut source, 1_800);
-        let (now, stamp) = receive(&mut source, &|now| clock.nic_at(RawNs(now.0 - waited)));
+        let (now, stamp) = receive(&mut source, &|now| nic_at(RawNs(now.0 - waited)));
         let truth = now.0 - waited;
         assert!(stamp.err_ns < 1_000_000, "{stamp:?}");
         assert!(stamp.raw.0.abs_diff(truth) <= u64::from(stamp.err_ns), "{stamp:?}, truth {truth}");

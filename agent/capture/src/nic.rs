@@ -10,7 +10,6 @@ use std::{fmt, io};
 use arrayvec::ArrayVec;
 use gnomon_clock::{Clock, RawNs};
 
-use super::socket::PacketSocket;
 use crate::interface::{self, Stamping};
 
 /// Readings are kept this far apart …
@@ -18,7 +17,7 @@ const APART_NS: u64 = 100_000_000;
 /// … and so many of them: 1.5 s, more than a frame waits in the ring.
 const KEPT: usize = 16;
 /// Two quartzes differ by less; more is a clock that was set or is being slewed.
-const RHO_MAX: f64 = 1e-3;
+pub(super) const RHO_MAX: f64 = 1e-3;
 /// How far off a straight line the readings may be.
 const RESIDUAL_NS_MAX: f64 = 1e6;
 /// A reading takes a few microseconds of the bus. A wider one is made again.
@@ -54,6 +53,11 @@ pub(super) enum NoStamps {
     Opening(String, io::Error),
     Asking(io::Error),
     Reading(io::Error),
+    /// AF_XDP: the driver stamps frames and does not tell XDP programs.
+    NotToPrograms,
+    NoFunction(String),
+    Program(String),
+    GenericHook,
 }
 
 impl fmt::Display for NoStamps {
@@ -65,6 +69,15 @@ impl fmt::Display for NoStamps {
             NoStamps::Opening(path, error) => write!(f, "opening {path}: {error}"),
             NoStamps::Asking(error) => write!(f, "asking the kernel for them: {error}"),
             NoStamps::Reading(error) => write!(f, "reading the NIC's clock: {error}"),
+            NoStamps::NotToPrograms => f.write_str("the driver hands none to XDP programs"),
+            NoStamps::NoFunction(error) => {
+                write!(
+                    f,
+                    "the kernel has no function that hands them to XDP programs (6.3 and newer have): {error}"
+                )
+            }
+            NoStamps::Program(error) => write!(f, "the XDP program that asks for them: {error}"),
+            NoStamps::GenericHook => f.write_str("the generic hook of XDP has none"),
         }
     }
 }
@@ -78,13 +91,9 @@ pub(super) struct NicClock {
 }
 
 impl NicClock {
-    /// Has the NIC stamp every frame, and the kernel hand its stamps to this socket. The NIC goes on doing so when the
+    /// Has the NIC stamp every frame, and reads its clock; with the clock's device. The NIC goes on stamping when the
     /// capture ends: others may have come to rely on it.
-    pub(super) fn open(
-        name: &str,
-        socket: &PacketSocket,
-        clock: &dyn Clock,
-    ) -> Result<(NicClock, String), NoStamps> {
+    pub(super) fn open(name: &str, clock: &dyn Clock) -> Result<(NicClock, String), NoStamps> {
         let index = match interface::stamping(name) {
             Stamping { clock: Some(index), all: true } => index,
             Stamping { clock: Some(_), all: false } => return Err(NoStamps::NotAll),
@@ -96,20 +105,15 @@ impl NicClock {
             Ok(device) => device,
             Err(error) => return Err(NoStamps::Opening(path, error)),
         };
-        let nic = NicClock::begin(device, socket, clock)?;
+        let nic = NicClock::begin(device, clock).map_err(NoStamps::Reading)?;
         Ok((nic, path))
     }
 
-    /// The first reading of a clock; the kernel then hands its stamps to this socket.
-    pub(super) fn begin(
-        device: File,
-        socket: &PacketSocket,
-        clock: &dyn Clock,
-    ) -> Result<NicClock, NoStamps> {
+    /// The first reading of a clock.
+    pub(super) fn begin(device: File, clock: &dyn Clock) -> io::Result<NicClock> {
         let mut nic = NicClock { device, readings: ArrayVec::new() };
-        let first = nic.read(clock).map_err(NoStamps::Reading)?;
+        let first = nic.read(clock)?;
         nic.readings.push(first);
-        socket.stamps_of_nic().map_err(NoStamps::Asking)?;
         Ok(nic)
     }
 
@@ -192,8 +196,8 @@ fn steady(readings: &[Reading], now: Reading) -> Option<Steady> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::stamp::StampMap;
     use super::*;
+    use crate::stamp::StampMap;
     use proptest::prelude::*;
 
     const BEGUN: u64 = 5_000_000_000;
