@@ -161,8 +161,9 @@ pub struct CaptureConfig {
     pub ring_frames: u32,
     /// Memory for frames, for each worker of each interface. Allowed: 1MiB to 4GiB.
     pub ring_bytes: ByteSize,
-    /// AF_PACKET: have network cards stamp frames as they come off the wire, where a card can stamp all of them and has a clock
-    /// that can be read (`/dev/ptpN`); `gnomon agents` says whether it does. Switches that on in the card, and leaves it on.
+    /// Have network cards stamp frames as they come off the wire, where a card can stamp all of them and has a clock that can be
+    /// read (`/dev/ptpN`); on a tap (AF_XDP) its driver must tell XDP programs too. `gnomon agents` says whether it does.
+    /// Switches that on in the card, and leaves it on.
     pub hardware_stamps: bool,
     /// AF_PACKET: how long the kernel may hold packets of a quiet link back. Allowed: 1ms to 1s.
     pub block_retire: HumanDuration,

@@ -37,6 +37,8 @@ pub struct Feed {
     place: Place,
     clock: Arc<dyn Clock>,
     source: Option<Source>,
+    /// How it captures, as the board says it.
+    mode: String,
     /// Of sources that were closed.
     past_drops: [u64; DropReason::COUNT],
     last: SourceStats,
@@ -52,6 +54,7 @@ impl Feed {
             place,
             clock,
             source: None,
+            mode: String::new(),
             past_drops: [0; DropReason::COUNT],
             last: SourceStats::default(),
             publish_due: MonoNs(0),
@@ -98,11 +101,9 @@ impl Feed {
         let Place { interface, worker, board, .. } = &self.place;
         match opened {
             Ok(source) => {
-                let mode = source.mode().to_string();
-                // It stands beside the interface's name already.
-                let mode = mode.strip_prefix(&format!("{interface}: ")).unwrap_or(&mode).to_owned();
-                tracing::info!(%interface, worker, %mode, "capturing");
-                board.running(interface, mode);
+                self.mode = mode_of(&source, interface);
+                tracing::info!(%interface, worker, mode = self.mode, "capturing");
+                board.running(interface, self.mode.clone());
                 self.source = Some(source);
                 self.reopen_wait_ns = REOPEN_NS_MIN;
             }
@@ -132,6 +133,14 @@ impl Feed {
         self.publish_due = MonoNs(now.0.saturating_add(PUBLISH_NS));
         if let Some(source) = &mut self.source {
             self.last = source.stats();
+            // Queues may have been added, or the NIC's stamps have failed to come.
+            let Place { interface, worker, board, .. } = &self.place;
+            let mode = mode_of(source, interface);
+            if mode != self.mode {
+                tracing::info!(%interface, worker, %mode, "capturing otherwise than before");
+                board.running(interface, mode.clone());
+                self.mode = mode;
+            }
         }
         self.place.board.publish(&self.place.interface, self.place.worker, self.counts());
     }
@@ -200,3 +209,12 @@ impl Drop for Feed {
 
 /// How long a feed may be silent before the watchdog calls it stuck.
 pub const STUCK: Duration = Duration::from_secs(30);
+
+/// Without the interface's name, beside which it stands already.
+fn mode_of(source: &Source, interface: &str) -> String {
+    let mode = source.mode().to_string();
+    match mode.strip_prefix(interface).and_then(|rest| rest.strip_prefix(": ")) {
+        Some(rest) => rest.to_owned(),
+        None => mode,
+    }
+}

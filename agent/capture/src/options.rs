@@ -63,7 +63,8 @@ pub struct Options {
     pub queues: Queues,
     /// Only frames that this lets pass, in the language of pcap-filter(7).
     pub filter: Option<String>,
-    /// AF_PACKET: have the NIC stamp frames, if it can stamp all. It goes on doing so when the capture ends.
+    /// Have the NIC stamp frames, if it can stamp all and, with AF_XDP, its driver tells XDP programs. It goes on doing so when
+    /// the capture ends.
     pub hardware_stamps: bool,
     /// AF_PACKET: how long the kernel may hold back a block that is not full.
     pub block_retire_ms: u32,

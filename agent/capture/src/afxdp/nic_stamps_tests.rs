@@ -252,3 +252,27 @@ fn what_the_kernel_refuses_is_said_and_the_usual_program_serves() {
         println!("{mode}");
     });
 }
+
+#[test]
+fn an_interface_that_is_deleted_takes_the_bound_program_with_it() {
+    in_private_namespace(|| {
+        veth(1500, 1);
+        let Some(mut source) = open("rx0", &tap(), &by_monotonic(), stamps_but(0)) else { return };
+        assert!(attached().starts_with("`gnomon_xdp_nic`"), "{}", attached());
+        assert!(Sender::new("tx0", false).send(&numbered(0, 64)));
+        std::thread::sleep(LATE);
+        ip("link del rx0");
+        let mut frames = 0;
+        let gone = (0..100).find_map(|_| {
+            source.wait(Duration::from_millis(100)).unwrap();
+            source.drain(64, |batch| frames += batch.len()).err()
+        });
+        assert!(matches!(gone, Some(CaptureError::InterfaceGone { .. })), "{gone:?}");
+        assert_eq!(frames, 1, "what had arrived is handed over first");
+        drop(source);
+        // One of the same name gets a program of its own.
+        veth(1500, 1);
+        let Some(source) = open("rx0", &tap(), &by_monotonic(), stamps_but(0)) else { return };
+        assert!(source.nic.is_some(), "{}", source.mode());
+    });
+}
