@@ -110,10 +110,13 @@ static inline __attribute__((always_inline)) int deliver(struct xdp_md *ctx)
 		return XDP_PASS;
 	}
 	action = redirect_map(&sockets, queue, settings->no_socket_action);
-	if (action == XDP_REDIRECT)
+	if (action == XDP_REDIRECT) {
 		count->redirected++;
-	else
+		// Or the compiler makes one addition of the two, at an address it computes: that asks for CAP_PERFMON.
+		asm volatile("" ::: "memory");
+	} else {
 		count->no_socket++;
+	}
 	return action;
 }
 

@@ -11,7 +11,7 @@ use gnomon_capture::{Backend, CaptureError, DropReason, Options, Queues, Rung, S
 use gnomon_clock::{Clock, KernelClock};
 use network::{
     FILTER, OtherHost, Seen, Sender, assert_complete, drain_all, echo_client, echo_server, gso_tcp,
-    in_private_namespace, ip, numbered, send_filtered, veth, wait_for,
+    in_private_namespace, ip, numbered, send_filtered, veth, wait_for, with_capabilities_of_the_unit,
 };
 
 fn tap() -> Options {
@@ -501,5 +501,21 @@ fn a_filter_leaves_frames_out_and_counts_them() {
         assert_eq!((stats.received, stats.dropped(DropReason::Filtered), stats.lost()), (2_000, 2_000, 0));
         assert_eq!(stats.received_bytes, 1_000 * (142 + 146), "{stats:?}");
         assert_eq!(seen.lengths.iter().filter(|len| **len == 146).count(), 1_000);
+    });
+}
+
+#[test]
+fn the_capabilities_of_the_systemd_unit_are_enough() {
+    in_private_namespace(|| {
+        veth(1500, 1);
+        if !with_capabilities_of_the_unit() {
+            return;
+        }
+        let Some(mut source) = open_rx(&tap()) else { return };
+        assert_eq!(source.mode().rung, Rung::CopyMultiBuffer, "{}", source.mode());
+        assert_eq!(Sender::new("tx0", false).send_numbered(0, 100, 64), 100);
+        let mut seen = Seen::default();
+        drain_all(&mut source, Duration::from_millis(100), &mut seen);
+        assert_complete(&seen, 0, 100, &source.stats());
     });
 }

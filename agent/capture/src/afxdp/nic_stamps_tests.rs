@@ -12,7 +12,9 @@ use super::bound::Asked;
 use super::nic_stamps::Wanted;
 use super::*;
 use crate::frame::Stamp;
-use crate::network::{Sender, in_private_namespace, ip, number_of, numbered, veth};
+use crate::network::{
+    Sender, in_private_namespace, ip, number_of, numbered, veth, with_capabilities_of_the_unit,
+};
 use crate::nic::NicClock;
 use crate::options::Stance;
 use crate::played_nic::PlayedNic;
@@ -274,5 +276,23 @@ fn an_interface_that_is_deleted_takes_the_bound_program_with_it() {
         veth(1500, 1);
         let Some(source) = open("rx0", &tap(), &by_monotonic(), stamps_but(0)) else { return };
         assert!(source.nic.is_some(), "{}", source.mode());
+    });
+}
+
+#[test]
+fn the_capabilities_of_the_systemd_unit_are_enough_to_bind() {
+    in_private_namespace(|| {
+        veth(1500, 1);
+        if !with_capabilities_of_the_unit() {
+            return;
+        }
+        for asked in [Asked::driver(), Ok(stamps_but(0))] {
+            let asked = match asked {
+                Ok(asked) => asked,
+                Err(why) => return println!("SKIPPED: {why}"),
+            };
+            let Some(source) = open("rx0", &tap(), &by_monotonic(), asked) else { return };
+            assert!(source.nic.is_some(), "{}", source.mode());
+        }
     });
 }

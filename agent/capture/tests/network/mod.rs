@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use gnomon_capture::{Frame, Source, SourceStats, each};
 use gnomon_clock::{Clock, KernelClock};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 /// A local experimental EtherType (IEEE 802): no stack answers to it.
 pub const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
@@ -41,6 +42,23 @@ pub fn in_private_namespace(test: impl FnOnce() + Send + 'static) {
     if let Err(panic) = result {
         std::panic::resume_unwind(panic);
     }
+}
+
+/// Leaves this thread, which ends with its test, the capabilities that the agent has under systemd. False, loudly, where that
+/// cannot be.
+pub fn with_capabilities_of_the_unit() -> bool {
+    let unit = include_str!("../../../../deploy/systemd/gnomon-agent.service");
+    let granted = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).unwrap();
+    let mut effective = CapabilitySet::empty();
+    for name in granted.split_whitespace().filter_map(|name| name.strip_prefix("CAP_")) {
+        effective |= CapabilitySet::from_name(name).expect("a capability of capabilities(7)");
+    }
+    let sets = CapabilitySets { effective, permitted: effective, inheritable: CapabilitySet::empty() };
+    let dropped = set_capabilities(None, sets);
+    if let Err(error) = dropped {
+        println!("SKIPPED: capabilities cannot be dropped here: {error}");
+    }
+    dropped.is_ok()
 }
 
 /// What ip(8) says.
