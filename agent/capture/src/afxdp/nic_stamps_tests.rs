@@ -256,6 +256,26 @@ fn what_the_kernel_refuses_is_said_and_the_usual_program_serves() {
 }
 
 #[test]
+fn a_driver_that_takes_no_program_leaves_the_usual_one_to_the_generic_hook() {
+    in_private_namespace(|| {
+        // veth takes a program only where it has as many receive queues as its peer sends on.
+        ip("link add tx0 numtxqueues 4 type veth peer name rx0 numrxqueues 1");
+        ip("link set tx0 up");
+        ip("link set rx0 up");
+        let Some(mut source) = open("rx0", &tap(), &by_monotonic(), stamps_but(0)) else { return };
+        let mode = source.mode().to_string();
+        assert!(source.mode().rung.generic(), "{mode}");
+        assert!(
+            mode.contains("no stamps by the NIC: the XDP program that asks for them: attaching: "),
+            "{mode}"
+        );
+        assert!(attached().starts_with("`gnomon_xdp`"), "{}", attached());
+        let taken = send_and_take(&mut source, 0, 20, 64);
+        assert!(taken.iter().all(honest), "{taken:?}");
+    });
+}
+
+#[test]
 fn an_interface_that_is_deleted_takes_the_bound_program_with_it() {
     in_private_namespace(|| {
         veth(1500, 1);
