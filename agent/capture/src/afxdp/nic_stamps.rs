@@ -83,3 +83,44 @@ impl NicStamps {
 
 /// How the note begins.
 pub(super) const BEGINS: &str = "stamps by the NIC";
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::sync::atomic::AtomicI64;
+
+    use gnomon_clock::KernelClock;
+
+    use super::*;
+    use crate::played_nic::PlayedNic;
+
+    fn look() -> Look {
+        let now = KernelClock.raw();
+        Look { before: now, after: now }
+    }
+
+    #[test]
+    fn between_two_readings_stamps_are_mapped_by_the_first() {
+        let clock =
+            PlayedNic { counts: || KernelClock.raw().0.cast_signed() + 77, set_ns: AtomicI64::new(0) };
+        let nic = NicClock::begin(File::open("/dev/null").unwrap(), &clock).unwrap();
+        let mut stamps = NicStamps::new(nic, "/dev/ptp7".into(), KernelClock.raw());
+        let begun = KernelClock.raw();
+        assert!(stamps.at(&clock, look(), true).unwrap().known(begun.0.cast_signed() + 77).is_none());
+        while KernelClock.raw().since(begun) < 300_000_000 {
+            assert!(stamps.at(&clock, look(), false).is_none());
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let mut last = (RawNs(0), 0);
+        for _ in 0..1_000 {
+            let came = KernelClock.raw();
+            let found = look();
+            let map = stamps.at(&clock, found, true).unwrap();
+            let stamp = map.known(came.0.cast_signed() + 77).expect("it came before the look");
+            let off = stamp.raw.0.abs_diff(came.0);
+            assert!(off <= u64::from(stamp.err_ns) && stamp.err_ns < 10_000_000, "{stamp:?} is {off} ns off");
+            last = if last.0 == stamps.again_at { (last.0, last.1 + 1) } else { (stamps.again_at, 0) };
+        }
+        assert!(last.1 > 0, "one reading served several looks");
+    }
+}
