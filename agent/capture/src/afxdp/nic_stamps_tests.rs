@@ -80,16 +80,14 @@ fn watch_for(source: &mut AfXdp, ms: u64) {
     }
 }
 
-/// Sends numbered frames one by one, lets them wait, and returns when each was sent (between the two) and its stamp.
+/// Sends numbered frames (soon: a clock that nobody looks at for a second is not believed), lets them wait, and returns when each was sent (between the two) and its stamp.
 fn send_and_take(source: &mut AfXdp, first: u64, count: u64, len: usize) -> Vec<(RawNs, RawNs, Stamp)> {
     let sender = Sender::new("tx0", false);
     let sent: Vec<(RawNs, RawNs)> = (first..first + count)
         .map(|number| {
             let before = KernelClock.raw();
             assert!(sender.send(&numbered(number, len)));
-            let between = (before, KernelClock.raw());
-            std::thread::sleep(Duration::from_micros(300));
-            between
+            (before, KernelClock.raw())
         })
         .collect();
     std::thread::sleep(LATE);
@@ -105,6 +103,20 @@ fn send_and_take(source: &mut AfXdp, first: u64, count: u64, len: usize) -> Vec<
         assert!(source.drain(64, &mut sink).unwrap() > 0, "{:?}", source.stats());
     }
     taken
+}
+
+/// Frames that all come with the NIC's stamp. On a machine that stalls for a second its clock is not believed for a while.
+fn believed(source: &mut AfXdp, first: u64, count: u64, len: usize) -> Vec<(RawNs, RawNs, Stamp)> {
+    let mut taken = Vec::new();
+    for attempt in 0..5 {
+        taken = send_and_take(source, first + attempt * count, count, len);
+        assert!(taken.iter().all(honest), "{taken:?}");
+        if taken.iter().all(|(_, _, stamp)| stamp.err_ns < CLAIM_NS_MAX) {
+            return taken;
+        }
+        watch_for(source, 1_800);
+    }
+    panic!("not the NIC's: {taken:?}");
 }
 
 /// The frame came within what its stamp claims.
@@ -150,10 +162,11 @@ fn frames_get_the_stamp_of_the_nic_where_it_made_one() {
         veth(1500, 1);
         // As few buffers as can be, each used again and again: a mark must not be taken for the next frame's.
         let options = Options { ring_frames: 64, ..tap() };
-        let Some(mut source) = open("rx0", &options, &by_monotonic(), stamps_but(1 << 16)) else { return };
+        let Some(mut source) = open("rx0", &options, &by_monotonic(), stamps_but(1 << 13)) else { return };
         watch_for(&mut source, 300);
         let (mut by_nic, mut usual) = (0, 0);
-        for round in 0..10 {
+        for round in 0..30 {
+            watch_for(&mut source, 100);
             let taken = send_and_take(&mut source, round * 40, 40, 64);
             assert!(taken.iter().all(honest), "{taken:?}");
             let (near, far): (Vec<_>, Vec<_>) =
@@ -163,8 +176,12 @@ fn frames_get_the_stamp_of_the_nic_where_it_made_one() {
             usual += far.len() as u64;
         }
         assert!(by_nic > 100 && usual > 100, "{by_nic} by the NIC, {usual} as usual");
-        let counted: (u64, u64) = (source.queues[0].stamped, source.queues[0].bare);
-        assert_eq!(counted, (by_nic, usual));
+        // What came with a stamp may not have been believed.
+        let (stamped, bare) = (source.queues[0].stamped, source.queues[0].bare);
+        assert!(
+            stamped + bare == by_nic + usual && bare <= usual,
+            "{stamped} stamped, {bare} bare, {usual} usual"
+        );
         source.stats();
         let mode = source.mode().to_string();
         assert!(mode.contains("(/dev/ptp7), but not of all frames"), "{mode}");
@@ -178,9 +195,7 @@ fn a_frame_over_several_buffers_has_the_stamp_of_its_first() {
         let Some(mut source) = open("rx0", &tap(), &by_monotonic(), stamps_but(0)) else { return };
         assert!(source.mode().rung.multi_buffer(), "{}", source.mode());
         watch_for(&mut source, 300);
-        let taken = send_and_take(&mut source, 0, 100, 9014);
-        assert!(taken.iter().all(honest), "{taken:?}");
-        assert!(taken.iter().all(|(_, _, stamp)| stamp.err_ns < CLAIM_NS_MAX), "{taken:?}");
+        believed(&mut source, 0, 100, 9014);
         source.stats();
         let mode = source.mode().to_string();
         assert!(mode.contains("stamps by the NIC (/dev/ptp7);"), "{mode}");
@@ -203,9 +218,7 @@ fn a_clock_that_was_set_counts_for_nothing() {
         assert!(taken.iter().all(|(_, _, stamp)| stamp.err_ns > 20_000_000), "{taken:?}");
         clock.set_ns.store(0, Ordering::Relaxed);
         watch_for(&mut source, 1_800);
-        let taken = send_and_take(&mut source, 21, 20, 64);
-        assert!(taken.iter().all(honest), "{taken:?}");
-        assert!(taken.iter().all(|(_, _, stamp)| stamp.err_ns < CLAIM_NS_MAX), "{taken:?}");
+        believed(&mut source, 21, 20, 64);
     });
 }
 
