@@ -102,7 +102,7 @@ fn under_load(what_to_kill: &str) -> Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     let load = {
         let stop = Arc::clone(&stop);
-        thread::spawn(move || -> Result<u64> {
+        thread::spawn(move || -> Result<_> {
             let (mut sent, mut port) = (0, 1_000u16);
             while !stop.load(Ordering::Relaxed) {
                 port = if port < 60_000 { port + 1 } else { 1_000 };
@@ -110,7 +110,8 @@ fn under_load(what_to_kill: &str) -> Result<()> {
                 sent += PACKETS_PER_FLOW;
                 thread::sleep(FLOW_PAUSE);
             }
-            Ok(sent)
+            // The sender goes last: with its namespace goes the link, and what is on it.
+            Ok((sent, client))
         })
     };
     let clock = KernelClock;
@@ -141,7 +142,7 @@ fn under_load(what_to_kill: &str) -> Result<()> {
         }
     }
     stop.store(true, Ordering::Relaxed);
-    let sent = load.join().map_err(|_| anyhow::anyhow!("the load panicked"))??;
+    let (sent, _client) = load.join().map_err(|_| anyhow::anyhow!("the load panicked"))??;
     thread::sleep(Duration::from_millis(500));
     assert_eq!(agent.stop()?, Some(0), "the agent stops cleanly");
     // What it could not send within its time, because the collector had only just come up again, it sends now.

@@ -38,6 +38,8 @@ const BLOCK_BYTES: u32 = 512 << 10;
 /// With little memory smaller blocks are better than fewer than four.
 const BLOCK_BYTES_MIN: u32 = 64 << 10;
 const BLOCKS_MIN: u64 = 4;
+/// Periods of the kernel's timer after which it has released what a deleted interface left; it runs late on a loaded machine.
+const GONE_PERIODS: u64 = 8;
 
 /// A capture through AF_PACKET. One reader; the ring is unmapped and the promiscuous mode reverts on drop.
 pub struct PacketMmap {
@@ -56,7 +58,8 @@ pub struct PacketMmap {
     nic: Option<NicClock>,
     /// The last time no released block was left: a frame drained later arrived at most a retire timeout before it.
     emptied_at: RawNs,
-    gone: bool,
+    /// Since when the interface is known to be gone.
+    gone_at: Option<RawNs>,
     stats: SourceStats,
     netdev_at_open: NetdevStats,
 }
@@ -224,7 +227,7 @@ impl PacketMmap {
             rho_ppb,
             nic,
             emptied_at,
-            gone: false,
+            gone_at: None,
             stats: SourceStats { interface_up, netdev: Some(netdev_at_open), ..SourceStats::default() },
             netdev_at_open,
         })
@@ -241,7 +244,7 @@ impl PacketMmap {
             if let Some(nic) = &mut self.nic {
                 nic.watch(&*self.clock, self.emptied_at);
             }
-            return if self.gone { Err(self.gone_error()) } else { Ok(0) };
+            return if self.is_over() { Err(self.gone_error()) } else { Ok(0) };
         }
         // Read after the blocks were seen released, so no stamp in them lies in its future.
         let bracket = self.clock.bracket();
@@ -352,13 +355,21 @@ impl PacketMmap {
         match rustix::net::sockopt::socket_error(&self.socket) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(Errno::NETDOWN)) | Ok(Err(Errno::NODEV)) => {
-                self.gone = interface::counters(self.index).is_err();
+                if interface::counters(self.index).is_err() {
+                    self.gone_at.get_or_insert(self.clock.raw());
+                }
                 Ok(())
             }
             Ok(Err(error)) | Err(error) => {
                 Err(CaptureError::system(format!("capturing on `{}`", self.mode.interface), error))
             }
         }
+    }
+
+    /// The interface is gone, and the kernel's timer has released the block that its last frames are in.
+    fn is_over(&self) -> bool {
+        let limit_ns = GONE_PERIODS * self.retire_ns;
+        self.gone_at.is_some_and(|gone_at| self.emptied_at.since(gone_at) >= limit_ns)
     }
 
     fn gone_error(&self) -> CaptureError {
@@ -376,7 +387,9 @@ impl PacketMmap {
             }
             Err(error) => {
                 self.stats.interface_up = false;
-                self.gone |= error.raw_os_error() == Some(libc::ENODEV);
+                if error.raw_os_error() == Some(libc::ENODEV) {
+                    self.gone_at.get_or_insert(self.clock.raw());
+                }
             }
         }
         if let Ok(status) = self.clock.kernel_status() {

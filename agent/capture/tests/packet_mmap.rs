@@ -12,7 +12,7 @@ use gnomon_capture::{CaptureError, DropReason, Fanout, FilterError, Options, Sou
 use gnomon_clock::{Clock, KernelClock};
 use network::{
     FILTER, OtherHost, Seen, Sender, assert_complete, drain_all, echo_client, echo_server, gso_tcp,
-    in_private_namespace, ip, numbered, send_filtered, veth, wait_for,
+    in_private_namespace, ip, number_of, numbered, send_filtered, veth, wait_for,
 };
 
 fn open_rx(options: &Options) -> Source {
@@ -297,6 +297,27 @@ fn a_deleted_interface_is_an_error_and_a_downed_one_is_not() {
             error.is_some()
         });
         assert!(matches!(error, Some(CaptureError::InterfaceGone { .. })), "{error:?}");
+    });
+}
+
+#[test]
+fn what_arrived_before_the_interface_was_deleted_is_handed_over() {
+    in_private_namespace(|| {
+        veth(1500, 1);
+        // The frames are in a block that the kernel has not released yet.
+        let mut source = open_rx(&Options { block_retire_ms: 300, ..Options::default() });
+        let before = source.stats().netdev.unwrap().rx_packets;
+        assert_eq!(Sender::new("tx0", false).send_numbered(0, 20, 64), 20);
+        wait_for(Duration::from_secs(5), || source.stats().netdev.unwrap().rx_packets >= before + 20);
+        ip("link del rx0");
+        let (mut frames, mut error) = (0, None);
+        wait_for(Duration::from_secs(10), || {
+            source.wait(Duration::from_millis(20)).unwrap();
+            error = source.drain(100, each(|frame| frames += usize::from(number_of(&frame).is_some()))).err();
+            error.is_some()
+        });
+        assert!(matches!(error, Some(CaptureError::InterfaceGone { .. })), "{error:?}");
+        assert_eq!(frames, 20);
     });
 }
 

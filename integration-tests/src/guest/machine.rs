@@ -181,6 +181,18 @@ impl Machine {
     }
 
     /// All its processors stand still; its clocks do not see the time that passes.
+    /// What there is to say when something that the guest should take part in went wrong.
+    pub fn last_words(&mut self) -> String {
+        let qemu = match self.process.try_wait() {
+            Ok(Some(status)) => format!("QEMU ended: {status}"),
+            Ok(None) => "QEMU runs".to_owned(),
+            Err(error) => format!("QEMU: {error}"),
+        };
+        let said = self.console.with_file_name("qemu.log");
+        let said = fs::read_to_string(said).unwrap_or_default();
+        format!("{qemu}\n{said}\nconsole:\n{}", self.console_end())
+    }
+
     pub fn pause(&mut self) -> Result<()> {
         self.qmp("stop")
     }

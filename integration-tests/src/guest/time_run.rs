@@ -98,8 +98,9 @@ impl TimeRun {
         for _ in 0..seconds * 10 {
             let port = FIRST_FRAME + u16::try_from(self.sent.len()).context("too many frames")?;
             let frame = udp_frame(port, PORT, FRAME_BYTES);
-            let wire = &self.scene.machine.cards[0].wire;
-            self.sent.push(Sent::note(port, || wire.send(&frame))?);
+            let machine = &mut self.scene.machine;
+            let sent = Sent::note(port, || machine.cards[0].wire.send(&frame));
+            self.sent.push(sent.with_context(|| machine.last_words())?);
             std::thread::sleep(SPACING);
         }
         Ok(())
