@@ -398,6 +398,17 @@ pub(crate) mod tests {
         fn a_record_survives_the_wire(record in record()) {
             prop_assert_eq!(FlowRecord::try_from(&v1::FlowRecord::from(&record)), Ok(record));
         }
+
+        #[test]
+        fn records_are_written_as_the_messages_are(records in proptest::collection::vec(record(), 0..3), name in "[a-z]{0,200}") {
+            use prost::Message;
+            let mut batch = Vec::new();
+            crate::encode::append_interface(&mut batch, &name);
+            records.iter().for_each(|record| crate::encode::append_record(&mut batch, record));
+            let records = records.iter().map(v1::FlowRecord::from).collect();
+            let message = v1::FlowBatch { interface: name, records, alerts: Vec::new() };
+            prop_assert_eq!(batch, message.encode_to_vec());
+        }
     }
 
     #[test]

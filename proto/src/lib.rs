@@ -1,12 +1,14 @@
 //! The wire: protobuf messages and their conversion to and from the domain. No other crate names prost.
 
 mod alert;
+mod encode;
 mod flow;
 mod ingest;
 mod query;
 mod records;
 mod wire;
 
+pub use encode::{append_interface, append_record};
 pub use prost::Message;
 pub use records::FlowBatch;
 pub use wire::WireError;

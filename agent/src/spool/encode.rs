@@ -2,12 +2,13 @@
 
 use std::io;
 
-use gnomon_proto::{Message, v1};
+use gnomon_flow::FlowRecord;
+use gnomon_proto::{Message, append_interface, append_record, v1};
 
 use super::segment::{Lane, PAYLOAD_BYTES_MAX};
 use crate::export::{AlertBatch, Exported, PacketBlock};
 
-/// Uncompressed bytes of records in one entry; beyond it a batch is cut in two.
+/// Uncompressed bytes of records in one entry, but for one that is longer by itself: what does not fit begins the next.
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// The payload of one entry.
@@ -57,20 +58,15 @@ impl Encoder {
         sink: &mut impl FnMut(Payload),
     ) -> io::Result<()> {
         match body {
-            Exported::Flows(records) => {
-                let batch = v1::FlowBatch {
-                    interface: interface.to_owned(),
-                    records: records.iter().map(v1::FlowRecord::from).collect(),
-                    alerts: Vec::new(),
-                };
-                self.flows(batch, sink)
-            }
+            Exported::Flows(records) => self.flows(interface, records, sink),
             Exported::Alerts(AlertBatch { alerts, .. }) => {
                 let batch = v1::FlowBatch {
                     alerts: alerts.iter().map(v1::Alert::from).collect(),
                     ..v1::FlowBatch::default()
                 };
-                self.flows(batch, sink)
+                self.plain.clear();
+                batch.encode(&mut self.plain).map_err(io::Error::other)?;
+                self.hand_over(self.plain.len(), batch.alerts.len(), sink)
             }
             Exported::Packets(block) => {
                 let payload = self.packets(interface, block)?;
@@ -80,18 +76,36 @@ impl Encoder {
         }
     }
 
-    fn flows(&mut self, mut batch: v1::FlowBatch, sink: &mut impl FnMut(Payload)) -> io::Result<()> {
-        if batch.encoded_len() > BATCH_BYTES_MAX && batch.records.len() > 1 {
-            let rest = batch.records.split_off(batch.records.len() / 2);
-            let second =
-                v1::FlowBatch { interface: batch.interface.clone(), records: rest, alerts: Vec::new() };
-            self.flows(batch, sink)?;
-            return self.flows(second, sink);
-        }
+    fn flows(
+        &mut self,
+        interface: &str,
+        records: &[FlowRecord],
+        sink: &mut impl FnMut(Payload),
+    ) -> io::Result<()> {
         self.plain.clear();
-        batch.encode(&mut self.plain).map_err(io::Error::other)?;
-        let items = u32::try_from(batch.records.len() + batch.alerts.len()).unwrap_or(u32::MAX);
-        let bytes = self.zstd.compress(&self.plain)?;
+        append_interface(&mut self.plain, interface);
+        let begins = self.plain.len();
+        let mut items = 0;
+        for record in records {
+            let ends = self.plain.len();
+            append_record(&mut self.plain, record);
+            if self.plain.len() > BATCH_BYTES_MAX && items > 0 {
+                self.hand_over(ends, items, sink)?;
+                self.plain.drain(begins..ends);
+                items = 0;
+            }
+            items += 1;
+        }
+        if items == 0 {
+            return Ok(());
+        }
+        self.hand_over(self.plain.len(), items, sink)
+    }
+
+    /// The first `bytes` of what was encoded.
+    fn hand_over(&mut self, bytes: usize, items: usize, sink: &mut impl FnMut(Payload)) -> io::Result<()> {
+        let items = u32::try_from(items).unwrap_or(u32::MAX);
+        let bytes = self.zstd.compress(&self.plain[..bytes])?;
         sink(Payload { lane: Lane::Flows, items, bytes });
         Ok(())
     }
@@ -152,7 +166,34 @@ pub(super) fn items(body: &Exported) -> (Lane, u32) {
 
 #[cfg(test)]
 mod tests {
+    use gnomon_flow::FlowId;
+
     use super::*;
+
+    #[test]
+    fn records_that_do_not_fit_begin_the_next_entry() {
+        let mut encoder = Encoder::new(1).unwrap();
+        let records: Vec<FlowRecord> = (0..60_000u64)
+            .map(|n| {
+                let mut record = FlowRecord { id: FlowId(n), ..FlowRecord::default() };
+                record.attributes.text(gnomon_flow::field::DNS_HOST, &format!("{n:0>200}.example"));
+                record
+            })
+            .collect();
+        let mut read = Vec::new();
+        let mut entries = 0;
+        let mut sink = |payload: Payload| {
+            let plain = zstd::bulk::decompress(&payload.bytes, BATCH_BYTES_MAX).unwrap();
+            let batch = v1::FlowBatch::decode(&plain[..]).unwrap();
+            assert_eq!((batch.interface.as_str(), batch.records.len()), ("eth0", payload.items as usize));
+            read.extend(batch.records.iter().map(|record| FlowRecord::try_from(record).unwrap()));
+            entries += 1;
+        };
+        encoder.encode("eth0", &Exported::Flows(records.clone()), &mut sink).unwrap();
+        assert_eq!(entries, 4);
+        assert!(read == records);
+        encoder.encode("eth0", &Exported::Flows(Vec::new()), &mut |_| panic!("of nothing")).unwrap();
+    }
 
     fn block(bytes: Vec<u8>) -> PacketBlock {
         PacketBlock { bytes, ..PacketBlock::default() }
