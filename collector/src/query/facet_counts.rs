@@ -9,6 +9,7 @@ use hashbrown::HashTable;
 use super::coded::Coded;
 use super::group::distinct;
 use super::totals::totals;
+use super::values::of_source;
 use crate::store::block::bloom::Mixing;
 use crate::store::live::RowSet;
 use crate::store::rollup::Rollup;
@@ -252,11 +253,6 @@ impl Counts {
             self.bytes = self.fields.iter().map(|field| field.bytes).sum();
         }
     }
-}
-
-/// Whether all records of a source share the field: an agent's name may change, so that rollups have none of it.
-pub(super) fn of_source(field: &Field) -> bool {
-    (2..=5).contains(&field.id.0)
 }
 
 /// A record of each of a rollup's sources, and how many there are; none where no field asks for them.

@@ -10,8 +10,9 @@ use tokio::sync::mpsc;
 
 use super::aggregate::named;
 use super::execute::{Queries, QueryError, TimeRange, joined, limit_or};
-use super::facet_counts::{Counts, OfField, of_source};
+use super::facet_counts::{Counts, OfField};
 use super::rollup::is_rolled_up;
+use super::values::of_source;
 use crate::store::{FromRollups, Part};
 
 /// Values of a field unless the caller says otherwise.

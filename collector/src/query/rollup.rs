@@ -6,9 +6,10 @@ use std::collections::HashSet;
 
 use gnomon_flow::{Field, Value};
 
-use super::facet_counts::{OfField, of_source};
+use super::facet_counts::OfField;
 use super::facets::faceted;
 use super::rollup_groups::GroupRoller;
+use super::values::of_source;
 use crate::store::block::bloom::Mixing;
 use crate::store::rollup::{Rolled, Rollup};
 use crate::store::{Reader, Store, StoreError};

@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use gnomon_flow::FieldId;
-
 use super::facet_counts::Counts;
 use super::rollup::{Room, rolled_up};
 use crate::store::block::bloom::Mixing;
@@ -228,7 +226,7 @@ impl Sum {
         {
             let (values, left_out) = room.keep(of_field.all());
             let missed = of_field.missed + left_out;
-            fields.push(Rolled { field: FieldId(field.id.0), flows: of_field.flows, missed, values });
+            fields.push(Rolled { field: field.id, flows: of_field.flows, missed, values });
         }
         fields.sort_by_key(|rolled| rolled.field);
         Rollup { rows: self.counts.flows, sources, fields }

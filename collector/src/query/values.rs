@@ -66,7 +66,7 @@ pub(super) fn values(field: &Field, block: &Reader) -> Result<Option<Vec<Values>
     // The numbers of the field table.
     match field.id.0 {
         id if id >= ATTRIBUTE_ID_FIRST => one(attribute(block, field)?),
-        2..=5 => one(by_source(block, field)?),
+        _ if of_source(field) => one(by_source(block, field)?),
         14 if !block.block().held() => {
             let entries = vec![Some(Value::Text(TimeState::Indexed.name().into()))];
             one(Values::Coded { entries, codes: Codes::Plain(Rc::new(vec![0; block.rows()])) })
@@ -229,6 +229,11 @@ fn ips(block: &Reader, column: Column) -> Result<Values, StoreError> {
     };
     let entries = dictionary.entries.iter().map(|entry| columns::ip_of(entry).map(Value::Ip)).collect();
     Ok(Values::Coded { entries, codes: Codes::Dictionary(dictionary) })
+}
+
+/// Whether all records of a source share the field: an agent's name may change, so that rollups have none of it.
+pub(super) fn of_source(field: &Field) -> bool {
+    (2..=5).contains(&field.id.0)
 }
 
 /// Node, interface, epoch: what all records of a source share.

@@ -6,7 +6,7 @@ use std::io::Read;
 use bytes::Bytes;
 use gnomon_clock::UtcNs;
 use gnomon_flow::{Alert, EpochHash, FlowRecord};
-use gnomon_proto::{FlowBatch, Message, WireError, v1};
+use gnomon_proto::{FlowBatch, WireError, append_interface, append_record};
 
 use super::RECORD_NS_MAX;
 use super::envelope::{DamagedValue, damaged};
@@ -90,12 +90,10 @@ impl RecordBatch {
 
     /// The payload that [`RecordBatch::read`] reads.
     pub fn payload(interface: &str, records: &[FlowRecord]) -> Bytes {
-        let batch = v1::FlowBatch {
-            interface: interface.to_owned(),
-            records: records.iter().map(v1::FlowRecord::from).collect(),
-            alerts: Vec::new(),
-        };
-        zstd::bulk::compress(&batch.encode_to_vec(), 1).unwrap_or_default().into()
+        let mut batch = Vec::new();
+        append_interface(&mut batch, interface);
+        records.iter().for_each(|record| append_record(&mut batch, record));
+        zstd::bulk::compress(&batch, 1).unwrap_or_default().into()
     }
 }
 

@@ -180,7 +180,6 @@ impl Machine {
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
-    /// All its processors stand still; its clocks do not see the time that passes.
     /// What there is to say when something that the guest should take part in went wrong.
     pub fn last_words(&mut self) -> String {
         let qemu = match self.process.try_wait() {
@@ -193,6 +192,7 @@ impl Machine {
         format!("{qemu}\n{said}\nconsole:\n{}", self.console_end())
     }
 
+    /// All its processors stand still; its clocks do not see the time that passes.
     pub fn pause(&mut self) -> Result<()> {
         self.qmp("stop")
     }
