@@ -92,7 +92,7 @@ pub struct Facets {
     pub limit: u32,
     /// Answer with what there is so far, too.
     pub refine: bool,
-    /// Read every block, also where its rollup would do.
+    /// Read every block of which the rollup does not have all values.
     pub exact: bool,
 }
 
@@ -157,7 +157,8 @@ impl Queries {
         let asked = Asked { fields, named, limit };
         let selection = self.selection(&facets.expression, facets.range)?;
         // Rollups know of nothing but all records of a block.
-        let rolled = !facets.exact && matches!(selection.plan.predicate, Predicate::All);
+        let rolled = matches!(selection.plan.predicate, Predicate::All);
+        let exact = facets.exact;
         let rolled_fields: Vec<FieldId> =
             asked.fields.iter().filter(|field| is_rolled_up(field)).map(|field| field.id).collect();
         self.stream(move |control, so_far| {
@@ -182,13 +183,15 @@ impl Queries {
                 },
             };
             // A field that no rollup has is counted block by block, and then the others may be, too.
-            let groups = (rolled && asked.fields.iter().all(|field| of_source(field) || is_rolled_up(field)))
-                .then_some(&from_rollups);
+            let groups = (rolled
+                && !exact
+                && asked.fields.iter().all(|field| of_source(field) || is_rolled_up(field)))
+            .then_some(&from_rollups);
             let (_, partial) = selection.walk_rolled(&control, groups, &|_: &mut (), part| {
                 if matches!(part, Part::Flows([])) {
                     return Ok(());
                 }
-                count(&places, &asked.fields, &part, rolled.then_some(&rolled_fields[..]))?;
+                count(&places, &asked.fields, &part, rolled.then_some(&rolled_fields[..]), exact)?;
                 tell();
                 Ok(())
             })?;
@@ -215,19 +218,20 @@ fn free(places: &[Mutex<Counts>]) -> MutexGuard<'_, Counts> {
     }
 }
 
-/// Counts a part, with `rolled` by rollups that have these fields.
+/// Counts a part, with `rolled` by rollups that have these fields, with `exact` by those of them that miss nothing.
 fn count(
     places: &[Mutex<Counts>],
     fields: &[&'static Field],
     part: &Part<'_>,
     rolled: Option<&[FieldId]>,
+    exact: bool,
 ) -> Result<(), crate::store::StoreError> {
     let mut free = free(places);
     match part {
         Part::Rows(block, rows) => {
             let rolled = rolled.filter(|_| rows.len() == block.rows());
             let rollup = rolled.map(|fields| block.rollup(fields)).transpose()?.flatten();
-            free.add_rows(fields, block, rows, rollup.as_ref())
+            free.add_rows(fields, block, rows, rollup.as_ref(), exact)
         }
         Part::Flows(flows) => {
             flows.iter().for_each(|flow| free.add(fields, flow));
@@ -272,7 +276,7 @@ impl Asked {
     }
 
     fn field(&self, field: &'static Field, of_field: &OfField, room: &mut usize) -> FacetField {
-        let (ranked, different) = of_field.most(self.limit);
+        let (ranked, different) = of_field.values.most(self.limit);
         let mut values = Vec::with_capacity(ranked.len());
         for (value, flows) in ranked {
             let value = value.to_string();

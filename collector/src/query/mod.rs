@@ -8,6 +8,7 @@ mod facet_counts;
 mod facets;
 mod group;
 mod hunt;
+mod one_column;
 mod pcap_export;
 mod pcap_file;
 mod pcap_merge;
@@ -20,6 +21,7 @@ mod tail;
 #[cfg(test)]
 pub(crate) mod testing;
 mod totals;
+mod value_counts;
 mod values;
 
 #[cfg(test)]

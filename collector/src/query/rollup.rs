@@ -121,7 +121,7 @@ fn of(block: &Reader) -> Result<Rollup, StoreError> {
         if !counts.add_rows(field, block, &rows)? {
             continue;
         }
-        let (values, missed) = OF_BLOCK.keep(counts.all());
+        let (values, missed) = OF_BLOCK.keep(counts.values.all());
         let flows = counts.flows;
         fields.push(Rolled { field: field.id, flows, missed, values });
     }

@@ -224,7 +224,7 @@ impl Sum {
         for ((field, of_field), _) in
             self.fields.iter().zip(&self.counts.fields).zip(self.all_have).filter(|(_, all)| *all)
         {
-            let (values, left_out) = room.keep(of_field.all());
+            let (values, left_out) = room.keep(of_field.values.all());
             let missed = of_field.missed + left_out;
             fields.push(Rolled { field: field.id, flows: of_field.flows, missed, values });
         }

@@ -7,6 +7,7 @@ use gnomon_expression::{IpSet, Predicate, Test, ValueSet, Wanted};
 use gnomon_flow::field::{ATTRIBUTE_ID_FIRST, PROTOCOL_NAMES};
 use gnomon_flow::{AttributeValue, Field, FieldId, FieldKind, Value};
 
+use super::one_column::one_column;
 use super::plan::Plan;
 use super::values::{Codes, Values, attribute_value, values};
 use crate::store::block::columns::{self, Way};
@@ -152,11 +153,21 @@ impl OfBlock for Test {
             rows.intersect(among);
             return Ok((rows, true));
         }
-        let Some(lists) = values(self.field, block)? else { return unknown() };
         let mut rows = among.clone();
+        let mut lists = None;
         for set in sets {
+            if let Some(column) = one_column(self.field.id)
+                && let Some(found) = column.rows(block, set)?
+            {
+                rows.intersect(&found);
+                continue;
+            }
+            if lists.is_none() {
+                lists = values(self.field, block)?;
+            }
+            let Some(lists) = &lists else { return unknown() };
             let mut found = RowSet::none(block.rows());
-            for values in &lists {
+            for values in lists {
                 found.unite(&values.rows(set, among, block.rows()));
             }
             rows.intersect(&found);

@@ -1,10 +1,11 @@
-//! How many records of a block have each value of a field, where each column stands for one field: counted by codes, without
-//! giving numbers to rows.
+//! How many records of a block have each value of a field, counted by codes and bytes, without giving numbers to rows.
 
 use gnomon_flow::field::ATTRIBUTE_ID_FIRST;
-use gnomon_flow::{Field, Value};
+use gnomon_flow::{Field, FieldKind};
 
-use super::values::{Codes, Values, attribute_value, values};
+use super::one_column::one_column;
+use super::value_counts::{Key, ValueCounts};
+use super::values::{Codes, Values, attribute_value, names, values};
 use crate::store::block::{Column, columns};
 use crate::store::live::RowSet;
 use crate::store::{Reader, StoreError};
@@ -12,74 +13,79 @@ use crate::store::{Reader, StoreError};
 /// Integers of so small a range are counted in a table.
 const RANGE_MAX: u64 = 1 << 17;
 
-/// Calls `each` with values and the number of `rows` that have them (a value may come more than once), and gives the number
-/// of rows that have any. `None`, and nothing was told, when the field has to be counted row by row.
+/// Adds the values of `rows` to `counts`, and gives the number of rows that have any. `None`, and nothing was added, when
+/// the field has to be counted row by row.
 pub(super) fn totals(
     field: &'static Field,
     block: &Reader,
     rows: &RowSet,
-    each: &mut dyn FnMut(&Value<'_>, u64),
+    counts: &mut ValueCounts,
 ) -> Result<Option<u64>, StoreError> {
     let column = match field.id.0 {
         21 => columns::ORIG,
         22 => columns::RESP,
         id if id >= ATTRIBUTE_ID_FIRST => Column(id),
-        _ => return of_numbers(field, block, rows, each),
+        _ => return of_numbers(field, block, rows, counts),
     };
     let Some(histogram) = block.histogram(column, rows)? else { return Ok(Some(0)) };
-    let value = |code: usize| -> Option<Value<'_>> {
+    let counted = || histogram.counts.iter().enumerate().filter(|(_, count)| **count > 0);
+    let ascii = histogram.entries.is_ascii();
+    let key = |code: usize| {
         let entry = histogram.entries.get(code);
-        if field.id.0 < ATTRIBUTE_ID_FIRST {
-            columns::ip_of(entry).map(Value::Ip)
-        } else {
-            attribute_value(field, entry)
+        match field.id.0 < ATTRIBUTE_ID_FIRST {
+            true => Key::of_address(entry),
+            false => Key::of_entry(entry, ascii),
         }
     };
-    let counted = || histogram.counts.iter().enumerate().filter(|(_, count)| **count > 0);
+    let missing =
+        counted().filter(|(code, _)| key(*code).is_none()).map(|(_, count)| u64::from(*count)).sum();
     // Which rows have a value at all is only known by their codes where every code is one.
-    if histogram.lists && counted().any(|(code, _)| value(code).is_none()) {
+    if histogram.lists && missing > 0 {
         return Ok(None);
     }
-    let mut having = 0;
-    for (code, count) in counted() {
-        if let Some(value) = value(code) {
-            each(&value, u64::from(*count));
-            having += u64::from(*count);
+    if field.kind == FieldKind::Time {
+        for (code, count) in counted() {
+            if let Some(value) = attribute_value(field, histogram.entries.get(code)) {
+                counts.add(&value, u64::from(*count));
+            }
         }
+    } else {
+        counts.add_keys(counted().filter_map(|(code, count)| Some((key(code)?, u64::from(*count)))));
     }
-    Ok(Some(if histogram.lists { histogram.having } else { having }))
+    Ok(Some(histogram.having.saturating_sub(missing)))
 }
 
 fn of_numbers(
     field: &'static Field,
     block: &Reader,
     rows: &RowSet,
-    each: &mut dyn FnMut(&Value<'_>, u64),
+    counts: &mut ValueCounts,
 ) -> Result<Option<u64>, StoreError> {
-    let Some(lists) = values(field, block)? else { return Ok(None) };
-    let mut having = 0;
-    match &lists[..] {
-        [Values::Integers { values, present }] => {
-            let (min, max) = values.iter().fold((u64::MAX, 0), |(min, max), n| (min.min(*n), max.max(*n)));
-            if values.is_empty() || max - min >= RANGE_MAX {
-                return Ok(None);
-            }
-            let mut counts = vec![0u32; (max - min) as usize + 1];
-            let mut among = rows.clone();
-            if let Some(present) = present {
-                among.intersect(present);
-            }
-            among.each(|row| counts[(values[row] - min) as usize] += 1);
-            for (n, count) in (min..).zip(counts).filter(|(_, count)| *count > 0) {
-                each(&Value::Integer(n), u64::from(count));
+    if let Some(column) = one_column(field.id)
+        && let Some(having) = column.totals(block, rows, |n, count| counts.add_integer(n, count))?
+    {
+        return Ok(Some(having));
+    }
+    if let Some((column, names)) = names(field.id)
+        && let Some((min, of_codes)) = block.integer_counts(column, rows)?
+    {
+        let mut having = 0;
+        for (code, count) in (min..).zip(of_codes).filter(|(_, count)| *count > 0) {
+            if let Some(Some(name)) = names.get(code as usize) {
+                counts.add(name, u64::from(count));
                 having += u64::from(count);
             }
         }
+        return Ok(Some(having));
+    }
+    let Some(lists) = values(field, block)? else { return Ok(None) };
+    let mut having = 0;
+    match &lists[..] {
         [Values::Coded { codes: Codes::None, .. }] => {}
         [Values::Coded { entries, codes }] => {
-            let mut counts = vec![0u32; entries.len()];
+            let mut of_codes = vec![0u32; entries.len()];
             let mut count = |code: usize| {
-                if let Some(count) = counts.get_mut(code) {
+                if let Some(count) = of_codes.get_mut(code) {
                     *count += 1;
                 }
             };
@@ -90,11 +96,42 @@ fn of_numbers(
                 }
                 _ => return Ok(None),
             }
-            for (value, count) in entries.iter().zip(counts).filter(|(_, count)| *count > 0) {
+            for (value, count) in entries.iter().zip(of_codes).filter(|(_, count)| *count > 0) {
                 if let Some(value) = value {
-                    each(value, u64::from(count));
+                    counts.add(value, u64::from(count));
                     having += u64::from(count);
                 }
+            }
+        }
+        // A row counts once for a value that it has in several of them.
+        lists if lists.iter().all(|list| matches!(list, Values::Integers { .. })) => {
+            let lists: Vec<(&[u64], Option<&RowSet>)> = lists
+                .iter()
+                .filter_map(|list| match list {
+                    Values::Integers { values, present } => Some((values.as_slice(), present.as_ref())),
+                    Values::Coded { .. } => None,
+                })
+                .collect();
+            let all = lists.iter().flat_map(|(values, _)| values.iter());
+            let (min, max) = all.fold((u64::MAX, 0), |(min, max), n| (min.min(*n), max.max(*n)));
+            if min > max || max - min >= RANGE_MAX {
+                return Ok(None);
+            }
+            let mut of_values = vec![0u32; (max - min) as usize + 1];
+            rows.each(|row| {
+                let has = |(_, present): &(&[u64], Option<&RowSet>)| present.is_none_or(|set| set.has(row));
+                let mut has_any = false;
+                for (at, list) in lists.iter().enumerate().filter(|(_, list)| has(list)) {
+                    let value = list.0[row];
+                    if !lists[..at].iter().any(|before| has(before) && before.0[row] == value) {
+                        of_values[(value - min) as usize] += 1;
+                    }
+                    has_any = true;
+                }
+                having += u64::from(has_any);
+            });
+            for (n, count) in (min..).zip(of_values).filter(|(_, count)| *count > 0) {
+                counts.add_integer(n, u64::from(count));
             }
         }
         _ => return Ok(None),

@@ -9,6 +9,7 @@ use gnomon_flow::{
     DecodeProblem, Field, FieldId, FieldKind, FlowEndReason, FlowKey, TcpState, TimeState, Value, field,
 };
 
+use super::one_column::{tcp, with_ports};
 use crate::store::block::columns::{self, Way};
 use crate::store::block::{Column, Dictionary};
 use crate::store::live::RowSet;
@@ -63,6 +64,9 @@ pub(super) fn values(field: &Field, block: &Reader) -> Result<Option<Vec<Values>
         |a: Vec<u64>, b: Vec<u64>| Rc::new(a.iter().zip(&b).map(|(a, b)| a.saturating_add(*b)).collect());
     let whole = |values: Rc<Vec<u64>>| one(Values::Integers { values, present: None });
     let (orig, resp) = (Way(columns::ORIG_WAY), Way(columns::RESP_WAY));
+    if let Some((column, entries)) = names(field.id) {
+        return one(Values::Coded { entries, codes: Codes::Plain(block.integers(column)?) });
+    }
     // The numbers of the field table.
     match field.id.0 {
         id if id >= ATTRIBUTE_ID_FIRST => one(attribute(block, field)?),
@@ -110,7 +114,6 @@ pub(super) fn values(field: &Field, block: &Reader) -> Result<Option<Vec<Values>
             let values = block.integers(columns::SYN_ACK)?;
             one(Values::Integers { values, present: Some(tcp(block)?) })
         }
-        69 => one(named(block, columns::TCP_STATE, None, &TcpState::ALL, TcpState::name)?),
         70 => one(above(block, columns::RTT, 1)?),
         71 => {
             let values = block.integers(columns::RETRANSMISSIONS)?;
@@ -121,12 +124,6 @@ pub(super) fn values(field: &Field, block: &Reader) -> Result<Option<Vec<Values>
         74 => Ok(Some(side_flags(block, 0)?)),
         75 => Ok(Some(side_flags(block, 8)?)),
         81 => one(plain(columns::SEGMENT)?),
-        82 => one(named(block, columns::END, Some("open"), &FlowEndReason::ALL, FlowEndReason::name)?),
-        83 => {
-            let entries = vec![Some(Value::Bool(false)), Some(Value::Bool(true))];
-            one(Values::Coded { entries, codes: Codes::Plain(block.integers(columns::GUESSED)?) })
-        }
-        84 => one(named(block, columns::PROBLEM, None, &DecodeProblem::ALL, DecodeProblem::name)?),
         85 => one(plain(columns::SLICED_PACKETS)?),
         86 => one(plain(columns::SLICED_BYTES)?),
         90 => two(block, OUTER_IP_SRC, OUTER_IP_DST),
@@ -199,16 +196,17 @@ fn protocol_numbers(block: &Reader) -> Result<Values, StoreError> {
 /// MAC addresses of a side: of the flow itself where it has no others, of its first packet elsewhere.
 fn macs(block: &Reader, address: Column, seen: Column) -> Result<Values, StoreError> {
     let text = |entry: &[u8]| <[u8; 6]>::try_from(entry).ok().map(|mac| Value::Text(mac_text(mac).into()));
-    let of_flow = block.dictionary(address)?;
     let of_packet = block.dictionary(seen)?;
     let mut entries: Vec<_> = of_packet.iter().flat_map(|macs| macs.entries.iter().map(text)).collect();
-    let own: Vec<_> = of_flow.iter().flat_map(|addresses| addresses.entries.iter().map(text)).collect();
+    let addresses = block.entries(address)?;
+    let own: Vec<_> = addresses.iter().flat_map(|addresses| addresses.iter().map(text)).collect();
     if own.iter().all(Option::is_none) {
         return Ok(match of_packet {
             Some(dictionary) => Values::Coded { entries, codes: Codes::Dictionary(dictionary) },
             None => Values::Coded { entries, codes: Codes::None },
         });
     }
+    let of_flow = block.dictionary(address)?;
     let (first_own, none) = (entries.len(), entries.len() + own.len());
     entries.extend(own);
     entries.push(None);
@@ -247,13 +245,7 @@ fn by_source(block: &Reader, field: &Field) -> Result<Values, StoreError> {
 }
 
 fn ports(block: &Reader, column: Column) -> Result<Values, StoreError> {
-    let values = block.integers(column)?;
-    let protocols = block.integers(columns::PROTOCOL)?;
-    let has = |protocol: u64| FlowKey { protocol: protocol as u8, ..FlowKey::default() }.has_ports();
-    let (min, max) = block.summary().range(columns::PROTOCOL);
-    let present = (!(min == max && has(min)))
-        .then(|| RowSet::of(block.rows(), |row| has(protocols.get(row).copied().unwrap_or(0))));
-    Ok(Values::Integers { values, present })
+    Ok(Values::Integers { values: block.integers(column)?, present: with_ports(block)? })
 }
 
 fn protocols(block: &Reader) -> Result<Values, StoreError> {
@@ -289,21 +281,21 @@ fn side_flags(block: &Reader, shift: u32) -> Result<Vec<Values>, StoreError> {
     Ok((0..).zip(TCP_FLAG_NAMES).map(one).collect())
 }
 
-fn tcp(block: &Reader) -> Result<RowSet, StoreError> {
-    let states = block.integers(columns::TCP_STATE)?;
-    Ok(RowSet::of(block.rows(), |row| states.get(row).copied().unwrap_or(0) != 0))
-}
-
-/// A column of 1 + the place in `all`; 0 is `zero`.
-fn named<T: Copy>(
-    block: &Reader,
-    column: Column,
-    zero: Option<&'static str>,
-    all: &[T],
-    name: fn(T) -> &'static str,
-) -> Result<Values, StoreError> {
-    let text = |name: &'static str| Value::Text(name.into());
-    let entries =
-        std::iter::once(zero.map(text)).chain(all.iter().map(|one| Some(text(name(*one))))).collect();
-    Ok(Values::Coded { entries, codes: Codes::Plain(block.integers(column)?) })
+/// A field whose values are names of a closed table, and the column of their codes.
+pub(super) fn names(field: FieldId) -> Option<(Column, Vec<Option<Value<'static>>>)> {
+    fn of<T: Copy>(all: &[T], name: fn(T) -> &'static str) -> impl Iterator<Item = Option<Value<'static>>> {
+        all.iter().map(move |one| Some(Value::Text(name(*one).into())))
+    }
+    // 1 + the place in the table.
+    let none = std::iter::once(None);
+    Some(match field.0 {
+        69 => (columns::TCP_STATE, none.chain(of(&TcpState::ALL, TcpState::name)).collect()),
+        82 => {
+            let open = std::iter::once(Some(Value::Text("open".into())));
+            (columns::END, open.chain(of(&FlowEndReason::ALL, FlowEndReason::name)).collect())
+        }
+        83 => (columns::GUESSED, vec![Some(Value::Bool(false)), Some(Value::Bool(true))]),
+        84 => (columns::PROBLEM, none.chain(of(&DecodeProblem::ALL, DecodeProblem::name)).collect()),
+        _ => return None,
+    })
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::block::Column;
 use super::block::bloom::Mixing;
-use super::block::encoding::Plain;
+use super::block::plain::Plain;
 
 /// What all columns together may take.
 const BYTES_MAX: usize = 256 << 20;

@@ -155,6 +155,23 @@ impl RowSet {
         }
     }
 
+    /// As [`RowSet::each`], of those below `end`: where a table has no more.
+    pub(crate) fn each_below(&self, end: usize, mut each: impl FnMut(usize)) {
+        if end >= self.words.len() * 64 {
+            return self.each(each);
+        }
+        for (at, word) in self.words.iter().enumerate().take(end.div_ceil(64)) {
+            let mut word = *word;
+            while word != 0 {
+                let row = at * 64 + word.trailing_zeros() as usize;
+                if row < end {
+                    each(row);
+                }
+                word &= word - 1;
+            }
+        }
+    }
+
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         self.words.iter().flat_map(|word| word.to_le_bytes()).collect()
     }

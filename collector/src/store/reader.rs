@@ -11,8 +11,9 @@ use gnomon_flow::{EpochHash, FieldId, FlowId, FlowRef, Origin, StoredFlow, TimeS
 
 use super::block::bloom::Mixing;
 use super::block::columns::{self, Row};
-use super::block::encoding::{self, Histogram, Plain};
+use super::block::encoding;
 use super::block::entries::Entries;
+use super::block::plain::{Histogram, Plain};
 use super::block::{Column, Dictionary, Summary};
 use super::epochs::Epoch;
 use super::keys::{self, Family};
@@ -124,6 +125,29 @@ impl Reader {
         });
         self.integers.borrow_mut().insert(column, Rc::clone(&values));
         Ok(values)
+    }
+
+    /// The rows that have `from ..= to` in a column of integers.
+    pub(crate) fn rows_between(&self, column: Column, from: u64, to: u64) -> Result<RowSet, StoreError> {
+        Ok(match self.plain(column, false)?.as_deref() {
+            Some(Plain::Integers(integers)) => integers.between(from, to),
+            // A column that is not stored has 0 everywhere.
+            _ if from == 0 => RowSet::all(self.rows()),
+            _ => RowSet::none(self.rows()),
+        })
+    }
+
+    /// How many of `rows` have each integer of a column, from some smallest on; `None` where they lie too far apart for a
+    /// table.
+    pub(crate) fn integer_counts(
+        &self,
+        column: Column,
+        rows: &RowSet,
+    ) -> Result<Option<(u64, Vec<u32>)>, StoreError> {
+        Ok(match self.plain(column, false)?.as_deref() {
+            Some(Plain::Integers(integers)) => integers.histogram(rows),
+            _ => Some((0, vec![rows.len() as u32])),
+        })
     }
 
     /// The sums of two columns of integers.

@@ -175,9 +175,9 @@ pub(super) fn bytes_of(flow: &StoredFlow) -> [&[u8]; 4] {
     [orig, resp, mac(&record.orig), mac(&record.resp)]
 }
 
-const VALUE_INTEGER: u8 = 0;
-const VALUE_TEXT: u8 = 1;
-const VALUE_IP: u8 = 2;
+pub(crate) const VALUE_INTEGER: u8 = 0;
+pub(crate) const VALUE_TEXT: u8 = 1;
+pub(crate) const VALUE_IP: u8 = 2;
 
 /// A metadata value as an entry of a dictionary: a byte for its kind, then it.
 pub(crate) fn value_bytes(value: &AttributeValue, out: &mut Vec<u8>) {

@@ -14,8 +14,8 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::entries::Entries;
+use super::plain::{Integers, MARK_ROWS, Packed};
 use crate::store::envelope::{DamagedValue, damaged};
-use crate::store::live::RowSet;
 
 const INTEGERS: u8 = 1;
 const DICTIONARY: u8 = 2;
@@ -31,211 +31,6 @@ const ZSTD_LEVEL: i32 = 1;
 thread_local! {
     static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
     static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
-}
-
-/// A column of integers as it is kept in memory: a byte a row for each plane.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Integers {
-    min: u64,
-    rows: usize,
-    planes: Vec<u8>,
-}
-
-impl Integers {
-    pub(crate) fn values(&self) -> Vec<u64> {
-        let mut planes = self.planes.chunks_exact(self.rows.max(1));
-        // Most columns have one or two: those in one pass over the values.
-        let mut values = match (planes.next(), planes.next()) {
-            (None, _) => vec![self.min; self.rows],
-            (Some(low), None) => low.iter().map(|low| self.min.wrapping_add(u64::from(*low))).collect(),
-            (Some(low), Some(high)) => {
-                let pairs = low.iter().zip(high);
-                pairs
-                    .map(|(low, high)| self.min.wrapping_add(u64::from(*low) | u64::from(*high) << 8))
-                    .collect()
-            }
-        };
-        for (plane, bytes) in (2..).zip(planes) {
-            add_plane(&mut values, plane, bytes);
-        }
-        values
-    }
-
-    /// Adds each row's value to the one that is there. Whoever calls knows that no sum is too large.
-    pub(crate) fn add_to(&self, sums: &mut [u64]) {
-        if self.min > 0 {
-            sums.iter_mut().for_each(|sum| *sum = sum.wrapping_add(self.min));
-        }
-        for (plane, bytes) in self.planes.chunks_exact(self.rows.max(1)).enumerate() {
-            add_plane(sums, plane, bytes);
-        }
-    }
-
-    /// The value of one row.
-    pub(crate) fn at(&self, row: usize) -> u64 {
-        let planes = self.planes.chunks_exact(self.rows.max(1)).enumerate();
-        let add = |sum: u64, (plane, bytes): (usize, &[u8])| {
-            sum.wrapping_add(u64::from(bytes.get(row).copied().unwrap_or(0)) << (8 * plane))
-        };
-        planes.fold(self.min, add)
-    }
-}
-
-fn add_plane(values: &mut [u64], plane: usize, bytes: &[u8]) {
-    for (value, byte) in values.iter_mut().zip(bytes) {
-        *value = value.wrapping_add(u64::from(*byte) << (8 * plane));
-    }
-}
-
-/// Rows between two that are known to begin at some value of a column of lists.
-const MARK_ROWS: usize = 256;
-
-/// A column of texts, addresses or lists of them as it is kept in memory: each row has some codes, each code stands for
-/// an entry.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Packed {
-    pub(crate) entries: Arc<Entries>,
-    /// For lists: how many codes each row has, and of every 256th row where they begin.
-    counts: Option<(Vec<u8>, Vec<u32>)>,
-    values: usize,
-    planes: Vec<u8>,
-}
-
-impl Packed {
-    fn code(&self, at: usize) -> u32 {
-        let planes = self.planes.chunks_exact(self.values.max(1)).enumerate();
-        planes.fold(0, |code, (plane, bytes)| {
-            code | u32::from(bytes.get(at).copied().unwrap_or(0)) << (8 * plane)
-        })
-    }
-
-    fn codes(&self) -> Vec<u32> {
-        let mut codes = vec![0u32; self.values];
-        for (plane, bytes) in self.planes.chunks_exact(self.values.max(1)).enumerate() {
-            for (code, byte) in codes.iter_mut().zip(bytes) {
-                *code |= u32::from(*byte) << (8 * plane);
-            }
-        }
-        codes
-    }
-
-    /// How many of `rows`, of `all`, have each code. A row has no code twice.
-    pub(crate) fn histogram(&self, rows: &RowSet, all: usize) -> Histogram {
-        let mut counts = vec![0u32; self.entries.len()];
-        let mut having = 0;
-        let mut count = |code: u32| {
-            if let Some(count) = counts.get_mut(code as usize) {
-                *count += 1;
-            }
-        };
-        if rows.len() == all {
-            let (low, high) = self.planes.split_at(self.values.min(self.planes.len()));
-            match self.planes.len() / self.values.max(1) {
-                // One entry: every value is it.
-                0 => (0..self.values).for_each(|_| count(0)),
-                1 => low.iter().for_each(|low| count(u32::from(*low))),
-                2 => low.iter().zip(high).for_each(|(l, h)| count(u32::from(*l) | u32::from(*h) << 8)),
-                _ => self.codes().into_iter().for_each(count),
-            }
-            if let Some((counts, _)) = &self.counts {
-                having = counts.iter().filter(|count| **count > 0).count() as u64;
-            }
-        } else if self.counts.is_none() {
-            rows.each(|row| count(self.code(row)));
-        } else {
-            let opened = self.open();
-            rows.each(|row| {
-                let of_row = opened.of_row(row);
-                having += u64::from(!of_row.is_empty());
-                of_row.iter().for_each(|code| count(*code));
-            });
-        }
-        Histogram { entries: Arc::clone(&self.entries), counts, lists: self.counts.is_some(), having }
-    }
-
-    /// The entries of one row.
-    pub(crate) fn of_row(&self, row: usize) -> impl Iterator<Item = &[u8]> {
-        let range = match &self.counts {
-            None => row..(row + 1).min(self.values),
-            Some((counts, marks)) => {
-                let mark = row / MARK_ROWS;
-                let before = counts.get(mark * MARK_ROWS..row).unwrap_or(&[]);
-                let start = marks.get(mark).copied().unwrap_or(0) as usize
-                    + before.iter().map(|count| usize::from(*count)).sum::<usize>();
-                start..start + counts.get(row).map_or(0, |count| usize::from(*count))
-            }
-        };
-        range.map(|at| self.entries.get(self.code(at) as usize))
-    }
-
-    /// With a number for each code.
-    pub(crate) fn open(&self) -> Dictionary {
-        let starts = self.counts.as_ref().map(|(counts, _)| {
-            let mut starts = Vec::with_capacity(counts.len() + 1);
-            let mut start = 0u32;
-            starts.push(0);
-            for count in counts {
-                start = start.saturating_add(u32::from(*count));
-                starts.push(start);
-            }
-            starts
-        });
-        Dictionary { entries: Arc::clone(&self.entries), codes: self.codes(), starts }
-    }
-}
-
-/// How many rows have each entry of a column.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Histogram {
-    pub(crate) entries: Arc<Entries>,
-    /// By code.
-    pub(crate) counts: Vec<u32>,
-    /// Rows have any number of entries, and `having` of them at least one; else each has one.
-    pub(crate) lists: bool,
-    pub(crate) having: u64,
-}
-
-/// A [`Packed`] column whose codes are numbers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Dictionary {
-    pub(crate) entries: Arc<Entries>,
-    pub(crate) codes: Vec<u32>,
-    /// For lists: where the codes of each row begin, and where the last end.
-    pub(crate) starts: Option<Vec<u32>>,
-}
-
-impl Dictionary {
-    /// The codes of one row.
-    pub(crate) fn of_row(&self, row: usize) -> &[u32] {
-        let range = match &self.starts {
-            None => row..row + 1,
-            Some(starts) => match (starts.get(row), starts.get(row + 1)) {
-                (Some(from), Some(to)) => *from as usize..*to as usize,
-                _ => return &[],
-            },
-        };
-        self.codes.get(range).unwrap_or(&[])
-    }
-}
-
-/// A column as it is kept in memory.
-#[derive(Debug)]
-pub(crate) enum Plain {
-    Integers(Integers),
-    Dictionary(Packed),
-}
-
-impl Plain {
-    /// Memory that it takes, about.
-    pub(crate) fn bytes(&self) -> usize {
-        64 + match self {
-            Plain::Integers(Integers { planes, .. }) => planes.len(),
-            Plain::Dictionary(Packed { entries, counts, planes, .. }) => {
-                let counts = counts.as_ref().map_or(0, |(counts, marks)| counts.len() + 4 * marks.len());
-                planes.len() + counts + entries.bytes.len() + 4 * entries.ends.len()
-            }
-        }
-    }
 }
 
 /// With the smallest and the largest; `None` when all are 0.
@@ -478,6 +273,7 @@ impl<'b> Reader<'b> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::live::RowSet;
     use proptest::prelude::*;
 
     fn coded<'v>(values: &[&'v [u8]]) -> Coded<'v> {
@@ -496,6 +292,29 @@ mod tests {
                     let read = read_integers(&bytes, values.len()).unwrap();
                     prop_assert!((0..values.len()).all(|row| read.at(row) == values[row]));
                     prop_assert_eq!(read.values(), values);
+                }
+            }
+        }
+
+        #[test]
+        fn integers_are_compared_and_counted_as_they_lie(
+            values in prop::collection::vec(prop_oneof![5u64..8, 250u64..300, any::<u16>().prop_map(u64::from), 1u64 << 40..(1 << 40) + 300], 1..300),
+            bounds in (0u64..400, 0u64..70_000), step in 1usize..4,
+        ) {
+            // Of the first kinds alone there are one or two planes.
+            for values in [values.iter().map(|value| value % 256).collect(), values.iter().map(|value| 9 + value % 65_536).collect(), values] {
+                let values: Vec<u64> = values;
+                let Some((bytes, ..)) = integers(&values) else { continue };
+                let read = read_integers(&bytes, values.len()).unwrap();
+                let (from, to) = bounds;
+                let inside = RowSet::of(values.len(), |row| (from..=to).contains(&values[row]));
+                prop_assert_eq!(read.between(from, to), inside);
+                prop_assert_eq!(read.between(from, u64::MAX), RowSet::of(values.len(), |row| values[row] >= from));
+                let some = RowSet::of(values.len(), |row| row % step == 0);
+                if let Some((min, counts)) = read.histogram(&some) {
+                    let mut expected = vec![0u32; counts.len()];
+                    some.iter().for_each(|row| expected[(values[row] - min) as usize] += 1);
+                    prop_assert_eq!(counts, expected);
                 }
             }
         }

@@ -19,6 +19,10 @@ impl Entries {
         self.bytes.get(start as usize..end as usize).unwrap_or(&[])
     }
 
+    pub(crate) fn is_ascii(&self) -> bool {
+        self.bytes.is_ascii()
+    }
+
     /// The codes of all entries that may have the text in them, which is in lower case; letter case is ignored. Searched for
     /// in all of them at once. `None` where they are not all ASCII: then lower case is not a matter of single bytes.
     pub(crate) fn with_text(&self, text: &str) -> Option<Vec<usize>> {

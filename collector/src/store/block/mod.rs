@@ -7,6 +7,7 @@ pub(crate) mod bloom;
 pub(crate) mod columns;
 pub(crate) mod encoding;
 pub(crate) mod entries;
+pub(crate) mod plain;
 pub(super) mod summary;
 mod transposed;
 
@@ -16,7 +17,7 @@ use gnomon_flow::{EpochHash, StoredFlow, TimeState, Value};
 
 pub(crate) use bloom::Token;
 pub(crate) use columns::Column;
-pub(crate) use encoding::Dictionary;
+pub(crate) use plain::Dictionary;
 pub(crate) use summary::Summary;
 
 use bloom::Bloom;
