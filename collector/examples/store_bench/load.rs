@@ -166,16 +166,25 @@ impl Load<'_> {
                 }
                 Ok(())
             });
-            // Made by a thread of their own, which is a load on the machine that sensors would not be.
+            // Made by a thread of their own, which is a load on the machine that sensors would not be, and decoded there, as
+            // the collector decodes on the threads that receive.
             let (sender, receiver) = sync_channel(64);
-            scope.spawn(move || { payloads }.try_for_each(|payload| sender.send(payload)));
+            scope.spawn(move || -> anyhow::Result<()> {
+                for payload in payloads {
+                    let batch = payload.decode()?;
+                    if sender.send((payload, batch)).is_err() {
+                        break;
+                    }
+                }
+                Ok(())
+            });
             let taking = (|| -> anyhow::Result<()> {
-                for payload in receiver {
+                for (payload, batch) in receiver {
                     let due = Duration::from_nanos(n * (1_000_000_000 / PACE));
                     std::thread::sleep(due.saturating_sub(watch.elapsed()));
                     n += payload.records;
                     let committing = Watch::start();
-                    taken.take(writer, payload)?;
+                    taken.commit(writer, payload, batch)?;
                     slowest = slowest.max(committing.elapsed());
                     if n % PACE < BATCH {
                         resident = resident.max(resident_mib());
@@ -206,14 +215,24 @@ impl Load<'_> {
     }
 }
 
+impl Payload {
+    fn decode(&self) -> anyhow::Result<RecordBatch> {
+        Ok(RecordBatch::read(&self.bytes, &Enrichment::default())?)
+    }
+}
+
 impl Taken {
     fn take(&mut self, writer: &mut Writer, payload: Payload) -> anyhow::Result<()> {
+        let begun = Watch::start();
+        let batch = payload.decode()?;
+        self.decode += begun.elapsed().as_secs_f64();
+        self.commit(writer, payload, batch)
+    }
+
+    fn commit(&mut self, writer: &mut Writer, payload: Payload, batch: RecordBatch) -> anyhow::Result<()> {
         let Payload { sensor, bytes: payload, .. } = payload;
         let seq = &mut self.seqs[usize::from(sensor)];
         *seq += 1;
-        let begun = Watch::start();
-        let batch = RecordBatch::read(&payload, &Enrichment::default())?;
-        self.decode += begun.elapsed().as_secs_f64();
         let committing = Watch::start();
         let content = Content::Flows {
             interface: batch.interface.into(),

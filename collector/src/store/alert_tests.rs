@@ -107,7 +107,7 @@ fn what_was_joined_outlives_the_alert_and_every_revision() {
     seal(&mut writer);
     drop((store, writer));
     let (store, mut writer) = open(dir.path(), &clock);
-    assert_eq!(store.view().hot.len(), 0);
+    assert_eq!(store.view().hot().count(), 0);
     writer.commit(&[flows(e, 4, vec![record(5, 3, 100 * S, 500 * S)])]).unwrap();
     assert_eq!(joined(&store), [((5, 0), vec![1]), ((6, 0), vec![])].into());
     // The batch that it came in knows nothing of alerts.
@@ -282,7 +282,7 @@ fn alerts_cost() {
     for n in 0..ROWS / 20_000 {
         place(&mut writer, n * 20 + 1, n * 20_000);
     }
-    println!("{} records in no block", store.view().hot.len());
+    println!("{} records in no block", store.view().hot().count());
     let first = [alerts(epoch(1), 999, vec![of_flow(76)])];
     timed("the first alert taken", &mut || assert_eq!(writer.commit(&first).unwrap().len(), 1));
     timed("the first alert joined", &mut || assert!(writer.join_arrived().unwrap()));

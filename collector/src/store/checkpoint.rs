@@ -61,7 +61,7 @@ impl Writer {
     /// Hot records for which `wanted` holds.
     pub(super) fn select(&self, wanted: impl Fn(&StoredFlow) -> bool) -> Vec<Hot> {
         let live = self.shared.live();
-        live.hot().filter(|(_, flow)| wanted(flow)).map(|(id, flow)| (*id, Arc::clone(flow))).collect()
+        live.hot().filter(|(_, flow)| wanted(flow)).map(|(id, flow)| (id, Arc::clone(flow))).collect()
     }
 
     /// Puts `rows`, which are all indexed or all held, into blocks, and forgets `dropped`.
@@ -84,13 +84,13 @@ impl Writer {
         {
             let live = self.shared.live();
             for (id, flow) in live.hot() {
-                if leaving.contains(id) {
-                    if self.waiting.contains_key(id) {
-                        batch.delete(Family::Waiting, keys::reference(*id));
+                if leaving.contains(&id) {
+                    if self.waiting.contains_key(&id) {
+                        batch.delete(Family::Waiting, keys::reference(id));
                     }
-                } else if self.waiting.get(id).is_none_or(|revision| *revision < flow.record.revision) {
-                    batch.put(Family::Waiting, keys::reference(*id), Envelope::of(flow).encode());
-                    waiting.push((*id, flow.record.revision));
+                } else if self.waiting.get(&id).is_none_or(|revision| *revision < flow.record.revision) {
+                    batch.put(Family::Waiting, keys::reference(id), Envelope::of(flow).encode());
+                    waiting.push((id, flow.record.revision));
                 }
             }
         }

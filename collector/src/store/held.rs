@@ -30,7 +30,7 @@ impl Store {
         let view = self.view();
         let mut held = Held::default();
         let mut seen = 0;
-        for flow in view.hot.iter().filter(|flow| flow.time_state != TimeState::Indexed) {
+        for flow in view.hot().filter(|flow| flow.time_state != TimeState::Indexed) {
             if seen >= records_max {
                 held.left_out += 1;
                 continue;

@@ -1,7 +1,7 @@
 //! What searches see: the records that are in no block yet, and the blocks. One writer changes it, any number of readers
 //! take a [`View`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use gnomon_clock::UtcNs;
@@ -9,6 +9,7 @@ use gnomon_flow::{EpochHash, FlowRef, Pair, StoredFlow, TimeState};
 
 use super::block::Summary;
 use super::block::bloom::Mixing;
+use super::hot::{Hot, Run};
 use super::pairs::PairIndex;
 
 /// A block in the database. Replaced when something beside its columns changes.
@@ -209,7 +210,7 @@ impl Counts {
 /// Everything there is. See the module.
 #[derive(Debug, Default)]
 pub(super) struct Live {
-    hot: HashMap<FlowRef, Arc<StoredFlow>, Mixing>,
+    hot: Hot,
     /// By id. Shared with readers, copied when it changes.
     blocks: Arc<Vec<Arc<Sealed>>>,
     /// Of the hot records.
@@ -225,20 +226,27 @@ pub(super) struct Live {
 /// What a reader sees: it does not change.
 #[derive(Clone, Debug)]
 pub(crate) struct View {
-    pub(crate) hot: Vec<Arc<StoredFlow>>,
+    pub(crate) hot: Vec<Arc<Run>>,
     pub(crate) blocks: Arc<Vec<Arc<Sealed>>>,
+}
+
+impl View {
+    /// The records that are in no block.
+    pub(crate) fn hot(&self) -> impl Iterator<Item = &Arc<StoredFlow>> {
+        self.hot.iter().flat_map(|run| run.flows())
+    }
 }
 
 impl Live {
     pub(super) fn view(&self) -> View {
-        View { hot: self.hot.values().cloned().collect(), blocks: Arc::clone(&self.blocks) }
+        View { hot: self.hot.runs().to_vec(), blocks: Arc::clone(&self.blocks) }
     }
 
     pub(super) fn get(&self, id: FlowRef) -> Option<&Arc<StoredFlow>> {
-        self.hot.get(&id)
+        self.hot.get(id)
     }
 
-    pub(super) fn hot(&self) -> impl Iterator<Item = (&FlowRef, &Arc<StoredFlow>)> {
+    pub(super) fn hot(&self) -> impl Iterator<Item = (FlowRef, &Arc<StoredFlow>)> {
         self.hot.iter()
     }
 
@@ -269,7 +277,7 @@ impl Live {
     }
 
     pub(super) fn remove(&mut self, id: FlowRef) {
-        let Some(flow) = self.hot.remove(&id) else { return };
+        let Some(flow) = self.hot.remove(id) else { return };
         if let Some(pairs) = &mut self.pairs {
             pairs.remove(id, &flow);
         }
@@ -289,7 +297,7 @@ impl Live {
         }
         self.pairs = wanted.then(|| {
             let mut pairs = PairIndex::default();
-            self.hot.iter().for_each(|(id, flow)| pairs.insert(*id, flow));
+            self.hot.iter().for_each(|(id, flow)| pairs.insert(id, flow));
             pairs
         });
     }
@@ -297,7 +305,7 @@ impl Live {
     /// Hot records of a pair, while they are found by it.
     pub(super) fn of_pair(&self, pair: &Pair) -> impl Iterator<Item = (FlowRef, &Arc<StoredFlow>)> {
         let ids = self.pairs.iter().flat_map(|pairs| pairs.of(pair));
-        let found = ids.filter_map(|id| Some((id, self.hot.get(&id)?)));
+        let found = ids.filter_map(|id| Some((id, self.hot.get(id)?)));
         found.filter(|(_, flow)| Pair::of(&flow.record.key).as_ref() == Some(pair))
     }
 
@@ -330,7 +338,7 @@ impl Live {
 
     /// Ids of hot records for which `wanted` holds.
     pub(super) fn select(&self, mut wanted: impl FnMut(&FlowRef, &StoredFlow) -> bool) -> Vec<FlowRef> {
-        self.hot.iter().filter(|(id, flow)| wanted(id, flow)).map(|(id, _)| *id).collect()
+        self.hot.iter().filter(|(id, flow)| wanted(id, flow)).map(|(id, _)| id).collect()
     }
 
     /// Held records of each epoch.

@@ -13,6 +13,7 @@ mod column_cache;
 mod envelope;
 mod epochs;
 mod held;
+mod hot;
 mod intake;
 mod join;
 mod keys;
@@ -399,7 +400,7 @@ impl Store {
         let mut seen = |first: UtcNs, last: UtcNs| {
             span = Some(span.map_or((first, last), |(a, b)| (a.min(first), b.max(last))));
         };
-        for flow in &view.hot {
+        for flow in view.hot() {
             let at = TimeState::ALL.iter().position(|state| *state == flow.time_state).unwrap_or(0);
             flows[at] += 1;
             if flow.time_state == TimeState::Indexed

@@ -10,7 +10,7 @@ use gnomon_flow::{FlowRef, StoredFlow};
 
 use super::live::{RowSet, Sealed};
 use super::reader::Reader;
-use super::scan::{FIRSTS_NS, Filter, HOT_RUN, Order, ScanKey, Span, Stop, lock, parallel};
+use super::scan::{FIRSTS_NS, Filter, Order, ScanKey, Span, Stop, lock, parallel};
 use super::{Store, StoreError, keys};
 
 /// Where more rows than this match, the page's are chosen by [`Reader::firsts`] first.
@@ -96,7 +96,10 @@ impl Store {
         let view = self.view();
         // One more than asked for tells whether there is another page.
         let best = Mutex::new(Best { limit: limit + 1, newest_first, found: BTreeMap::new() });
-        for run in view.hot.chunks(HOT_RUN) {
+        // The newest came in last, mostly.
+        let runs = || view.hot.iter();
+        let runs: Vec<_> = if newest_first { runs().rev().collect() } else { runs().collect() };
+        for run in runs {
             // By the times that were right when a record was taken in, most cannot be on the page any more.
             let worst = lock(&best).worst().filter(|_| !span.by_ingest);
             let may_be = |flow: &&Arc<StoredFlow>| {
@@ -104,7 +107,7 @@ impl Store {
                 let by = first.utc.minus(worst);
                 if newest_first { by >= -slack_ns } else { by <= slack_ns }
             };
-            let run: Vec<Arc<StoredFlow>> = run.iter().filter(may_be).cloned().collect();
+            let run: Vec<Arc<StoredFlow>> = run.flows().iter().filter(may_be).cloned().collect();
             self.hot(&run, &order, &|| Stop::GoOn, |flow, hot| {
                 let (at, id) = (order.time_of(&flow), flow.id());
                 if order.behind(at, id) {

@@ -58,13 +58,13 @@ impl Store {
             view.blocks.iter().filter(|block| order.concerns(block)).collect();
         blocks.reverse();
         let of_blocks = blocks.iter().map(|block| block.records()).sum::<u64>();
-        progress.begin(view.hot.len() as u64 + of_blocks);
+        progress.begin(view.hot().count() as u64 + of_blocks);
         let told = AtomicBool::new(false);
         if let Some(rollups) = rollups {
             let of_groups = Grouped { order: &order, stop, progress, rollups, told: &told };
             blocks = self.walk_groups(&of_groups, blocks)?;
         }
-        let hot: Vec<&[Arc<StoredFlow>]> = view.hot.chunks(HOT_RUN).collect();
+        let hot: Vec<&[Arc<StoredFlow>]> = view.hot.iter().map(|run| run.flows()).collect();
         let damaged = AtomicU64::new(0);
         let of_threads: Vec<Mutex<T>> = (0..threads()).map(|_| Mutex::new(T::default())).collect();
         parallel(hot.len() + blocks.len(), &|thread, at| {
