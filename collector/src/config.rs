@@ -10,6 +10,7 @@ use gnomon_daemon::telemetry::TelemetryConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::query::QueryLimits;
 use crate::store::Limits;
 
 /// Where the config is read from when none is named.
@@ -27,6 +28,7 @@ pub struct Config {
     pub tls: TlsConfig,
     pub ingest: IngestConfig,
     pub retention: RetentionConfig,
+    pub query: QueryConfig,
     pub clock: ClockConfig,
     pub enrich: EnrichConfig,
     pub telemetry: TelemetryConfig,
@@ -75,6 +77,16 @@ pub struct IngestConfig {
     /// How much all agents together may have in the collector's memory that is not stored yet; beyond it they wait.
     /// Allowed: 8MiB to 64GiB.
     pub memory_max: ByteSize,
+}
+
+/// How long a question may take. One that takes longer is answered with what was found, and says so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct QueryConfig {
+    /// Searches, counts, tops, histograms and facets. Allowed: 1s to 1h.
+    pub time_max: HumanDuration,
+    /// Hunts, which look at everything, some of it twice. Allowed: 1s to 1h.
+    pub hunt_time_max: HumanDuration,
 }
 
 /// How much is kept. When a limit is reached the oldest goes: packets first, in whole files of up to 256 MiB, and flow
@@ -154,6 +166,7 @@ impl Default for Config {
             tls: TlsConfig::default(),
             ingest: IngestConfig::default(),
             retention: RetentionConfig::default(),
+            query: QueryConfig::default(),
             clock: ClockConfig::default(),
             enrich: EnrichConfig::default(),
             telemetry: TelemetryConfig::default(),
@@ -177,6 +190,13 @@ impl Default for TlsConfig {
 impl Default for IngestConfig {
     fn default() -> IngestConfig {
         IngestConfig { window: ByteSize::from_mib(16), memory_max: ByteSize::from_mib(256) }
+    }
+}
+
+impl Default for QueryConfig {
+    fn default() -> QueryConfig {
+        let seconds = |s| HumanDuration::from(Duration::from_secs(s));
+        QueryConfig { time_max: seconds(30), hunt_time_max: seconds(300) }
     }
 }
 
@@ -214,6 +234,17 @@ impl Config {
             flows_bytes_max: self.retention.flows_max.bytes(),
             flows_bytes_kept: self.retention.flows_kept.bytes(),
             free_bytes_min: self.retention.free_min.bytes(),
+        }
+    }
+
+    /// How long questions may take.
+    pub fn query_limits(&self) -> QueryLimits {
+        let ms =
+            |duration: HumanDuration| u64::try_from(Duration::from(duration).as_millis()).unwrap_or(u64::MAX);
+        QueryLimits {
+            deadline_ms: ms(self.query.time_max),
+            hunt_deadline_ms: ms(self.query.hunt_time_max),
+            ..QueryLimits::default()
         }
     }
 
@@ -278,6 +309,11 @@ impl Validate for Config {
         in_range("retention.packets_max", &self.retention.packets_max, &(mib(16)..=most))?;
         in_range("retention.flows_max", &self.retention.flows_max, &(mib(64)..=most))?;
         let time = |ms| HumanDuration::from(Duration::from_millis(ms));
+        for (key, value) in
+            [("query.time_max", &self.query.time_max), ("query.hunt_time_max", &self.query.hunt_time_max)]
+        {
+            in_range(key, value, &(time(1_000)..=time(3_600_000)))?;
+        }
         in_range("clock.tolerance", &self.clock.tolerance, &(time(0)..=time(3_600_000)))?;
         in_range("clock.index_error_max", &self.clock.index_error_max, &(time(1)..=time(60_000)))?;
         if self.listen.grpc == self.listen.http && self.listen.grpc.port() != 0 {
@@ -323,6 +359,8 @@ mod tests {
     fn limits_are_said() {
         let text = refused(|c| c.retention.packets_max = ByteSize::from_bytes(5));
         assert!(text.contains("retention.packets_max") && text.contains("16MiB"), "{text}");
+        let text = refused(|c| c.query.hunt_time_max = HumanDuration::from(Duration::ZERO));
+        assert!(text.contains("query.hunt_time_max") && text.contains("1s"), "{text}");
         let text = refused(|c| c.listen.http = c.listen.grpc);
         assert!(text.contains("another port"), "{text}");
     }

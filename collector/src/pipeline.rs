@@ -22,6 +22,7 @@ use gnomon_daemon::exit::WithHint;
 use gnomon_daemon::telemetry::Telemetry;
 use gnomon_daemon::{build_info, notify};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -35,7 +36,7 @@ use crate::enrich::Enrichment;
 use crate::fleet::Fleet;
 use crate::ingest::{Committer, IngestService, Quarantine, Settings};
 use crate::metrics;
-use crate::query::{Queries, QueryLimits, Roller};
+use crate::query::{Queries, Roller};
 use crate::secured;
 use crate::store::{self, Store};
 use crate::timekeeper::{self, AskFleet, Timekeeper};
@@ -45,9 +46,9 @@ use crate::tls::Tls;
 pub const STOP_MAX: Duration = Duration::from_secs(10);
 /// A peer that does not answer a ping for this long is gone.
 const KEEPALIVE: Duration = Duration::from_secs(10);
-/// HTTP/2 flow control: bytes of one stream, and of one connection, sent ahead of the reader.
 /// Between two looks for blocks without a rollup.
 const ROLL_UP_EVERY: Duration = Duration::from_secs(1);
+/// HTTP/2 flow control: bytes of one stream, and of one connection, sent ahead of the reader.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 
@@ -114,7 +115,7 @@ pub async fn run(
         ending.clone(),
     );
     let api = Api {
-        queries: Queries::new(store.clone(), clock, QueryLimits::default(), ending.clone()),
+        queries: Queries::new(store.clone(), clock, config.query_limits(), ending.clone()),
         store: store.clone(),
         fleet,
         metrics: metrics::prometheus_text(telemetry.prometheus_registry()),
@@ -150,7 +151,11 @@ pub async fn run(
     let committer_ended = committing.ended.clone();
     let watchdog = tokio::spawn(notify::watchdog(move || !committer_ended.is_cancelled(), watched));
 
-    let rolling = tokio::spawn(roll_up(store.clone(), ending.clone()));
+    let (to_roll, until, runtime) = (store.clone(), ending.clone(), Handle::current());
+    let rolling = std::thread::Builder::new()
+        .name("roller".to_owned())
+        .spawn(move || roll_up(to_roll, &until, &runtime))
+        .context("cannot start the thread that makes rollups")?;
 
     let mut servers = JoinSet::new();
     servers.spawn(async move { grpc.await.context("the gRPC server ended") });
@@ -172,29 +177,27 @@ pub async fn run(
         servers.abort_all();
     }
     watchdog.abort();
-    rolling.await.context("making rollups panicked")?;
     let stopping = move || {
+        let rolled = rolling.join();
         committing.stop();
         clock_watch.stop();
+        rolled.is_ok()
     };
-    tokio::task::spawn_blocking(stopping).await.context("stopping the committer panicked")?;
+    let rolled = tokio::task::spawn_blocking(stopping).await.context("stopping the committer panicked")?;
+    anyhow::ensure!(rolled, "making rollups panicked");
     ended
 }
 
-/// Makes rollups of new blocks, beside everything else: a question that comes before reads the block itself.
-async fn roll_up(store: Store, ending: CancellationToken) {
+/// How far the making of rollups stands back behind ingest and questions (nice(2)).
+const ROLL_UP_NICE: i32 = 10;
+
+/// Makes rollups of new blocks, behind everything else: a question that comes before reads the block itself.
+fn roll_up(store: Store, ending: &CancellationToken, runtime: &Handle) {
+    // Of this thread alone, as Linux has it. To be nicer is never refused.
+    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), ROLL_UP_NICE);
     let mut roller = Roller::new(store);
-    while ending.run_until_cancelled(tokio::time::sleep(ROLL_UP_EVERY)).await.is_some() {
-        let round = tokio::task::spawn_blocking(move || {
-            let made = roller.round();
-            (roller, made)
-        });
-        let Ok((back, made)) = round.await else {
-            tracing::error!("making rollups panicked: facets of everything read every block");
-            return;
-        };
-        roller = back;
-        if let Err(error) = made {
+    while runtime.block_on(ending.run_until_cancelled(tokio::time::sleep(ROLL_UP_EVERY))).is_some() {
+        if let Err(error) = roller.round() {
             tracing::warn!(%error, "rollups are not made for now: facets of everything read every block");
         }
     }

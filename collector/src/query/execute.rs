@@ -24,13 +24,22 @@ pub struct QueryLimits {
     pub tails_max: usize,
     /// A question that takes longer is answered with what was found, and says so.
     pub deadline_ms: u64,
+    /// The same for hunts.
+    pub hunt_deadline_ms: u64,
     /// How long a question waits for its turn before it is refused.
     pub queue_ms: u64,
 }
 
 impl Default for QueryLimits {
     fn default() -> QueryLimits {
-        QueryLimits { queries_max: 8, downloads_max: 4, tails_max: 64, deadline_ms: 30_000, queue_ms: 5_000 }
+        QueryLimits {
+            queries_max: 8,
+            downloads_max: 4,
+            tails_max: 64,
+            deadline_ms: 30_000,
+            hunt_deadline_ms: 300_000,
+            queue_ms: 5_000,
+        }
     }
 }
 
@@ -147,10 +156,19 @@ impl Queries {
         &self,
         work: impl FnOnce(Control) -> Result<T, QueryError> + Send + 'static,
     ) -> Result<T, QueryError> {
+        self.run_for(self.limits.deadline_ms, work).await
+    }
+
+    /// The same with a deadline of its own.
+    pub(super) async fn run_for<T: Send + 'static>(
+        &self,
+        deadline_ms: u64,
+        work: impl FnOnce(Control) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, QueryError> {
         let permit = self.permit(Work::Query).await?;
         let cancel = CancelOnDrop(Arc::new(AtomicBool::new(false)));
         let cancelled = Arc::clone(&cancel.0);
-        let control = self.control(move || cancelled.load(Ordering::Relaxed));
+        let control = self.control(deadline_ms, move || cancelled.load(Ordering::Relaxed));
         let done = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             work(control)
@@ -167,7 +185,8 @@ impl Queries {
         let permit = self.permit(Work::Query).await?;
         let (sender, receiver) = mpsc::channel(SO_FAR_MAX + 1);
         let (gone, shutdown) = (sender.clone(), self.shutdown.clone());
-        let control = self.control(move || gone.is_closed() || shutdown.is_cancelled());
+        let control =
+            self.control(self.limits.deadline_ms, move || gone.is_closed() || shutdown.is_cancelled());
         tokio::task::spawn_blocking(move || {
             let _permit = permit;
             let so_far = SoFar(sender);
@@ -178,11 +197,11 @@ impl Queries {
         Ok(receiver)
     }
 
-    fn control(&self, cancelled: impl Fn() -> bool + Send + Sync + 'static) -> Control {
-        let deadline_ns = self.limits.deadline_ms.saturating_mul(1_000_000);
+    fn control(&self, deadline_ms: u64, cancelled: impl Fn() -> bool + Send + Sync + 'static) -> Control {
+        let deadline_ns = deadline_ms.saturating_mul(1_000_000);
         Control {
             deadline: MonoNs(self.clock.monotonic().0.saturating_add(deadline_ns)),
-            deadline_ms: self.limits.deadline_ms,
+            deadline_ms,
             clock: Arc::clone(&self.clock),
             cancelled: Box::new(cancelled),
             progress: Progress::default(),

@@ -131,7 +131,7 @@ impl Queries {
         };
         // What can be refused is refused before a thread is taken.
         ask.selection("")?;
-        self.run(move |control| {
+        self.run_for(self.limits.hunt_deadline_ms, move |control| {
             let Found { mut findings, partial } = (kind.run)(&ask, &control)?;
             findings
                 .sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.expression.cmp(&b.expression)));

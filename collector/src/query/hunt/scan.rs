@@ -169,8 +169,11 @@ fn run(ask: &Ask, control: &Control) -> Result<Found, QueryError> {
     let (targets_min, packets_max) = (ask.number("targets"), ask.number("packets"));
     let fields = columns();
     // First a glance at everybody, to know who is worth a close look.
-    let probes =
-        format!("ip.protocol == [tcp,udp,icmp,icmpv6] && packets.src >= 1 && packets.src <= {packets_max}");
+    // What `is_probe` asks, as far as columns can tell without reading a row.
+    let probes = format!(
+        "packets.src >= 1 && packets.src <= {packets_max} && \
+         (packets.dst == 0 && ip.protocol == [udp,icmp,icmpv6] || ip.protocol == tcp && databytes == 0)"
+    );
     let glances = ask.selection(&probes)?;
     let (parts, mut partial) = glances.walk(control, &|suspects: &mut Suspects<Key, Glance>, part| {
         fields.each(&part, &mut |row| {

@@ -145,7 +145,7 @@ const SLOW: Ip = [203, 0, 113, 66];
 const VICTIM: Ip = [192, 0, 2, 77];
 
 fn stored(make: impl FnOnce(&mut Traffic)) -> Fixture {
-    let mut fixture = fixture(QueryLimits { deadline_ms: 600_000, ..QueryLimits::default() });
+    let mut fixture = fixture(QueryLimits { hunt_deadline_ms: 600_000, ..QueryLimits::default() });
     // Evidence for five days that end at the collector's now.
     let behind = SPAN + 100;
     let evidence: Vec<_> = (0..=SPAN / 500).map(|n| fix(n * 500, behind)).collect();
