@@ -11,7 +11,6 @@ use super::one_column::one_column;
 use super::plan::Plan;
 use super::values::{Codes, Values, attribute_value, values};
 use crate::store::block::columns::{self, Way};
-use crate::store::block::entries::Entries;
 use crate::store::block::{Column, Dictionary, Summary, Token, address_token, network_token, text_token};
 use crate::store::live::RowSet;
 use crate::store::{Filter, Reader, StoreError};
@@ -133,10 +132,18 @@ impl OfBlock for Test {
             && let [Some(set)] = sets[..]
         {
             let mut rows = RowSet::none(block.rows());
+            let needle = if let ValueSet::Text(set) = set { set.needle() } else { None };
             for column in columns {
+                if needle.and_then(|needle| block.may_have_text(column, needle)) == Some(false) {
+                    continue;
+                }
                 let Some(entries) = block.entries(column)? else { continue };
+                if needle.is_some() {
+                    block.learn_texts(column, &entries);
+                }
                 let has = |entry: &[u8]| entry_value(self.field, entry).is_some_and(|value| set.has(&value));
-                let wanted: Vec<bool> = match may_have(set, &entries) {
+                let few = needle.and_then(|needle| entries.with_text(needle));
+                let wanted: Vec<bool> = match few {
                     Some(few) => {
                         let mut wanted = vec![false; entries.len()];
                         few.into_iter().for_each(|code| wanted[code] = has(entries.get(code)));
@@ -188,14 +195,6 @@ fn dictionary_columns(field: FieldId) -> Option<Vec<Column>> {
         21 => Some(vec![columns::ORIG]),
         22 => Some(vec![columns::RESP]),
         id if id >= ATTRIBUTE_ID_FIRST => Some(vec![Column(id)]),
-        _ => None,
-    }
-}
-
-/// The entries that may be in the set, where a search for a text in all of them tells.
-fn may_have(set: &ValueSet, entries: &Entries) -> Option<Vec<usize>> {
-    match set {
-        ValueSet::Text(set) => entries.with_text(set.needle()?),
         _ => None,
     }
 }

@@ -37,6 +37,7 @@ mod snapshot;
 mod stage;
 #[cfg(test)]
 pub(crate) mod testing;
+mod text_index;
 mod verify;
 mod walk;
 mod writer;
@@ -89,6 +90,7 @@ use keys::Family;
 use live::Live;
 use rocks::Rocks;
 use segments::Segments;
+use text_index::TextIndex;
 
 /// Records a slow subscriber may lag behind before it misses some.
 const SUBSCRIBER_QUEUE: usize = 4096;
@@ -202,6 +204,7 @@ struct Shared {
     enrichment: Enrichment,
     live: RwLock<Live>,
     columns: ColumnCache,
+    texts: TextIndex,
     totals: Mutex<Totals>,
     intake: Mutex<Intake>,
     limits: Limits,

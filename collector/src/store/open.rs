@@ -18,6 +18,7 @@ use super::retention::{Limits, free_bytes, segment_table};
 use super::rocks::{Batch, Rocks};
 use super::segments::{Position, Segments};
 use super::snapshot::clear_leftovers;
+use super::text_index::TextIndex;
 use super::writer::Writer;
 use super::{SUBSCRIBER_QUEUE, Shared, Store, StoreError};
 use crate::clock_gate::ClockGate;
@@ -81,6 +82,7 @@ pub fn open_enriched(
         enrichment,
         live: RwLock::default(),
         columns: ColumnCache::default(),
+        texts: TextIndex::default(),
         totals: Mutex::new(totals.unwrap_or_default()),
         intake,
         limits,

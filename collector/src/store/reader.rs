@@ -201,6 +201,16 @@ impl Reader {
         })
     }
 
+    /// Whether a text in a column may have `needle`, in lower case, in it, as far as it is known without a look at the column.
+    pub(crate) fn may_have_text(&self, column: Column, needle: &str) -> Option<bool> {
+        self.shared().texts.may_have(self.block.id, column, needle)
+    }
+
+    /// Remembers the texts of a column for [`Reader::may_have_text`].
+    pub(crate) fn learn_texts(&self, column: Column, entries: &Entries) {
+        self.shared().texts.learn(self.block.id, column, entries);
+    }
+
     fn damaged(&self, column: Column, error: super::envelope::DamagedValue) -> StoreError {
         StoreError::Block { id: self.block.id, column: column.0, error }
     }

@@ -9,6 +9,17 @@ pub(crate) struct Entries {
 }
 
 impl Entries {
+    /// Adds one behind all others.
+    pub(crate) fn push(&mut self, entry: &[u8]) {
+        self.bytes.extend_from_slice(entry);
+        self.ends.push(self.bytes.len() as u32);
+    }
+
+    /// Bytes that they take.
+    pub(crate) fn memory(&self) -> usize {
+        self.bytes.len() + self.ends.len() * size_of::<u32>()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.ends.len()
     }
@@ -65,8 +76,7 @@ mod tests {
         ) {
             let mut entries = Entries::default();
             for text in &texts {
-                entries.bytes.extend(text.as_bytes());
-                entries.ends.push(entries.bytes.len() as u32);
+                entries.push(text.as_bytes());
             }
             let has = |entry: &[u8]| str::from_utf8(entry).unwrap().to_lowercase().contains(&text);
             match entries.with_text(&text) {

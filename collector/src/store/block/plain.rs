@@ -276,7 +276,7 @@ impl Plain {
             Plain::Integers(Integers { planes, .. }) => planes.len(),
             Plain::Dictionary(Packed { entries, counts, planes, .. }) => {
                 let counts = counts.as_ref().map_or(0, |(counts, marks)| counts.len() + 4 * marks.len());
-                planes.len() + counts + entries.bytes.len() + 4 * entries.ends.len()
+                planes.len() + counts + entries.memory()
             }
         }
     }
