@@ -62,8 +62,10 @@ impl Iterator for Payloads {
     }
 }
 
-/// What a new store gets.
+/// What a store gets.
 pub(crate) struct Load<'l> {
+    /// Records that it has.
+    pub(crate) from: u64,
     pub(crate) rows: u64,
     /// Seconds of the end at a pace.
     pub(crate) paced_s: u64,
@@ -89,11 +91,18 @@ impl Load<'_> {
         report: &mut Report,
     ) -> anyhow::Result<Writer> {
         let rows = self.rows;
-        tell_time(&mut writer, store)?;
         let paced = (self.paced_s * PACE).min(rows / 2);
-        let mut payloads = Payloads { rows, made: 0, dice: Dice(1) };
+        let mut payloads = Payloads { rows, made: self.from, dice: Dice(1 + self.from) };
         let mut taken = Taken::default();
-        let (mut n, mut cpu_s, mut wall) = (0, 0.0, Duration::ZERO);
+        if self.from == 0 {
+            tell_time(&mut writer, store)?;
+        } else {
+            for sensor in 0..SENSORS {
+                let durable = store.durable(gnomon_flow::AgentId(epoch(sensor).agent))?;
+                taken.seqs[usize::from(sensor)] = durable.iter().map(|(_, seq)| *seq).max().unwrap_or(0);
+            }
+        }
+        let (mut n, mut cpu_s, mut wall) = (self.from, 0.0, Duration::ZERO);
         let begun = Watch::start();
         while n < rows - paced {
             // A run of them is made before it is taken in: what making costs is not counted.
@@ -106,16 +115,18 @@ impl Load<'_> {
             wall += watch.elapsed();
             cpu_s += cpu() - before;
             if n % 1_000_000 < 16 * BATCH {
-                let left = begun.elapsed().as_secs_f64() * (rows - n) as f64 / n as f64;
+                let left = begun.elapsed().as_secs_f64() * (rows - n) as f64 / (n - self.from) as f64;
                 eprintln!(
                     "{n} of {rows} records, {:.0} k/s, {} MiB resident, {} MiB on disk, {left:.0} s to go",
-                    n as f64 / wall.as_secs_f64() / 1e3,
+                    (n - self.from) as f64 / wall.as_secs_f64() / 1e3,
                     resident_mib(),
                     bytes_under(self.dir) >> 20,
                 );
             }
         }
-        taken.tell(n, cpu_s, wall, report)?;
+        if n > self.from {
+            taken.tell(n - self.from, cpu_s, wall, report)?;
+        }
         if paced > 0 {
             roll_up(store, n, report)?;
             self.at_a_pace(&mut writer, store, queries, payloads, &mut taken, report)?;

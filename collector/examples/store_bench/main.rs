@@ -114,9 +114,15 @@ fn main() -> anyhow::Result<()> {
         report.figure("open", "ms", opened.as_secs_f64() * 1e3)?;
     }
     let queries = queries(&store, &clock);
-    let writer = match held {
-        0 => load::Load { rows, paced_s, dir: Path::new(&dir) }.run(writer, &store, &queries, &mut report)?,
-        _ => writer,
+    let writer = if held < rows {
+        load::Load { from: held, rows, paced_s, dir: Path::new(&dir) }.run(
+            writer,
+            &store,
+            &queries,
+            &mut report,
+        )?
+    } else {
+        writer
     };
     ask(&store, &queries, rows, &mut report)?;
     drop(writer);
