@@ -26,8 +26,14 @@ pub struct Attributes {
     /// An empty list takes no memory of its own.
     list: Option<Arc<Vec<Attribute>>>,
     dropped: u32,
-    text_bytes: u32,
+    text_bytes: u16,
+    /// Of the list, said here so that to know it takes no look elsewhere in memory.
+    count: u16,
 }
+
+const _: () = assert!(
+    Attributes::ALL_TEXT_BYTES_MAX <= u16::MAX as usize && Attributes::COUNT_MAX <= u16::MAX as usize
+);
 
 impl PartialEq for Attributes {
     fn eq(&self, other: &Attributes) -> bool {
@@ -82,6 +88,7 @@ impl Attributes {
     }
 
     fn add(&mut self, attribute: Attribute) {
+        self.count += 1;
         Arc::make_mut(self.list.get_or_insert_default()).push(attribute);
     }
 
@@ -102,7 +109,7 @@ impl Attributes {
             self.dropped = self.dropped.saturating_add(1);
             return false;
         }
-        self.text_bytes = text_bytes as u32;
+        self.text_bytes = text_bytes as u16;
         true
     }
 
@@ -133,8 +140,9 @@ impl Attributes {
             let Some(at) = self.list().iter().rposition(&may_go) else { return false };
             // Dropped is what goes; the value that was counted comes.
             let list = Arc::make_mut(self.list.get_or_insert_default());
+            self.count -= 1;
             if let AttributeValue::Text(text) = list.remove(at).value {
-                self.text_bytes -= text.len() as u32;
+                self.text_bytes -= text.len() as u16;
             }
         }
     }
@@ -166,11 +174,11 @@ impl Attributes {
     }
 
     pub fn len(&self) -> usize {
-        self.list().len()
+        usize::from(self.count)
     }
 
     pub fn is_empty(&self) -> bool {
-        self.list().is_empty()
+        self.count == 0
     }
 
     /// Values that did not fit.
