@@ -4,6 +4,7 @@ use std::io;
 
 use gnomon_flow::FlowRecord;
 use gnomon_proto::{Message, SliceBlockParts, append_interface, append_record, append_slice_block, v1};
+use zstd::zstd_safe::CParameter;
 
 use super::segment::{Lane, PAYLOAD_BYTES_MAX};
 use crate::export::{AlertBatch, Exported, PacketBlock};
@@ -23,6 +24,8 @@ pub(super) struct Payload<'a> {
 const HURRY_LEVEL: i32 = -50;
 /// Twice as fast as level 1: it passes by what is not found soon, and lets single bytes be as they are.
 const QUICK_LEVEL: i32 = -3;
+/// Entries of its hash table: more than the level has by itself, as many as level 1. It takes no longer for it.
+const QUICK_HASH_LOG: u32 = 14;
 
 /// A block is dull when zstd's own level leaves more than 7/8 of what the hurried one does: ciphers and what is compressed
 /// already, where some headers are all there is to find. There the level costs six times the time for a tenth of the bytes.
@@ -75,9 +78,11 @@ pub(super) struct Encoder {
 impl Encoder {
     /// `level` as zstd has it: negative ones are faster and compress less.
     pub(super) fn new(level: i32) -> io::Result<Encoder> {
+        let mut quick = Packer::new(level.min(QUICK_LEVEL))?;
+        quick.zstd.set_parameter(CParameter::HashLog(QUICK_HASH_LOG))?;
         Ok(Encoder {
             level: Packer::new(level)?,
-            quick: Packer::new(level.min(QUICK_LEVEL))?,
+            quick,
             hurried: Packer::new(level.min(HURRY_LEVEL))?,
             effort: Effort::Level,
             untried: 0,

@@ -46,6 +46,8 @@ impl Eq for Attributes {}
 impl Attributes {
     /// Values a flow may have, over all fields. A chain of certificates alone brings a few dozen.
     pub const COUNT_MAX: usize = 255;
+    /// Values that the list has room for at first: most flows that say anything say this much.
+    const AT_FIRST: usize = 8;
     /// Bytes of one text value; longer ones are cut at a character boundary.
     pub const TEXT_BYTES_MAX: usize = 1024;
     /// Bytes of all text values together: what one flow can make of the memory is bounded, whatever it sends.
@@ -89,7 +91,8 @@ impl Attributes {
 
     fn add(&mut self, attribute: Attribute) {
         self.count += 1;
-        Arc::make_mut(self.list.get_or_insert_default()).push(attribute);
+        let begin = || Arc::new(Vec::with_capacity(Self::AT_FIRST));
+        Arc::make_mut(self.list.get_or_insert_with(begin)).push(attribute);
     }
 
     /// Makes room for so many more values at once.
