@@ -172,7 +172,8 @@ impl Inspection {
             return;
         }
         let ports = [source_port, destination_port];
-        let outcome = datagram::read(bytes, ports, &mut side.held, &mut self.memory, out, budget);
+        let outcome =
+            datagram::read(bytes, from_originator, ports, &mut side.held, &mut self.memory, out, budget);
         if let Some(protocol) = outcome.protocol
             && self.protocol != protocol
         {
@@ -190,6 +191,7 @@ impl Inspection {
                     side.finish(budget);
                 }
             }
+            datagram::Next::OverHere => side.finish(budget),
             datagram::Next::Over => {
                 for side in &mut self.sides {
                     side.finish(budget);
