@@ -31,9 +31,8 @@ pub struct Attributes {
     count: u16,
 }
 
-const _: () = assert!(
-    Attributes::ALL_TEXT_BYTES_MAX <= u16::MAX as usize && Attributes::COUNT_MAX <= u16::MAX as usize
-);
+const _: () = assert!(Attributes::ALL_TEXT_BYTES_MAX <= u16::MAX as usize);
+const _: () = assert!(Attributes::COUNT_MAX <= u16::MAX as usize);
 
 impl PartialEq for Attributes {
     fn eq(&self, other: &Attributes) -> bool {
