@@ -381,7 +381,7 @@ impl Table {
         if entry.packets() > 0 {
             self.settle(at, now);
             let entry = &mut self.entries[at as usize];
-            out.push(entry.record(Some(reason), now, None, &self.judge));
+            out.push(entry.last_record(reason, &self.judge));
             self.stats.records_final += 1;
         }
         self.entries[at as usize].inspected.end(&mut self.budget);

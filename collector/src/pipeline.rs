@@ -19,6 +19,7 @@ use std::time::Duration;
 use anyhow::Context;
 use gnomon_clock::Clock;
 use gnomon_daemon::exit::WithHint;
+use gnomon_daemon::reload::Reload;
 use gnomon_daemon::telemetry::Telemetry;
 use gnomon_daemon::{build_info, notify};
 use tokio::net::TcpListener;
@@ -32,7 +33,7 @@ use tonic::transport::server::TcpIncoming;
 use crate::api::{self, Api, Listen};
 use crate::clock_gate::ClockGate;
 use crate::config::Config;
-use crate::enrich::Enrichment;
+use crate::enrich::{CurrentEnrichment, Enrichment};
 use crate::fleet::Fleet;
 use crate::ingest::{Committer, IngestService, Quarantine, Settings};
 use crate::metrics;
@@ -72,6 +73,9 @@ pub async fn run(
     let enrichment = tokio::task::spawn_blocking(move || Enrichment::load(&enrich))
         .await
         .context("reading the databases of addresses panicked")??;
+    let enrichment = CurrentEnrichment::from(enrichment);
+    let reload = Reload::install().context("cannot take SIGHUP")?;
+    let known = enrichment.clone();
     // Bound first: a second collector on this machine learns of the port before it learns of the directory.
     let grpc = bind("listen.grpc", config.listen.grpc).await?;
     let http = bind("listen.http", config.listen.http).await?;
@@ -79,7 +83,7 @@ pub async fn run(
     let gate = ClockGate::new(keeper.clone(), config.policy());
     let (dir, limits) = (config.data_dir.clone(), config.limits());
     let opened = tokio::task::spawn_blocking(move || {
-        let (store, writer) = store::open_enriched(&dir, gate, limits, enrichment)?;
+        let (store, writer) = store::open_enriched(&dir, gate, limits, known)?;
         let quarantine = Quarantine::open(&dir.join("quarantine"))
             .map_err(|source| store::StoreError::Directory { path: dir.join("quarantine"), source })?;
         let agents = store.agents()?;
@@ -151,6 +155,7 @@ pub async fn run(
     let committer_ended = committing.ended.clone();
     let watchdog = tokio::spawn(notify::watchdog(move || !committer_ended.is_cancelled(), watched));
 
+    let reloading = tokio::spawn(enrichment.follow(reload, config.enrich.clone()));
     let (to_roll, until, runtime) = (store.clone(), ending.clone(), Handle::current());
     let rolling = std::thread::Builder::new()
         .name("roller".to_owned())
@@ -177,6 +182,7 @@ pub async fn run(
         servers.abort_all();
     }
     watchdog.abort();
+    reloading.abort();
     let stopping = move || {
         let rolled = rolling.join();
         committing.stop();

@@ -1,10 +1,11 @@
-//! Records as the bytes of a [`crate::v1::FlowBatch`], written from what an agent has: the same bytes that the generated
-//! messages give, without making those first.
+//! Records as the bytes of a [`crate::v1::FlowBatch`], and packets as those of a [`crate::v1::SliceBlock`], written from what
+//! an agent has: the same bytes that the generated messages give, without making those first.
 
 use std::net::IpAddr;
 
+use gnomon_clock::RawNs;
 use gnomon_flow::{
-    Addresses, AttributeValue, DirectionCounters, FlowEndReason, FlowKey, FlowRecord, TcpSummary,
+    Addresses, AttributeValue, DirectionCounters, FlowEndReason, FlowId, FlowKey, FlowRecord, TcpSummary,
 };
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
@@ -20,6 +21,39 @@ pub fn append_interface(batch: &mut Vec<u8>, interface: &str) {
 /// One more of the field `records`.
 pub fn append_record(batch: &mut Vec<u8>, record: &FlowRecord) {
     message(batch, 2, |out| put_record(out, record));
+}
+
+/// What a [`crate::v1::SliceBlock`] is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct SliceBlockParts<'a> {
+    pub interface: &'a str,
+    pub packets: u32,
+    pub first: RawNs,
+    pub last: RawNs,
+    /// Of `block` after decompression.
+    pub block_bytes: u32,
+    /// Rising, each once.
+    pub flows: &'a [FlowId],
+    /// One zstd frame.
+    pub block: &'a [u8],
+}
+
+/// A whole message of packets.
+pub fn append_slice_block(out: &mut Vec<u8>, parts: &SliceBlockParts<'_>) {
+    let SliceBlockParts { interface, packets, first, last, block_bytes, flows, block } = *parts;
+    append_interface(out, interface);
+    number(out, 2, packets);
+    fixed64(out, 3, first.0);
+    fixed64(out, 4, last.0);
+    number(out, 5, block_bytes);
+    if !flows.is_empty() {
+        encode_key(6, WireType::LengthDelimited, out);
+        encode_varint(size_of_val(flows) as u64, out);
+        flows.iter().for_each(|flow| out.extend(flow.0.to_le_bytes()));
+    }
+    if !block.is_empty() {
+        bytes(out, 7, block);
+    }
 }
 
 fn put_record(out: &mut Vec<u8>, record: &FlowRecord) {

@@ -8,7 +8,7 @@ mod query;
 mod records;
 mod wire;
 
-pub use encode::{append_interface, append_record};
+pub use encode::{SliceBlockParts, append_interface, append_record, append_slice_block};
 pub use prost::Message;
 pub use records::FlowBatch;
 pub use wire::WireError;

@@ -259,7 +259,7 @@ fn digest(path: &Path) -> anyhow::Result<([u8; 16], u64)> {
             .hint("a file is read twice to be imported: save what comes from a pipe first");
     }
     let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; 256 << 10];
+    let mut buffer = vec![0; 128 << 10];
     loop {
         match file.read(&mut buffer) {
             Ok(0) => break,

@@ -6,8 +6,9 @@ use gnomon_flow::DecodeProblem;
 use super::rest::{Rest, u16_at};
 use super::{Decoding, network};
 
-/// Tags looked through, priority tags (id 0) among them. The key has room for two ids.
-const TAGS_MAX: usize = 4;
+/// Tags looked through, priority tags (id 0) among them. The key has room for two ids: of more, those inside are told by
+/// nothing, and what they carry is told all the same.
+const TAGS_MAX: usize = 8;
 
 /// 0x9100 is what QinQ switches used before 802.1ad.
 fn is_tag(ethertype: u16) -> bool {
@@ -33,9 +34,7 @@ pub(super) fn decode<'a>(
         let Some(tag) = rest.peek::<4>() else {
             return packet.stop(rest, DecodeProblem::TruncatedLink);
         };
-        if !push(packet, &mut ids, u16_at(tag, 0)) {
-            break;
-        }
+        push(packet, &mut ids, u16_at(tag, 0));
         ethertype = u16_at(tag, 2);
         rest = rest.skip(4);
     }
@@ -45,16 +44,15 @@ pub(super) fn decode<'a>(
     network::decode(packet, rest, ethertype);
 }
 
-/// Whether the key had room. Id 0 is no VLAN but a priority (section 9.6): it takes none.
-fn push(packet: &mut Decoding<'_>, ids: &mut usize, tci: u16) -> bool {
+/// Id 0 is no VLAN but a priority (section 9.6): it takes no room in the key.
+fn push(packet: &mut Decoding<'_>, ids: &mut usize, tci: u16) {
     let id = tci & 0x0fff;
-    if id == 0 {
-        return true;
+    if id != 0
+        && let Some(place) = packet.key.vlan.get_mut(*ids)
+    {
+        *place = id;
+        *ids += 1;
     }
-    let Some(place) = packet.key.vlan.get_mut(*ids) else { return false };
-    *place = id;
-    *ids += 1;
-    true
 }
 
 #[cfg(test)]
@@ -71,6 +69,7 @@ mod tests {
             (&[(0x88a8, 5), (0x8100, 0xf007)], [5, 7]),
             (&[(0x8100, 0xe000)], [0, 0]),
             (&[(0x8100, 0), (0x8100, 9)], [9, 0]),
+            (&[(0x88a8, 5), (0x9100, 0), (0x8100, 6), (0x8100, 7)], [5, 6]),
         ] {
             let data = example::tagged(tags, &inner);
             let packet = decode(&example::frame(&data));
@@ -81,7 +80,7 @@ mod tests {
 
     #[test]
     fn too_many_tags_are_a_flow_of_their_talkers() {
-        for tags in [&[(0x8100, 5); 3][..], &[(0x8100, 0); 5]] {
+        for tags in [&[(0x8100, 5); 9][..], &[(0x8100, 0); 9]] {
             let data = example::tagged(tags, &example::tcp_v4());
             let packet = decode(&example::frame(&data));
             assert_eq!((packet.problem, packet.key.ethertype), (Some(DecodeProblem::TooDeep), 0x8100));

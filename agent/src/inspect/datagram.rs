@@ -21,6 +21,8 @@ pub(super) enum Next {
     More,
     /// It may, a few times.
     Try,
+    /// Nothing more is told in this direction.
+    OverHere,
     /// Nothing more is told, in both directions.
     Over,
 }
@@ -55,12 +57,20 @@ fn candidates(first: u8) -> &'static [(Protocol, Reads)] {
 /// Reads a datagram.
 pub(super) fn read(
     bytes: &[u8],
+    from_originator: bool,
     ports: [u16; 2],
     held: &mut Option<Box<Held>>,
     memory: &mut Memory,
     out: &mut Attributes,
     budget: &mut BufferBudget,
 ) -> Outcome {
+    if let Memory::Quic(_) = memory {
+        // Its keys were found: nothing else it may look like is meant.
+        return match quic::datagram(bytes, from_originator, held, memory, out, budget) {
+            quic::Outcome::Finished => Outcome::of(Protocol::Quic, Next::OverHere),
+            quic::Outcome::Partial | quic::Outcome::NotQuic => Outcome::of(Protocol::Quic, Next::Try),
+        };
+    }
     for (protocol, reads) in bytes.first().map_or(&[][..], |first| candidates(*first)) {
         if reads(bytes, out) {
             return Outcome::of(*protocol, Next::More);
@@ -78,10 +88,10 @@ pub(super) fn read(
     if dhcpv6::datagram(bytes, ports, out) {
         return Outcome::of(Protocol::Dhcpv6, Next::More);
     }
-    match quic::datagram(bytes, held, out, budget) {
+    match quic::datagram(bytes, from_originator, held, memory, out, budget) {
         quic::Outcome::NotQuic => {}
         quic::Outcome::Partial => return Outcome::of(Protocol::Quic, Next::Try),
-        quic::Outcome::Finished => return Outcome::of(Protocol::Quic, Next::Over),
+        quic::Outcome::Finished => return Outcome::of(Protocol::Quic, Next::OverHere),
     }
     match signature::datagram(bytes, ports, out) {
         Some(protocol) => Outcome::of(protocol, Next::Over),

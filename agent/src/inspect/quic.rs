@@ -1,4 +1,5 @@
-//! QUIC: the client's hello out of its Initial packets, whose keys follow from what they carry in the clear.
+//! QUIC: the hellos out of both sides' Initial packets, whose keys follow from the connection id that the client's first one
+//! carries in the clear.
 //!
 //! Sources: RFC 9000 §17.2 (long headers), §19.6 (CRYPTO frames); RFC 9001 §5 (packet protection); RFC 9369 (version 2).
 
@@ -7,6 +8,7 @@ use ring::aead::{AES_128_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey, qu
 use ring::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 
 use super::reader::Reader;
+use super::stream::Memory;
 use super::tls::{self, Transport};
 use super::{BufferBudget, HELD_BYTES_MAX, Held};
 
@@ -74,14 +76,48 @@ pub(super) enum Outcome {
     NotQuic,
     /// QUIC, and its hello is not whole yet.
     Partial,
-    /// The hello was read.
+    /// This side's hello was read.
     Finished,
+}
+
+/// What both sides' keys follow from.
+#[derive(Debug)]
+pub(super) struct Initial {
+    /// Who sent the Initial packet that has the connection id.
+    client_is_originator: bool,
+    /// RFC 9001 §5.2: the id that the client made up, or the one that a Retry packet gave it.
+    connection: [u8; CONNECTION_ID_BYTES_MAX],
+    connection_bytes: u8,
+}
+
+impl Initial {
+    fn new(client_is_originator: bool, connection: &[u8]) -> Initial {
+        let mut initial =
+            Initial { client_is_originator, connection: Default::default(), connection_bytes: 0 };
+        for (slot, byte) in initial.connection.iter_mut().zip(connection) {
+            *slot = *byte;
+            initial.connection_bytes += 1;
+        }
+        initial
+    }
+
+    fn connection(&self) -> &[u8] {
+        &self.connection[..usize::from(self.connection_bytes)]
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Client,
+    Server,
 }
 
 /// Reads a datagram. Pieces of a hello are kept in `held` until it is whole.
 pub(super) fn datagram(
     bytes: &[u8],
+    from_originator: bool,
     held: &mut Option<Box<Held>>,
+    memory: &mut Memory,
     out: &mut Attributes,
     budget: &mut BufferBudget,
 ) -> Outcome {
@@ -91,7 +127,7 @@ pub(super) fn datagram(
         let Some(packet) = Packet::read(rest) else { break };
         outcome = Outcome::Partial;
         out.text(field::QUIC_VERSION, packet.version.name);
-        if let Some(plain) = packet.unprotect() {
+        if let Some(plain) = packet.open(from_originator, memory) {
             let held = held.get_or_insert_default();
             frames(&plain, held, budget);
             if held.hello().is_some_and(|hello| tls::hello(hello, Transport::Quic, out)) {
@@ -107,7 +143,9 @@ pub(super) fn datagram(
 struct Packet<'a> {
     version: &'static Version,
     destination: &'a [u8],
+    source: &'a [u8],
     is_initial: bool,
+    is_retry: bool,
     /// From the first byte to the last of the protected payload.
     bytes: &'a [u8],
     packet_number_at: usize,
@@ -138,7 +176,9 @@ impl<'a> Packet<'a> {
             return Some(Packet {
                 version,
                 destination,
+                source,
                 is_initial,
+                is_retry: true,
                 bytes,
                 packet_number_at: 0,
                 behind: &[],
@@ -148,18 +188,37 @@ impl<'a> Packet<'a> {
         let packet_number_at = bytes.len() - reader.rest().len();
         reader.take(length)?;
         let (bytes, behind) = bytes.split_at_checked(packet_number_at + length)?;
-        Some(Packet { version, destination, is_initial, bytes, packet_number_at, behind })
+        let is_retry = false;
+        Some(Packet { version, destination, source, is_initial, is_retry, bytes, packet_number_at, behind })
     }
 
-    /// The frames of a client's first Initial packets; None for any other packet.
-    fn unprotect(&self) -> Option<Vec<u8>> {
+    /// The frames of an Initial packet, when its keys are known; None for any other packet.
+    fn open(&self, from_originator: bool, memory: &mut Memory) -> Option<Vec<u8>> {
+        if let Memory::Quic(initial) = memory
+            && initial.client_is_originator != from_originator
+        {
+            if self.is_retry {
+                **initial = Initial::new(initial.client_is_originator, self.source);
+            }
+            return self.unprotect(Role::Server, initial.connection());
+        }
+        if let Some(plain) = self.unprotect(Role::Client, self.destination) {
+            memory.set(Memory::Quic(Box::new(Initial::new(from_originator, self.destination))));
+            return Some(plain);
+        }
+        // A client that heard from the server names it as that one wants, and keeps the keys.
+        let Memory::Quic(initial) = memory else { return None };
+        self.unprotect(Role::Client, initial.connection())
+    }
+
+    fn unprotect(&self, role: Role, connection: &[u8]) -> Option<Vec<u8>> {
         if !self.is_initial {
             return None;
         }
         let sample_at = self.packet_number_at + 4;
         let sample = self.bytes.get(sample_at..sample_at + SAMPLE_BYTES)?;
         let labels = &self.version.labels;
-        let secret = client_secret(&self.version.salt, self.destination)?;
+        let secret = secret(&self.version.salt, role, connection)?;
         let header_key =
             quic::HeaderProtectionKey::new(&quic::AES_128, &expand::<16>(&secret, labels.header)?).ok()?;
         let mask = header_key.new_mask(sample).ok()?;
@@ -181,10 +240,14 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// client_initial_secret (RFC 9001 §5.2).
-fn client_secret(salt: &[u8], destination: &[u8]) -> Option<Prk> {
-    let initial = Salt::new(HKDF_SHA256, salt).extract(destination);
-    Some(Prk::new_less_safe(HKDF_SHA256, &expand::<32>(&initial, "client in")?))
+/// client_initial_secret and server_initial_secret (RFC 9001 §5.2).
+fn secret(salt: &[u8], role: Role, connection: &[u8]) -> Option<Prk> {
+    let initial = Salt::new(HKDF_SHA256, salt).extract(connection);
+    let label = match role {
+        Role::Client => "client in",
+        Role::Server => "server in",
+    };
+    Some(Prk::new_less_safe(HKDF_SHA256, &expand::<32>(&initial, label)?))
 }
 
 /// HKDF-Expand-Label with an empty context (RFC 8446 §7.1).
@@ -231,7 +294,7 @@ fn frames(plain: &[u8], held: &mut Held, budget: &mut BufferBudget) {
                 let length = usize::try_from(reader.varint()?).ok()?;
                 held.put(offset, reader.take(length)?, budget);
             }
-            // Nothing else belongs into a client's Initial packet that matters here.
+            // Nothing else belongs into an Initial packet that matters here.
             _ => return None,
         }
         Some(())
@@ -276,7 +339,7 @@ mod tests {
     #[test]
     fn the_keys_of_rfc_9001_appendix_a_1() {
         let destination = [0x83, 0x94, 0xc8, 0xf0, 0x3e, 0x51, 0x57, 0x08];
-        let secret = client_secret(&VERSIONS[0].salt, &destination).unwrap();
+        let secret = secret(&VERSIONS[0].salt, Role::Client, &destination).unwrap();
         let labels = &VERSIONS[0].labels;
         assert_eq!(
             expand::<16>(&secret, labels.key).unwrap(),

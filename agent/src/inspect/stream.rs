@@ -5,8 +5,8 @@ use gnomon_flow::{Attributes, field};
 use super::held::Need;
 use super::protocol::Protocol;
 use super::{
-    BufferBudget, dns, ftp, greeting, http, http2, imap, irc, krb5, ldap, mqtt, mysql, pop3, postgresql, rdp,
-    signature, sip, smb, smtp, socks, ssh, tls,
+    BufferBudget, dns, ftp, greeting, http, http2, imap, irc, krb5, ldap, mqtt, mysql, pop3, postgresql,
+    quic, rdp, signature, sip, smb, smtp, socks, ssh, tls,
 };
 
 /// What comes next in one direction.
@@ -52,6 +52,7 @@ pub(super) enum Memory {
     Smb(smb::Dialects),
     /// The length of the last NTP request that is known to amplify.
     Ntp(u32),
+    Quic(Box<quic::Initial>),
 }
 
 impl Memory {

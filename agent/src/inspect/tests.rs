@@ -164,7 +164,8 @@ fn quic_initials_are_opened_also_when_the_hello_is_in_pieces_and_out_of_order() 
         assert_eq!(flow.texts(field::TLS_HOST), ["www.example.org"], "{name}");
         assert_eq!(flow.texts(field::TLS_JA4), ["q13d1812h2_85036bcba153_d41ae481755e"], "{name}");
         assert_eq!(flow.texts(field::PROTOCOLS), ["quic"]);
-        assert!(flow.inspection.is_done() && flow.holds_nothing());
+        assert!(flow.inspection.is_done_with_datagrams(true) && !flow.inspection.is_done());
+        assert!(flow.holds_nothing());
     }
     // Not authentic: a version number alone is QUIC, and tells nothing.
     let mut packet = traffic("quic_one", "client").remove(0);
@@ -175,6 +176,42 @@ fn quic_initials_are_opened_also_when_the_hello_is_in_pieces_and_out_of_order() 
     assert_eq!(flow.texts(field::QUIC_VERSION), ["1"]);
     assert_eq!(flow.out.len(), 2);
     assert!(!flow.inspection.is_done());
+}
+
+#[test]
+fn the_servers_quic_hello_is_opened_with_the_clients_connection_id() {
+    for (name, server) in [("quic_one", "rfc9001"), ("quic_v2", "rfc9369")] {
+        let (client, answer) = (traffic(name, "client"), traffic(server, "server").remove(0));
+        for client_is_originator in [true, false] {
+            let mut flow = Flow::new();
+            for packet in &client {
+                flow.udp(client_is_originator, [40000, 443], packet);
+            }
+            flow.udp(!client_is_originator, [443, 40000], &answer);
+            assert_eq!(flow.texts(field::TLS_VERSION), ["TLSv1.3"], "{name}");
+            assert_eq!(flow.texts(field::TLS_CIPHER), ["TLS_AES_128_GCM_SHA256"]);
+            assert_eq!(flow.texts(field::TLS_JA3S), ["eb1d94daa7e0344597e756a1fb6e7054"]);
+            assert!(flow.inspection.is_done() && flow.holds_nothing());
+        }
+        // Before the client's nobody knows its key.
+        let mut flow = Flow::new();
+        flow.udp(false, [443, 40000], &answer).udp(true, [40000, 443], &client[0]);
+        assert_eq!(flow.texts(field::PROTOCOLS), ["quic"]);
+        assert!(flow.texts(field::TLS_VERSION).is_empty());
+    }
+}
+
+#[test]
+fn a_quic_server_that_never_says_hello_is_left_alone() {
+    let mut flow = Flow::new();
+    flow.udp(true, [40000, 443], &traffic("quic_one", "client")[0]);
+    for nth in 0..TRIES_MAX {
+        assert!(!flow.inspection.is_done(), "before datagram {nth}");
+        // What looks like DNS is none here.
+        flow.udp(false, [443, 40000], &dns_pair().1);
+    }
+    assert!(flow.inspection.is_done() && flow.holds_nothing());
+    assert_eq!(flow.texts(field::PROTOCOLS), ["quic"]);
 }
 
 #[test]

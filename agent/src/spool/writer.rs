@@ -322,7 +322,7 @@ impl Writer {
     pub fn store(&mut self, export: &Export) {
         let Writer { appender, encoder } = self;
         let encoded = encoder.encode(&export.interface, &export.body, &mut |payload| {
-            appender.append(payload.lane, &export.epoch, payload.items, &payload.bytes);
+            appender.append(payload.lane, &export.epoch, payload.items, payload.bytes);
         });
         if let Err(error) = encoded {
             let (lane, items) = encode::items(&export.body);

@@ -312,7 +312,13 @@ impl Entry {
         self.slice.segment_bytes = 0;
     }
 
-    /// What is known now. `end` is `None` for an interim record.
+    /// The record of a flow that is over: what its payload said goes with it.
+    pub(super) fn last_record(&mut self, end: FlowEndReason, judge: &Judge) -> FlowRecord {
+        let said = self.inspected.take_attributes();
+        self.record_with(Some(end), said, judge)
+    }
+
+    /// What is known now, of a flow that goes on. `end` is `None` for an interim record.
     pub(super) fn record(
         &mut self,
         end: Option<FlowEndReason>,
@@ -320,8 +326,6 @@ impl Entry {
         policy: Option<&InterimPolicy>,
         judge: &Judge,
     ) -> FlowRecord {
-        let revision = self.revision;
-        self.revision = revision.saturating_add(1);
         if let Some(policy) = policy {
             let interval = policy
                 .interval_min_ns
@@ -331,6 +335,12 @@ impl Entry {
             self.interim_run = self.interim_run.saturating_add(1);
             self.changed = false;
         }
+        self.record_with(end, self.inspected.attributes(), judge)
+    }
+
+    fn record_with(&mut self, end: Option<FlowEndReason>, said: Attributes, judge: &Judge) -> FlowRecord {
+        let revision = self.revision;
+        self.revision = revision.saturating_add(1);
         let [orig, resp] = &self.directions;
         FlowRecord {
             id: self.id,
@@ -349,8 +359,7 @@ impl Entry {
             sliced_packets: u64::from(self.slice.segment_packets),
             sliced_bytes: self.slice.segment_bytes,
             end,
-            attributes: judge
-                .tagged(&self.verdict, self.wrapping.attributes_with(self.inspected.attributes())),
+            attributes: judge.tagged(&self.verdict, self.wrapping.attributes_with(said)),
         }
     }
 }

@@ -262,6 +262,14 @@ impl Inspected {
         attributes
     }
 
+    /// What is known at the flow's end: nothing is left here, and nothing was copied.
+    pub(super) fn take_attributes(&mut self) -> Attributes {
+        let Some(told) = self.told_mut() else { return Attributes::default() };
+        let mut attributes = std::mem::take(&mut told.attributes);
+        told.first.tell(&mut attributes);
+        attributes
+    }
+
     /// The flow ends: what is held goes back to the budget.
     pub(super) fn end(&mut self, budget: &mut Budget) {
         if let Inspected::Going(layer7, _) = self {

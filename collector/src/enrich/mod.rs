@@ -2,6 +2,7 @@
 //! addresses. Told wherever records are decoded (`RecordBatch::read`): as they come in, and when the store reads again what
 //! is in no block yet. Without files nothing is told, and nothing is missed.
 
+mod current;
 mod database;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -18,6 +19,7 @@ use std::path::Path;
 use gnomon_daemon::config::ConfigError;
 use gnomon_flow::{FlowRecord, field};
 
+pub use self::current::CurrentEnrichment;
 use self::database::Database;
 use self::vendors::Vendors;
 use crate::config::EnrichConfig;

@@ -228,7 +228,7 @@ async fn a_country_is_found_at_once_after_a_restart_and_in_a_block() {
     writer.commit(&[fixes(epoch(1), vec![fix(1, 100), fix(99, 100)])]).unwrap();
     let records = [between(1, "203.0.113.9"), between(2, "10.1.2.3"), between(3, "2001:db8:de::1")];
     let payload = RecordBatch::payload("eth0", &records);
-    let batch = RecordBatch::read(&payload, store.enrichment()).unwrap();
+    let batch = RecordBatch::read(&payload, &store.enrichment()).unwrap();
     let content =
         Content::Flows { interface: "eth0".into(), records: batch.records, alerts: Vec::new(), payload };
     writer.commit(&[change(epoch(1), Body::Entry { seq: 1, content })]).unwrap();
@@ -293,4 +293,28 @@ fn lookups_are_measured() {
     let each = KernelClock.raw().since(begun) / u64::from(count);
     println!("{batches} batches of 1000 records with 101 addresses: {each} ns a record");
     assert!(told > 0);
+}
+
+#[test]
+fn files_are_read_again_and_a_bad_one_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let of = |code: &str| Mmdb::new(6).with("198.51.100.0/24", &country(code)).bytes();
+    let config = EnrichConfig {
+        country_db: Some(written(dir.path(), "country.mmdb", of("DE"))),
+        ..EnrichConfig::default()
+    };
+    let current = CurrentEnrichment::from(Enrichment::load(&config).unwrap());
+    let (store, _writer) =
+        open_enriched(&dir.path().join("store"), gate(&FakeClock::new()), LIMITS, current.clone()).unwrap();
+    let told = |enrichment: &Enrichment| enrichment.ask(ip("198.51.100.7")).country.unwrap();
+    let before = store.enrichment();
+    written(dir.path(), "country.mmdb", of("SE"));
+    assert_eq!(told(&store.enrichment()), "DE", "nobody asked yet");
+    current.reload(&config).unwrap();
+    assert_eq!(told(&store.enrichment()), "SE");
+    assert_eq!(told(&before), "DE", "whoever reads by the old one goes on");
+    written(dir.path(), "country.mmdb", &of("NO")[..100]);
+    let error = current.reload(&config).unwrap_err().to_string();
+    assert!(error.contains("enrich.country_db"), "{error}");
+    assert_eq!(told(&store.enrichment()), "SE");
 }

@@ -323,7 +323,7 @@ impl Checker {
     }
 
     async fn check(&mut self, hash: EpochHash, entry: v1::Entry, missing: u64) -> Content {
-        let checked = entry::check(&entry, self.shared.store.enrichment());
+        let checked = entry::check(&entry, &self.shared.store.enrichment());
         let bad = u64::from(checked.bad.is_some());
         self.tally.received(&Received { entries: 1, bad, missing, ..Received::default() });
         if let Some(bad) = checked.bad {

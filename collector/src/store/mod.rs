@@ -80,7 +80,7 @@ pub(crate) use walk::FromRollups;
 pub use writer::Writer;
 
 use crate::clock_gate::ClockGate;
-use crate::enrich::Enrichment;
+use crate::enrich::{CurrentEnrichment, Enrichment};
 use crate::timekeeper::vote;
 use column_cache::ColumnCache;
 use envelope::{Totals, numbers_of};
@@ -201,7 +201,7 @@ struct Shared {
     segments: Arc<Segments>,
     epochs: Epochs,
     gate: ClockGate,
-    enrichment: Enrichment,
+    enrichment: CurrentEnrichment,
     live: RwLock<Live>,
     columns: ColumnCache,
     texts: TextIndex,
@@ -355,8 +355,8 @@ impl Store {
     }
 
     /// What is known of the addresses of records that come in.
-    pub fn enrichment(&self) -> &Enrichment {
-        &self.shared.enrichment
+    pub fn enrichment(&self) -> Arc<Enrichment> {
+        self.shared.enrichment.get()
     }
 
     /// The clock gate, with its policy and the collector's clock.

@@ -22,7 +22,7 @@ use super::text_index::TextIndex;
 use super::writer::Writer;
 use super::{SUBSCRIBER_QUEUE, Shared, Store, StoreError};
 use crate::clock_gate::ClockGate;
-use crate::enrich::Enrichment;
+use crate::enrich::CurrentEnrichment;
 
 /// Opening writes before it reads: with less than this free the database could die half open.
 const OPEN_BYTES_MIN: u64 = 32 << 20;
@@ -32,7 +32,7 @@ const OPEN_BYTES_MIN: u64 = 32 << 20;
 /// # Errors
 /// When another process has it, it was written by a newer version, or it cannot be read.
 pub fn open(dir: &Path, gate: ClockGate, limits: Limits) -> Result<(Store, Writer), StoreError> {
-    open_enriched(dir, gate, limits, Enrichment::default())
+    open_enriched(dir, gate, limits, CurrentEnrichment::default())
 }
 
 /// As [`open`], for records that get what `enrichment` knows of their addresses.
@@ -43,7 +43,7 @@ pub fn open_enriched(
     dir: &Path,
     gate: ClockGate,
     limits: Limits,
-    enrichment: Enrichment,
+    enrichment: impl Into<CurrentEnrichment>,
 ) -> Result<(Store, Writer), StoreError> {
     std::fs::create_dir_all(dir).map_err(|source| StoreError::Directory { path: dir.to_owned(), source })?;
     let free_bytes = free_bytes(dir)?;
@@ -79,7 +79,7 @@ pub fn open_enriched(
         segments,
         epochs: Epochs::default(),
         gate,
-        enrichment,
+        enrichment: enrichment.into(),
         live: RwLock::default(),
         columns: ColumnCache::default(),
         texts: TextIndex::default(),

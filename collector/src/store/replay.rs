@@ -100,7 +100,7 @@ impl Writer {
             first.get_or_insert(number);
             next = number + 1;
             let (hash, ingested, payload) = decode_recent(value)?;
-            let batch = match RecordBatch::read(payload, &shared.enrichment) {
+            let batch = match RecordBatch::read(payload, &shared.enrichment.get()) {
                 Ok(batch) => batch,
                 Err(error) => {
                     tracing::error!(number, %error, "a batch of records is damaged: the others are served");

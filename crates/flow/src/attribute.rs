@@ -26,8 +26,13 @@ pub struct Attributes {
     /// An empty list takes no memory of its own.
     list: Option<Arc<Vec<Attribute>>>,
     dropped: u32,
-    text_bytes: u32,
+    text_bytes: u16,
+    /// Of the list, said here so that to know it takes no look elsewhere in memory.
+    count: u16,
 }
+
+const _: () = assert!(Attributes::ALL_TEXT_BYTES_MAX <= u16::MAX as usize);
+const _: () = assert!(Attributes::COUNT_MAX <= u16::MAX as usize);
 
 impl PartialEq for Attributes {
     fn eq(&self, other: &Attributes) -> bool {
@@ -40,6 +45,8 @@ impl Eq for Attributes {}
 impl Attributes {
     /// Values a flow may have, over all fields. A chain of certificates alone brings a few dozen.
     pub const COUNT_MAX: usize = 255;
+    /// Values that the list has room for at first: most flows that say anything say this much.
+    const AT_FIRST: usize = 8;
     /// Bytes of one text value; longer ones are cut at a character boundary.
     pub const TEXT_BYTES_MAX: usize = 1024;
     /// Bytes of all text values together: what one flow can make of the memory is bounded, whatever it sends.
@@ -82,7 +89,9 @@ impl Attributes {
     }
 
     fn add(&mut self, attribute: Attribute) {
-        Arc::make_mut(self.list.get_or_insert_default()).push(attribute);
+        self.count += 1;
+        let begin = || Arc::new(Vec::with_capacity(Self::AT_FIRST));
+        Arc::make_mut(self.list.get_or_insert_with(begin)).push(attribute);
     }
 
     /// Makes room for so many more values at once.
@@ -102,7 +111,7 @@ impl Attributes {
             self.dropped = self.dropped.saturating_add(1);
             return false;
         }
-        self.text_bytes = text_bytes as u32;
+        self.text_bytes = text_bytes as u16;
         true
     }
 
@@ -133,8 +142,9 @@ impl Attributes {
             let Some(at) = self.list().iter().rposition(&may_go) else { return false };
             // Dropped is what goes; the value that was counted comes.
             let list = Arc::make_mut(self.list.get_or_insert_default());
+            self.count -= 1;
             if let AttributeValue::Text(text) = list.remove(at).value {
-                self.text_bytes -= text.len() as u32;
+                self.text_bytes -= text.len() as u16;
             }
         }
     }
@@ -166,11 +176,11 @@ impl Attributes {
     }
 
     pub fn len(&self) -> usize {
-        self.list().len()
+        usize::from(self.count)
     }
 
     pub fn is_empty(&self) -> bool {
-        self.list().is_empty()
+        self.count == 0
     }
 
     /// Values that did not fit.

@@ -62,7 +62,12 @@ impl SlicedPacket<'_> {
         let flags =
             u16::from(self.from_responder) * FLAG_FROM_RESPONDER + u16::from(self.outgoing) * FLAG_OUTGOING;
         header[30..32].copy_from_slice(&flags.to_le_bytes());
+        block.reserve(PACKET_HEADER_BYTES + self.data.len() + inserted.len());
         block.extend_from_slice(&header);
+        if inserted.is_empty() {
+            block.extend_from_slice(self.data);
+            return;
+        }
         let (before, after) = self.data.split_at(at.min(self.data.len()));
         block.extend_from_slice(before);
         block.extend_from_slice(inserted);

@@ -11,6 +11,8 @@ use super::error::{BeginError, what_begins_with};
 
 /// Holds the longest record that is read whole, with room to read on in large pieces.
 pub(super) const BUFFER_BYTES: usize = 512 * 1024;
+/// Read at once: little enough that what was read is still in the core's own cache when its packets are looked at.
+const READ_BYTES_MAX: usize = 128 * 1024;
 
 /// Bytes read before it is known whether they are compressed.
 const MAGIC_BYTES: usize = 4;
@@ -122,7 +124,8 @@ impl Input {
             self.start = 0;
         }
         debug_assert!(self.end < self.buffer.len());
-        let free = &mut self.buffer[self.end..];
+        let upto = self.buffer.len().min(self.end + READ_BYTES_MAX);
+        let free = &mut self.buffer[self.end..upto];
         let read = loop {
             let result = match &mut self.stream {
                 Stream::Plain(source) => source.read(free),

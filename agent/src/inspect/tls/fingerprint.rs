@@ -9,7 +9,7 @@ use std::fmt::Write;
 use md5::{Digest, Md5};
 use ring::digest::{SHA256, digest};
 
-use crate::inspect::hex;
+use crate::inspect::{hex, push_hex};
 
 use super::hello::{ALPN, ClientHello, SERVER_NAME, SIGNATURE_ALGORITHMS, SUPPORTED_GROUPS, ServerHello};
 
@@ -94,14 +94,28 @@ fn alpn_ends(protocol: &[u8]) -> [char; 2] {
 fn join_decimal(text: &mut String, values: impl Iterator<Item = u16>) {
     text.push(',');
     for (nth, value) in values.enumerate() {
-        let _ = write!(text, "{}{value}", if nth == 0 { "" } else { "-" });
+        if nth > 0 {
+            text.push('-');
+        }
+        let mut left = value;
+        let mut digits = [0; 5];
+        let mut at = digits.len();
+        while left > 0 || at == digits.len() {
+            at -= 1;
+            digits[at] = (left % 10) as u8;
+            left /= 10;
+        }
+        text.extend(digits[at..].iter().map(|digit| char::from(b'0' + digit)));
     }
 }
 
 fn join_hex(values: &[u16]) -> String {
     let mut text = String::with_capacity(values.len() * 5);
     for (nth, value) in values.iter().enumerate() {
-        let _ = write!(text, "{}{value:04x}", if nth == 0 { "" } else { "," });
+        if nth > 0 {
+            text.push(',');
+        }
+        push_hex(&mut text, &value.to_be_bytes());
     }
     text
 }
