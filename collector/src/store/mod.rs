@@ -10,6 +10,7 @@ pub(crate) mod block;
 mod change;
 mod checkpoint;
 mod column_cache;
+pub(crate) mod directory;
 mod envelope;
 mod epochs;
 mod held;

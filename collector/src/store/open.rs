@@ -10,6 +10,7 @@ use tokio::sync::broadcast;
 
 use super::alerts::AlertTable;
 use super::column_cache::ColumnCache;
+use super::directory;
 use super::envelope::{Totals, numbers, numbers_of};
 use super::epochs::Epochs;
 use super::intake::Intake;
@@ -45,7 +46,10 @@ pub fn open_enriched(
     limits: Limits,
     enrichment: Enrichment,
 ) -> Result<(Store, Writer), StoreError> {
-    std::fs::create_dir_all(dir).map_err(|source| StoreError::Directory { path: dir.to_owned(), source })?;
+    // Made here, not by whoever needs them: their names have to be durable before anything in them is.
+    for dir in [dir, &dir.join("db"), &dir.join("segments")] {
+        directory::create(dir).map_err(|source| StoreError::Directory { path: dir.to_owned(), source })?;
+    }
     let free_bytes = free_bytes(dir)?;
     if free_bytes < OPEN_BYTES_MIN {
         return Err(StoreError::NoRoom { path: dir.to_owned(), free_bytes, wanted_bytes: OPEN_BYTES_MIN });
