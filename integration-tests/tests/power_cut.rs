@@ -2,19 +2,22 @@
 //! `verify` finds nothing damaged, and it goes on. `faults::Disk` says what is left of a directory then.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use gnomon_clock::{Clock, KernelClock};
-use gnomon_integration_tests::faults::{Control, Dice, Disk, Faults, Journal, Loss};
+use gnomon_integration_tests::faults::{Control, Dice, Disk, Faults, Journal, Loss, kind};
 use gnomon_integration_tests::feeder::Feeder;
 use gnomon_integration_tests::fleet::{Collector, built_binaries, eventually};
 
 /// About a second and a half each; GNOMON_POWER_CUTS=1000 for a long run.
-const CUTS: u64 = 24;
+const CUTS: u64 = 18;
 /// Everything is read and compared so often.
 const CUTS_PER_CHECK: u64 = 6;
 /// A store that has grown makes each cut slower: a new one is begun.
-const CUTS_PER_STORE: u64 = 12;
+const CUTS_PER_STORE: u64 = 18;
+/// Of a thousand syncs, where some fail.
+const SYNCS_FAILED: u64 = 20;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().and_then(|n| n.parse().ok())
@@ -22,6 +25,16 @@ fn number(variable: &str) -> Option<u64> {
 
 #[test]
 fn what_was_acknowledged_outlives_power_cuts() -> Result<()> {
+    cut_again_and_again(false)
+}
+
+/// What a failed sync left unwritten stays so, whatever a later one says: see `faults::Disk`.
+#[test]
+fn what_was_acknowledged_outlives_power_cuts_of_a_disk_whose_syncs_fail() -> Result<()> {
+    cut_again_and_again(true)
+}
+
+fn cut_again_and_again(failing: bool) -> Result<()> {
     let cuts = number("GNOMON_POWER_CUTS").unwrap_or(CUTS);
     // Another one each day of the year would do; a run that failed says its own.
     let seed = number("GNOMON_SEED").unwrap_or_else(|| KernelClock.raw().0 % 1_000_000);
@@ -29,17 +42,21 @@ fn what_was_acknowledged_outlives_power_cuts() -> Result<()> {
     let mut done = 0;
     while done < cuts {
         let of_this = CUTS_PER_STORE.min(cuts - done);
-        if !one_store(of_this, &mut dice).with_context(|| format!("GNOMON_SEED={seed}, behind cut {done}"))? {
+        if !one_store(of_this, failing, &mut dice)
+            .with_context(|| format!("GNOMON_SEED={seed}, behind cut {done}"))?
+        {
             return Ok(());
         }
         done += of_this;
     }
-    println!("{cuts} power cuts (GNOMON_SEED={seed}): nothing acknowledged was lost");
+    println!(
+        "{cuts} power cuts, syncs that fail: {failing} (GNOMON_SEED={seed}): nothing acknowledged was lost"
+    );
     Ok(())
 }
 
 /// False where it cannot be tested.
-fn one_store(cuts: u64, dice: &mut Dice) -> Result<bool> {
+fn one_store(cuts: u64, failing: bool, dice: &mut Dice) -> Result<bool> {
     let bin_dir = built_binaries()?;
     let dir = tempfile::tempdir()?;
     let Some(control) = Control::new(dir.path(), dice.below(1 << 32))? else { return Ok(false) };
@@ -73,7 +90,14 @@ fn one_store(cuts: u64, dice: &mut Dice) -> Result<bool> {
             feeder.check(&collector, welcome).with_context(|| format!("cut {cut}"))?;
             session = feeder.feed(collector.grpc, Some(&journal_path));
         }
-        std::thread::sleep(std::time::Duration::from_millis(100 + dice.below(500)));
+        if failing {
+            let kinds =
+                [kind::LOG, kind::SEGMENT, kind::TABLE | kind::MANIFEST, kind::ALL][dice.below(4) as usize];
+            control.set(Faults { sync_permille: SYNCS_FAILED, kinds, ..Faults::NONE })?;
+        }
+        std::thread::sleep(Duration::from_millis(100 + dice.below(500)));
+        let process = collector.process()?;
+        ensure!(!process.has_ended()?, "cut {cut}: the collector ended by itself:\n{}", process.said());
         collector.kill()?;
         drop(session);
         let told = feeder.told();
@@ -100,6 +124,7 @@ fn one_store(cuts: u64, dice: &mut Dice) -> Result<bool> {
         ensure!(code == 0 || acknowledged == 0, "{what}: verify ended with {code}: {said}");
         running = Some(collector);
     }
+    control.set(Faults::NONE)?;
     let mut collector = running.context("no cut")?;
     let known = feeder.told().acknowledged;
     collector.restart()?;

@@ -39,6 +39,7 @@ mod stage;
 #[cfg(test)]
 pub(crate) mod testing;
 mod text_index;
+mod trouble;
 mod verify;
 mod walk;
 mod writer;
@@ -119,6 +120,8 @@ pub enum StoreError {
     InUse { path: PathBuf },
     #[error("{} holds no store of a gnomon-collector", path.display())]
     NoStore { path: PathBuf },
+    #[error("the collector is stopping, and what it wrote last may be there or not: the next start will see")]
+    Stopping,
     #[error("a thread of the query ended by a fault in the collector; its log says more")]
     Fault,
     #[error(
@@ -185,6 +188,9 @@ pub struct StoreStatus {
     pub damaged_blocks: u64,
     /// Indexes of segment files that were found damaged, and made anew.
     pub damaged_indexes: u64,
+    /// Writes of the database that failed, and how often it was opened anew because of that.
+    pub write_failures: u64,
+    pub reopened: u64,
     /// Why nothing is taken in at the moment, in words.
     pub stopped: Option<String>,
 }
@@ -217,6 +223,9 @@ struct Shared {
     alert_counts: Arc<AlertCounts>,
     torn_bytes: u64,
     lost_bytes: u64,
+    /// Writes of the database that failed, and how often it was opened anew for that.
+    write_failures: AtomicU64,
+    reopened: AtomicU64,
     stopped: Mutex<Option<String>>,
 }
 
@@ -468,6 +477,8 @@ impl Store {
             lost_bytes: shared.lost_bytes,
             damaged_blocks: shared.damaged_blocks.load(Ordering::Relaxed) + shared.segments.damaged_blocks(),
             damaged_indexes: shared.segments.damaged_indexes(),
+            write_failures: shared.write_failures.load(Ordering::Relaxed),
+            reopened: shared.reopened.load(Ordering::Relaxed),
             stopped: shared.stopped.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         })
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::path::Path;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
 
 use gnomon_clock::MonoNs;
@@ -96,6 +96,8 @@ pub fn open_enriched(
         alert_counts: Arc::default(),
         torn_bytes: recovered.cut_bytes,
         lost_bytes: recovered.lost_bytes,
+        write_failures: AtomicU64::new(0),
+        reopened: AtomicU64::new(0),
         stopped: Mutex::default(),
     });
     let mut writer = Writer {
@@ -118,6 +120,8 @@ pub fn open_enriched(
         age_held_up: false,
         time_saved_at: None,
         events_saved: 0,
+        closing: Arc::new(AtomicBool::new(false)),
+        unsettled: false,
     };
     writer.load_segments()?;
     writer.load_alerts()?;

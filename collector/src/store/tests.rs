@@ -381,6 +381,18 @@ fn no_space_in_the_middle_of_a_write_loses_nothing() {
     let mut sliced = Vec::new();
     for round in 0..2u64 {
         fill();
+        let failures = store.status().unwrap().write_failures;
+        // Whoever the writer tells makes room, as an operator does: a write of the database waits for that.
+        let (watched, room) = (store.clone(), filler.clone());
+        let watch = std::thread::spawn(move || {
+            for _ in 0..1200 {
+                if watched.status().unwrap().stopped.is_some() {
+                    std::fs::remove_file(&room).unwrap();
+                    return;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+        });
         let mut failed = None;
         for _ in 0..400 {
             seq += 1;
@@ -406,7 +418,12 @@ fn no_space_in_the_middle_of_a_write_loses_nothing() {
                 group.push(slices(e, 2 * seq + 1, &[seq * 1000], S, "packet"));
             }
             if let Err(error) = writer.commit(&group) {
-                failed = Some((group, error));
+                failed = Some((Some(group), error.to_string()));
+                writer.set_stopped(Some(error.to_string()));
+                break;
+            }
+            if store.status().unwrap().write_failures > failures {
+                failed = Some((None, "the database waited".to_owned()));
                 break;
             }
             // Blocks are made on a full disk too, or not, and nothing comes of it.
@@ -416,10 +433,11 @@ fn no_space_in_the_middle_of_a_write_loses_nothing() {
         }
         let (group, error) = failed.expect("a full disk must fail some write");
         eprintln!("round {round}: {error}");
-        std::fs::remove_file(&filler).unwrap();
+        watch.join().unwrap();
+        writer.set_stopped(None);
         // As the ingest thread does: again, until it works.
         let mut tries = 0;
-        while let Err(error) = writer.commit(&group) {
+        while let Some(error) = group.as_ref().and_then(|group| writer.commit(group).err()) {
             tries += 1;
             assert!(tries < 400, "never recovered: {error}");
             std::thread::sleep(std::time::Duration::from_millis(100));
