@@ -125,13 +125,17 @@ pub enum StoreError {
     #[error("a thread of the query ended by a fault in the collector; its log says more")]
     Fault,
     #[error(
-        "{} was written by an older gnomon-collector (format {found}, this one knows {known}): export its flows with that version, or give another data directory", path.display()
+        "{} was written by a gnomon-collector from before the first release (format {found}, this one knows {known}), and cannot be converted; nothing in it was changed: give another data_dir, and to keep the old flows run that version on the old one and `gnomon export` them", path.display()
     )]
     Older { path: PathBuf, found: u64, known: u32 },
     #[error(
         "{} was written by a newer gnomon-collector (format {found}, this one knows {known}): use that version", path.display()
     )]
     Newer { path: PathBuf, found: u64, known: u32 },
+    #[error(
+        "{} was written by a newer gnomon-collector: its database has {families}, which this one does not know; nothing in it was changed: use that version or a newer one, or `gnomon-collector restore` a backup from before the upgrade to another data_dir", path.display()
+    )]
+    NewerFamilies { path: PathBuf, families: String },
     #[error("{}: {source}", path.display())]
     Directory { path: PathBuf, source: std::io::Error },
     #[error("{} has {free_bytes} bytes free, and opening a store takes {wanted_bytes}: make room", path.display())]

@@ -54,6 +54,7 @@ pub fn open_enriched(
     if free_bytes < OPEN_BYTES_MIN {
         return Err(StoreError::NoRoom { path: dir.to_owned(), free_bytes, wanted_bytes: OPEN_BYTES_MIN });
     }
+    check_families(dir)?;
     let mut rocks = Rocks::open(&dir.join("db"))?;
     check_format(dir, &rocks)?;
     rocks.drop_retired()?;
@@ -129,6 +130,31 @@ pub fn open_enriched(
     writer.load_jobs();
     writer.load_time()?;
     Ok((Store { shared }, writer))
+}
+
+/// Refuses what this version does not know before anything is changed: opening a database for writing gives it the families
+/// that it lacks, and the version that it belongs to would not open it any more.
+fn check_families(dir: &Path) -> Result<(), StoreError> {
+    let db = dir.join("db");
+    let there = Rocks::families_of(&db);
+    let known = |name: &String| Family::ALL.iter().any(|family| family.name() == *name);
+    let lacks = Family::ALL.iter().any(|family| !there.iter().any(|name| name == family.name()));
+    let retired = |name: &String| keys::RETIRED.contains(&name.as_str()) || name == "default";
+    let unknown: Vec<String> = there.iter().filter(|name| !known(name) && !retired(name)).cloned().collect();
+    // Most stores have what this version has, and say their format when they are open.
+    if there.is_empty() || (unknown.is_empty() && !lacks) {
+        return Ok(());
+    }
+    let rocks = Rocks::open_read_only(&db)?;
+    if rocks.has(Family::Meta)
+        && let Some(value) = rocks.get(Family::Meta, keys::META_FORMAT)?
+    {
+        judge_format(dir, &value)?;
+    }
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    Err(StoreError::NewerFamilies { path: dir.to_owned(), families: unknown.join(", ") })
 }
 
 fn check_format(dir: &Path, rocks: &Rocks) -> Result<(), StoreError> {

@@ -167,6 +167,11 @@ impl Rocks {
         Ok(Opened(db))
     }
 
+    /// The families of the database at `path`, by name; none when there is no database. Nothing is changed.
+    pub(super) fn families_of(path: &Path) -> Vec<String> {
+        DB::list_cf(&Options::default(), path).unwrap_or_default()
+    }
+
     /// Drop what the database has of families that are no more.
     pub(super) fn drop_retired(&mut self) -> Result<(), RocksError> {
         let Some(db) = self.db.get_mut().unwrap_or_else(PoisonError::into_inner) else { return Ok(()) };
@@ -370,7 +375,7 @@ fn open_for_writing(path: &Path) -> Result<DB, RocksError> {
     // Unused, but RocksDB insists on it.
     let default = ColumnFamilyDescriptor::new("default", Options::default());
     // A database is opened with all families it has or not at all. No list: there is no database yet.
-    let there = DB::list_cf(&Options::default(), path).unwrap_or_default();
+    let there = Rocks::families_of(path);
     let retired = there.into_iter().filter(|name| keys::RETIRED.contains(&name.as_str()));
     let retired = retired.map(|name| ColumnFamilyDescriptor::new(name, Options::default()));
     let families = families.into_iter().chain([default]).chain(retired);
@@ -394,7 +399,7 @@ fn open_for_reading(path: &Path) -> Result<DB, RocksError> {
     options.set_log_level(LogLevel::Header);
     let cache = Cache::new_lru_cache(CACHE_BYTES);
     // What an older collector wrote may not have all of them.
-    let there = DB::list_cf(&Options::default(), path).unwrap_or_default();
+    let there = Rocks::families_of(path);
     let families = Family::ALL
         .into_iter()
         .filter(|family| there.is_empty() || there.iter().any(|name| name == family.name()))
@@ -452,6 +457,17 @@ fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
     let mut end = prefix[..=last].to_vec();
     end[last] += 1;
     Some(end)
+}
+
+/// A database with just these families, and one value in `meta`.
+#[cfg(test)]
+pub(super) fn make_with(path: &Path, families: &[&str], key: &[u8], value: &[u8]) {
+    std::fs::create_dir_all(path).unwrap();
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    let db = DB::open_cf(&options, path, families).unwrap();
+    db.put_cf(db.cf_handle(Family::Meta.name()).unwrap(), key, value).unwrap();
 }
 
 #[cfg(test)]

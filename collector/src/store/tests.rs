@@ -264,6 +264,43 @@ fn a_store_of_a_newer_version_is_not_touched() {
     assert!(error.to_string().contains("newer gnomon-collector"), "{error}");
 }
 
+/// Whoever gave it a family that is new to another version would take it away from that one.
+#[test]
+fn a_database_with_families_of_another_version_is_left_as_it_is() {
+    let clock = FakeClock::new();
+    let families = |dir: &Path| {
+        let mut names = super::rocks::Rocks::families_of(&dir.join("db"));
+        names.sort_unstable();
+        names
+    };
+    let made = |names: &[&str], format: u64| {
+        let dir = tempfile::tempdir().unwrap();
+        super::rocks::make_with(&dir.path().join("db"), names, keys::META_FORMAT, &format.to_le_bytes());
+        dir
+    };
+
+    let newer = made(&["columns", "blocks", "meta", "auras"], 2);
+    let before = families(newer.path());
+    let error = super::open(newer.path(), gate(&clock), LIMITS).err().unwrap();
+    assert!(matches!(&error, StoreError::NewerFamilies { families, .. } if families == "auras"), "{error}");
+    for word in ["newer gnomon-collector", "auras", "restore"] {
+        assert!(error.to_string().contains(word), "{word:?} is not in: {error}");
+    }
+    assert_eq!(families(newer.path()), before);
+
+    // The families of format 1, as they were.
+    let names =
+        ["flows", "held", "flow_index", "by_ingest", "slices", "segments", "epochs", "ledger", "meta"];
+    let older = made(&names, 1);
+    let before = families(older.path());
+    let error = super::open(older.path(), gate(&clock), LIMITS).err().unwrap();
+    assert!(matches!(error, StoreError::Older { found: 1, .. }), "{error}");
+    for word in ["data_dir", "gnomon export"] {
+        assert!(error.to_string().contains(word), "{word:?} is not in: {error}");
+    }
+    assert_eq!(families(older.path()), before);
+}
+
 #[test]
 fn the_oldest_packets_go_first_and_flows_after_them() {
     let dir = tempfile::tempdir().unwrap();
