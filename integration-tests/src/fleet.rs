@@ -282,6 +282,8 @@ pub struct Agent {
     settings: Vec<String>,
     /// What its config file says.
     config: String,
+    /// Of the process from the next start on, beside this one's.
+    pub environment: Vec<(OsString, OsString)>,
     process: Option<Process>,
 }
 
@@ -320,6 +322,7 @@ impl Agent {
             time_ahead_s,
             settings: all,
             config: String::new(),
+            environment: Vec::new(),
             process: None,
         };
         agent.restart()?;
@@ -345,6 +348,7 @@ impl Agent {
         for setting in &self.settings {
             command.arg("--set").arg(setting);
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.process = Some(Process::spawn(command, self.dir.join("agent.log"))?);
         Ok(())
     }
