@@ -72,7 +72,8 @@ fn cut_again_and_again(cuts: u64, dice: &mut Dice) -> Result<()> {
         if failing {
             control.set(Faults { sync_permille: 300, ..Faults::NONE })?;
         }
-        let (mut sent, mut lens): (Vec<(u16, MonoNs)>, Vec<(MonoNs, u64)>) = Default::default();
+        let mut sent: Vec<(u16, MonoNs)> = Vec::new();
+        let mut lens: Vec<(MonoNs, u64)> = Vec::new();
         let begun = KernelClock.monotonic();
         while KernelClock.monotonic().since(begun) < LOAD_NS {
             traffic::udp(&client, to(port), PACKETS_PER_FLOW, 300, 0)?;
