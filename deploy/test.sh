@@ -9,7 +9,7 @@ trap 'rm -f "$log"' EXIT
 if [ "$(id -u)" != 0 ] && command -v sudo > /dev/null; then
     host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
     # Only the test programs run as root, not the compiler.
-    export "CARGO_TARGET_${host}_RUNNER=sudo --preserve-env=PATH,HOME,XDG_CACHE_HOME,CARGO_TARGET_DIR,RUST_BACKTRACE,GNOMON_PYTHON,GNOMON_CHRONYD,GNOMON_GUEST,GNOMON_KILLS,GNOMON_ECS_FIELDS,GNOMON_EVE_SCHEMA"
+    export "CARGO_TARGET_${host}_RUNNER=sudo --preserve-env=PATH,HOME,XDG_CACHE_HOME,CARGO_TARGET_DIR,RUST_BACKTRACE,GNOMON_PYTHON,GNOMON_CHRONYD,GNOMON_GUEST,GNOMON_KILLS,GNOMON_POWER_CUTS,GNOMON_SEED,GNOMON_ECS_FIELDS,GNOMON_EVE_SCHEMA"
 fi
 echo "==> building the programs under test" >&2
 cargo build --locked --bins -p gnomon-agent -p gnomon-collector -p gnomon-cli || exit 1

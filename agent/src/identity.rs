@@ -86,7 +86,9 @@ fn agent_id(path: &Path) -> Result<AgentId, IdentityError> {
             let written = File::create(&new).and_then(|mut file| {
                 writeln!(file, "{id}")?;
                 file.sync_all()?;
-                fs::rename(&new, path)
+                fs::rename(&new, path)?;
+                // What is in the spool is this agent's: a power cut must not take its name away.
+                path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
             });
             written.map_err(error("cannot write"))?;
             Ok(id)

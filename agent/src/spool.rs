@@ -114,6 +114,11 @@ impl Shared {
     }
 }
 
+/// Makes the names in `dir` outlive a power cut.
+fn sync_directory(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
 /// Opens or makes the spool in `limits.dir`, which nobody else may use.
 ///
 /// # Errors
@@ -125,6 +130,10 @@ pub fn open(limits: Limits, clock: Arc<dyn Clock>) -> Result<(Spool, Appender, R
         move |source| SpoolError { path, what, source }
     };
     fs::create_dir_all(&dir).map_err(error("cannot make the directory"))?;
+    // Its own name has to outlive a power cut before anything in it can.
+    if let Some(above) = dir.parent().filter(|above| !above.as_os_str().is_empty()) {
+        sync_directory(above).map_err(error("cannot sync the directory above"))?;
+    }
     let mut ledger = Ledger::new(&dir);
     let acked = ledger.read().map_err(error("cannot read the ledger"))?;
     let mut index = Index::new();

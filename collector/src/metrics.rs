@@ -41,7 +41,7 @@ fn of_store(sources: &Sources, read: fn(&StoreStatus) -> u64) -> Vec<(&'static s
     sources.store.status().map(|status| one(read(&status))).unwrap_or_default()
 }
 
-static METRICS: [Metric; 20] = [
+static METRICS: [Metric; 22] = [
     Metric {
         name: "gnomon.collector.ingest.received",
         unit: "",
@@ -132,6 +132,22 @@ static METRICS: [Metric; 20] = [
         label: "",
         counter: true,
         read: |s| of_store(s, |status| status.torn_bytes),
+    },
+    Metric {
+        name: "gnomon.collector.store.write_failures",
+        unit: "",
+        help: "Writes of the database that failed; each is tried again until it is durable",
+        label: "",
+        counter: true,
+        read: |s| of_store(s, |status| status.write_failures),
+    },
+    Metric {
+        name: "gnomon.collector.store.reopened",
+        unit: "",
+        help: "How often the database was opened anew because the disk had failed under it",
+        label: "",
+        counter: true,
+        read: |s| of_store(s, |status| status.reopened),
     },
     Metric {
         name: "gnomon.collector.store.lost",

@@ -202,7 +202,9 @@ fn roll_up(store: Store, ending: &CancellationToken, runtime: &Handle) {
     // Of this thread alone, as Linux has it. To be nicer is never refused.
     let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), ROLL_UP_NICE);
     let mut roller = Roller::new(store);
-    while runtime.block_on(ending.run_until_cancelled(tokio::time::sleep(ROLL_UP_EVERY))).is_some() {
+    // Made inside the runtime: a timer outside one panics.
+    let pause = || async { ending.run_until_cancelled(tokio::time::sleep(ROLL_UP_EVERY)).await };
+    while runtime.block_on(pause()).is_some() {
         if let Err(error) = roller.round() {
             tracing::warn!(%error, "rollups are not made for now: facets of everything read every block");
         }

@@ -101,6 +101,8 @@ pub struct Collector {
     pub grpc: SocketAddr,
     pub http: SocketAddr,
     settings: Vec<String>,
+    /// Of the process, beside this one's.
+    environment: Vec<(OsString, OsString)>,
     process: Option<Process>,
 }
 
@@ -110,7 +112,32 @@ impl Collector {
         Collector::start_at(bin_dir, dir, free_address()?, free_address()?, settings)
     }
 
+    /// As [`Collector::start`], with more in the environment of the process.
+    pub fn start_with(
+        bin_dir: &Path,
+        dir: &Path,
+        settings: &[&str],
+        environment: Vec<(OsString, OsString)>,
+    ) -> Result<Collector> {
+        let mut collector = Collector::prepared(bin_dir, dir, free_address()?, free_address()?, settings)?;
+        collector.environment = environment;
+        collector.restart()?;
+        Ok(collector)
+    }
+
     pub fn start_at(
+        bin_dir: &Path,
+        dir: &Path,
+        grpc: SocketAddr,
+        http: SocketAddr,
+        settings: &[&str],
+    ) -> Result<Collector> {
+        let mut collector = Collector::prepared(bin_dir, dir, grpc, http, settings)?;
+        collector.restart()?;
+        Ok(collector)
+    }
+
+    fn prepared(
         bin_dir: &Path,
         dir: &Path,
         grpc: SocketAddr,
@@ -119,22 +146,46 @@ impl Collector {
     ) -> Result<Collector> {
         fs::create_dir_all(dir)?;
         let settings = settings.iter().map(|s| (*s).to_owned()).collect();
-        let mut collector = Collector {
+        Ok(Collector {
             bin_dir: bin_dir.to_owned(),
             dir: dir.to_owned(),
             grpc,
             http,
             settings,
+            environment: Vec::new(),
             process: None,
-        };
-        collector.restart()?;
-        Ok(collector)
+        })
+    }
+
+    /// Where its data are.
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// `gnomon-collector verify` on its data while it is stopped: the exit code and all that was said.
+    pub fn verify(&self) -> Result<(i32, String)> {
+        let output = Command::new(self.bin_dir.join("gnomon-collector"))
+            .arg("verify")
+            .arg(self.data_dir())
+            .stdin(Stdio::null())
+            .output()
+            .context("run gnomon-collector verify")?;
+        let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+        Ok((output.status.code().context("gnomon-collector was killed")?, said.concat()))
     }
 
     /// One that runs elsewhere and is asked at this address.
     pub fn elsewhere(bin_dir: &Path, dir: &Path, grpc: SocketAddr) -> Collector {
         let (bin_dir, dir) = (bin_dir.to_owned(), dir.to_owned());
-        Collector { bin_dir, dir, grpc, http: grpc, settings: Vec::new(), process: None }
+        Collector {
+            bin_dir,
+            dir,
+            grpc,
+            http: grpc,
+            settings: Vec::new(),
+            environment: Vec::new(),
+            process: None,
+        }
     }
 
     /// Start the process (again) and wait until it answers.
@@ -147,6 +198,7 @@ impl Collector {
         for setting in &self.settings {
             command.arg("--set").arg(setting);
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let mut process = Process::spawn(command, self.dir.join("collector.log"))?;
         for _ in 0..START_TRIES {
             if TcpStream::connect(self.grpc).is_ok() && TcpStream::connect(self.http).is_ok() {
@@ -230,6 +282,8 @@ pub struct Agent {
     settings: Vec<String>,
     /// What its config file says.
     config: String,
+    /// Of the process from the next start on, beside this one's.
+    pub environment: Vec<(OsString, OsString)>,
     process: Option<Process>,
 }
 
@@ -268,6 +322,7 @@ impl Agent {
             time_ahead_s,
             settings: all,
             config: String::new(),
+            environment: Vec::new(),
             process: None,
         };
         agent.restart()?;
@@ -293,6 +348,7 @@ impl Agent {
         for setting in &self.settings {
             command.arg("--set").arg(setting);
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.process = Some(Process::spawn(command, self.dir.join("agent.log"))?);
         Ok(())
     }

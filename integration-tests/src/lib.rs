@@ -3,6 +3,8 @@
 
 mod cache;
 pub mod capture_file;
+pub mod faults;
+pub mod feeder;
 pub mod fleet;
 pub mod forward;
 pub mod guest;

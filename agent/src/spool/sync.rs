@@ -1,14 +1,21 @@
 //! Files on their way to the disk: a thread of its own calls fdatasync, so that no append waits for it.
+//!
+//! A sync that failed says nothing of what is on the disk, and a later one of the same file says nothing of what was
+//! written before. So nothing more is written to that file; what it holds is sent as long as it can be read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::Shared;
 use super::segment::SegmentFile;
 
+const SUSPECT_MAX: usize = 8;
+
 #[derive(Debug, Default)]
 struct Pending {
     files: BTreeMap<u64, Arc<SegmentFile>>,
+    /// Files whose sync failed.
+    suspect: BTreeSet<u64>,
     /// A file was made since the last time: the directory has to follow.
     directory: bool,
     closed: bool,
@@ -22,10 +29,12 @@ pub(super) struct SyncQueue {
 }
 
 impl SyncQueue {
-    pub(super) fn written(&self, number: u64, file: &Arc<SegmentFile>, made: bool) {
+    /// To be synced next. False when the file is not to be written to any more.
+    pub(super) fn written(&self, number: u64, file: &Arc<SegmentFile>, made: bool) -> bool {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         pending.directory |= made;
         pending.files.entry(number).or_insert_with(|| Arc::clone(file));
+        !pending.suspect.remove(&number)
     }
 
     pub(super) fn close(&self) {
@@ -37,6 +46,7 @@ impl SyncQueue {
 /// Syncs what was written each `sync_interval`, and once more when the queue is closed.
 pub(super) fn run(shared: &Shared) {
     let queue = &shared.sync;
+    let mut failing = false;
     loop {
         let pending = queue.pending.lock().unwrap_or_else(PoisonError::into_inner);
         let waited =
@@ -46,16 +56,36 @@ pub(super) fn run(shared: &Shared) {
         let directory = std::mem::take(&mut pending.directory);
         drop(pending);
         let mut failed = None;
-        for file in files.values() {
-            failed = file.file.sync_data().err().or(failed);
+        let mut suspect = Vec::new();
+        for (number, file) in &files {
+            if let Err(error) = file.file.sync_data() {
+                suspect.push(*number);
+                failed = Some(error);
+            }
         }
-        if directory {
-            let synced = std::fs::File::open(&shared.limits.dir).and_then(|dir| dir.sync_all());
-            failed = synced.err().or(failed);
+        let mut again = false;
+        if directory && let Err(error) = super::sync_directory(&shared.limits.dir) {
+            again = true;
+            failed = Some(error);
         }
+        let looked = !files.is_empty() || directory;
         if let Some(error) = failed {
-            tracing::error!(dir = %shared.limits.dir.display(), %error, "cannot sync the spool: a power cut may lose what was written");
+            let mut pending = queue.pending.lock().unwrap_or_else(PoisonError::into_inner);
+            pending.directory |= again;
+            pending.suspect.extend(suspect);
+            // Two are written to; of the others nobody asks.
+            while pending.suspect.len() > SUSPECT_MAX {
+                pending.suspect.pop_first();
+            }
+            drop(pending);
             shared.index().error = Some(format!("fdatasync: {error}"));
+            if !failing {
+                tracing::error!(dir = %shared.limits.dir.display(), %error, "cannot sync the spool: a power cut may lose what was written");
+            }
+            failing = true;
+        } else if failing && looked {
+            failing = false;
+            tracing::info!("the spool is synced again, in other files");
         }
         if closed {
             return;

@@ -206,8 +206,11 @@ impl Appender {
         if written.is_ok() {
             active.end += header.entry_bytes();
             active.totals.add(header);
-            shared.sync.written(active.number, &active.file, made);
+            let trusted = shared.sync.written(active.number, &active.file, made);
             shared.index().appended(active.number, header);
+            if !trusted {
+                self.seal(header.lane);
+            }
         }
         self.buffer = buffer;
         written

@@ -133,6 +133,9 @@ pub(crate) async fn status(client: &mut Client, format: Format) -> Result<Outcom
         for line in reach_words(&status) {
             writeln!(out, "{}", terminal_safe(&line))?;
         }
+        if let Some(why) = &status.stopped {
+            writeln!(out, "nothing is taken in, agents keep what they have: {}", terminal_safe(why))?;
+        }
         writeln!(out)?;
     }
     let pairs: Vec<(&str, Cell)> = vec![
@@ -153,6 +156,7 @@ pub(crate) async fn status(client: &mut Client, format: Format) -> Result<Outcom
         ("packets_full_in", full_in(status.packets_full_in_s)),
         ("packets_reach_back_to", time(status.oldest_packet_unix_ns)),
         ("disk_free_bytes", status.disk_free_bytes.into()),
+        ("stopped", status.stopped.clone().into()),
         ("now", time(Some(status.now_unix_ns))),
         ("now_err_ns", status.now_err_ns.into()),
         ("clock_proven", status.clock_proven.into()),

@@ -156,6 +156,7 @@ pub(super) fn status(status: &v1::StatusResponse) -> Value {
         "flow_bytes_a_day": status.flow_bytes_a_day,
         "packets_full_in_s": status.packets_full_in_s,
         "flows_full_in_s": status.flows_full_in_s,
+        "stopped": status.stopped,
     })
 }
 

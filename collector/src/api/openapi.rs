@@ -254,6 +254,7 @@ fn schemas() -> Value {
             "packet_bytes_a_day": {"type": ["integer", "null"]}, "flow_bytes_a_day": {"type": ["integer", "null"]},
             "packets_full_in_s": {"type": ["integer", "null"], "description": "until the oldest packets are given up, at this rate"},
             "flows_full_in_s": {"type": ["integer", "null"], "description": "until the oldest flows are given up, at this rate"},
+            "stopped": {"type": ["string", "null"], "description": "why nothing is taken in at the moment"},
         })),
         "CollectorClock": object(json!({
             "state": {"type": "string", "enum": ["proven", "unproven"]}, "reason": text(), "source": text(),

@@ -73,7 +73,7 @@ impl Committer {
     pub fn start(writer: Writer, clock: Arc<dyn Clock>) -> std::io::Result<(Committer, CommitterHandle)> {
         // Unbounded in number, bounded in bytes by the permits that each submission holds.
         let (sender, receiver) = channel();
-        let stop = Arc::new(AtomicBool::new(false));
+        let stop = writer.closing();
         let counters = Arc::new(CommitCounters::default());
         let ended = CancellationToken::new();
         let guard = ended.clone().drop_guard();

@@ -3,12 +3,16 @@
 //! One file an entry, `EPOCH-SEQ.entry`, holding the protobuf `Entry`; at most [`BYTES_MAX`] in all, after which they
 //! are only counted.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use gnomon_flow::EpochHash;
 use gnomon_proto::{Message, v1};
+
+use crate::store::directory;
 
 /// Bytes kept in all.
 const BYTES_MAX: u64 = 64 << 20;
@@ -24,7 +28,7 @@ impl Quarantine {
     /// # Errors
     /// When the directory cannot be made or listed.
     pub fn open(dir: &Path) -> std::io::Result<Quarantine> {
-        std::fs::create_dir_all(dir)?;
+        directory::create(dir)?;
         let mut bytes = 0;
         for file in std::fs::read_dir(dir)? {
             bytes += file?.metadata()?.len();
@@ -32,7 +36,7 @@ impl Quarantine {
         Ok(Quarantine { dir: dir.to_owned(), bytes: Arc::new(AtomicU64::new(bytes)) })
     }
 
-    /// Keep `entry`; `None` when there is no room. Blocking.
+    /// Keep `entry`, durably, since it is acknowledged next; `None` when there is no room. Blocking.
     ///
     /// # Errors
     /// What the disk said.
@@ -44,9 +48,22 @@ impl Quarantine {
             return Ok(None);
         }
         let path = self.dir.join(format!("{:016x}-{}.entry", epoch.0, entry.seq));
-        std::fs::write(&path, bytes)?;
-        Ok(Some(path))
+        match write(&path, &bytes).and_then(|()| directory::sync(&self.dir)) {
+            Ok(()) => Ok(Some(path)),
+            Err(error) => {
+                self.bytes.fetch_sub(len, Ordering::Relaxed);
+                // What there is of it is worth nothing, and its room may be wanted.
+                let _ = std::fs::remove_file(&path);
+                Err(error)
+            }
+        }
     }
+}
+
+fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 #[cfg(test)]

@@ -99,7 +99,7 @@ impl Writer {
         }
         batch.put(Family::Meta, keys::META_NEXT_BLOCK, numbers([self.next_block + sealed.len() as u64]));
         batch.put(Family::Meta, keys::META_NEXT_RECENT, numbers([self.recent.1]));
-        self.shared.rocks.write(&batch, true)?;
+        self.write(&batch, true)?;
         self.recent.0 = self.recent.1;
         self.next_block += sealed.len() as u64;
         for id in &leaving {
@@ -153,7 +153,7 @@ impl Writer {
                 batch.delete(Family::Dead, keys::block(block.id));
             }
         }
-        self.shared.rocks.write(&batch, false)?;
+        self.write(&batch, false)?;
         let mut live = self.shared.live.write().unwrap_or_else(PoisonError::into_inner);
         live.change_blocks(Vec::new(), ids);
         let oldest = live.blocks().first().map_or(self.next_block, |block| block.id);
@@ -162,7 +162,7 @@ impl Writer {
         let mut rollups = Batch::default();
         ids.iter().for_each(|id| rollups.delete(Family::Rollups, keys::block(*id)));
         delete_groups(ids, &mut rollups);
-        self.shared.rocks.write(&rollups, false)?;
+        self.write(&rollups, false)?;
         self.shared.rocks.drop_files_below(Family::Rollups, &keys::block(oldest));
         // Whole files of what was before the oldest block go at once; the rest as compactions come by.
         self.shared.rocks.drop_files_below(Family::Columns, &keys::block(oldest));

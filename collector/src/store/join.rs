@@ -120,7 +120,7 @@ impl Writer {
         while self.join_arrived()? || self.search_block()? {}
         let mut batch = Batch::default();
         forgotten.iter().for_each(|number| batch.delete(Family::Alerts, keys::alert(*number)));
-        self.shared.rocks.write(&batch, false)?;
+        self.write(&batch, false)?;
         let counts = Arc::clone(&self.shared.alert_counts);
         for number in forgotten {
             let Some(gone) = self.alerts.remove(number).filter(|gone| !gone.joined) else { continue };

@@ -1,5 +1,8 @@
 //! Every byte of every key of the store, in one place. **Frozen**: a store on somebody's disk has these bytes. A change
-//! of meaning takes a new family or a new [`FORMAT`]; what is retired stays reserved here.
+//! of meaning takes a new family or a new [`FORMAT`]; what is retired stays reserved here. A family is new where an older
+//! version would answer right without it, were it not that it refuses what it does not know (`open.rs`): its name says so,
+//! and no number has to. [`FORMAT`] rises where what is there has another meaning, and whoever raises it brings what
+//! converts the format before.
 //!
 //! All integers are big endian, so that the order of bytes is the order of numbers; times are TAI nanoseconds with the
 //! sign bit flipped for the same reason.

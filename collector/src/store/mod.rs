@@ -10,6 +10,7 @@ pub(crate) mod block;
 mod change;
 mod checkpoint;
 mod column_cache;
+pub(crate) mod directory;
 mod envelope;
 mod epochs;
 mod held;
@@ -38,6 +39,7 @@ mod stage;
 #[cfg(test)]
 pub(crate) mod testing;
 mod text_index;
+mod trouble;
 mod verify;
 mod walk;
 mod writer;
@@ -118,16 +120,22 @@ pub enum StoreError {
     InUse { path: PathBuf },
     #[error("{} holds no store of a gnomon-collector", path.display())]
     NoStore { path: PathBuf },
+    #[error("the collector is stopping, and what it wrote last may be there or not: the next start will see")]
+    Stopping,
     #[error("a thread of the query ended by a fault in the collector; its log says more")]
     Fault,
     #[error(
-        "{} was written by an older gnomon-collector (format {found}, this one knows {known}): export its flows with that version, or give another data directory", path.display()
+        "{} was written by a gnomon-collector from before the first release (format {found}, this one knows {known}), and cannot be converted; nothing in it was changed: give another data_dir, and to keep the old flows run that version on the old one and `gnomon export` them", path.display()
     )]
     Older { path: PathBuf, found: u64, known: u32 },
     #[error(
         "{} was written by a newer gnomon-collector (format {found}, this one knows {known}): use that version", path.display()
     )]
     Newer { path: PathBuf, found: u64, known: u32 },
+    #[error(
+        "{} was written by a newer gnomon-collector: its database has {families}, which this one does not know; nothing in it was changed: use that version or a newer one, or `gnomon-collector restore` a backup from before the upgrade to another data_dir", path.display()
+    )]
+    NewerFamilies { path: PathBuf, families: String },
     #[error("{}: {source}", path.display())]
     Directory { path: PathBuf, source: std::io::Error },
     #[error("{} has {free_bytes} bytes free, and opening a store takes {wanted_bytes}: make room", path.display())]
@@ -184,6 +192,9 @@ pub struct StoreStatus {
     pub damaged_blocks: u64,
     /// Indexes of segment files that were found damaged, and made anew.
     pub damaged_indexes: u64,
+    /// Writes of the database that failed, and how often it was opened anew because of that.
+    pub write_failures: u64,
+    pub reopened: u64,
     /// Why nothing is taken in at the moment, in words.
     pub stopped: Option<String>,
 }
@@ -216,6 +227,9 @@ struct Shared {
     alert_counts: Arc<AlertCounts>,
     torn_bytes: u64,
     lost_bytes: u64,
+    /// Writes of the database that failed, and how often it was opened anew for that.
+    write_failures: AtomicU64,
+    reopened: AtomicU64,
     stopped: Mutex<Option<String>>,
 }
 
@@ -467,6 +481,8 @@ impl Store {
             lost_bytes: shared.lost_bytes,
             damaged_blocks: shared.damaged_blocks.load(Ordering::Relaxed) + shared.segments.damaged_blocks(),
             damaged_indexes: shared.segments.damaged_indexes(),
+            write_failures: shared.write_failures.load(Ordering::Relaxed),
+            reopened: shared.reopened.load(Ordering::Relaxed),
             stopped: shared.stopped.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         })
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::path::Path;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
 
 use gnomon_clock::MonoNs;
@@ -10,6 +10,7 @@ use tokio::sync::broadcast;
 
 use super::alerts::AlertTable;
 use super::column_cache::ColumnCache;
+use super::directory;
 use super::envelope::{Totals, numbers, numbers_of};
 use super::epochs::Epochs;
 use super::intake::Intake;
@@ -45,11 +46,15 @@ pub fn open_enriched(
     limits: Limits,
     enrichment: impl Into<CurrentEnrichment>,
 ) -> Result<(Store, Writer), StoreError> {
-    std::fs::create_dir_all(dir).map_err(|source| StoreError::Directory { path: dir.to_owned(), source })?;
+    // Made here, not by whoever needs them: their names have to be durable before anything in them is.
+    for dir in [dir, &dir.join("db"), &dir.join("segments")] {
+        directory::create(dir).map_err(|source| StoreError::Directory { path: dir.to_owned(), source })?;
+    }
     let free_bytes = free_bytes(dir)?;
     if free_bytes < OPEN_BYTES_MIN {
         return Err(StoreError::NoRoom { path: dir.to_owned(), free_bytes, wanted_bytes: OPEN_BYTES_MIN });
     }
+    check_families(dir)?;
     let mut rocks = Rocks::open(&dir.join("db"))?;
     check_format(dir, &rocks)?;
     rocks.drop_retired()?;
@@ -92,6 +97,8 @@ pub fn open_enriched(
         alert_counts: Arc::default(),
         torn_bytes: recovered.cut_bytes,
         lost_bytes: recovered.lost_bytes,
+        write_failures: AtomicU64::new(0),
+        reopened: AtomicU64::new(0),
         stopped: Mutex::default(),
     });
     let mut writer = Writer {
@@ -114,6 +121,8 @@ pub fn open_enriched(
         age_held_up: false,
         time_saved_at: None,
         events_saved: 0,
+        closing: Arc::new(AtomicBool::new(false)),
+        unsettled: false,
     };
     writer.load_segments()?;
     writer.load_alerts()?;
@@ -121,6 +130,31 @@ pub fn open_enriched(
     writer.load_jobs();
     writer.load_time()?;
     Ok((Store { shared }, writer))
+}
+
+/// Refuses what this version does not know before anything is changed: opening a database for writing gives it the families
+/// that it lacks, and the version that it belongs to would not open it any more.
+fn check_families(dir: &Path) -> Result<(), StoreError> {
+    let db = dir.join("db");
+    let there = Rocks::families_of(&db);
+    let known = |name: &String| Family::ALL.iter().any(|family| family.name() == *name);
+    let lacks = Family::ALL.iter().any(|family| !there.iter().any(|name| name == family.name()));
+    let retired = |name: &String| keys::RETIRED.contains(&name.as_str()) || name == "default";
+    let unknown: Vec<String> = there.iter().filter(|name| !known(name) && !retired(name)).cloned().collect();
+    // Most stores have what this version has, and say their format when they are open.
+    if there.is_empty() || (unknown.is_empty() && !lacks) {
+        return Ok(());
+    }
+    let rocks = Rocks::open_read_only(&db)?;
+    if rocks.has(Family::Meta)
+        && let Some(value) = rocks.get(Family::Meta, keys::META_FORMAT)?
+    {
+        judge_format(dir, &value)?;
+    }
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    Err(StoreError::NewerFamilies { path: dir.to_owned(), families: unknown.join(", ") })
 }
 
 fn check_format(dir: &Path, rocks: &Rocks) -> Result<(), StoreError> {

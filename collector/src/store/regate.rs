@@ -212,7 +212,7 @@ impl Writer {
             batch.put(Family::Blocks, keys::block(block.id), summary.encode());
             let mut sealed = Sealed { summary: Arc::new(summary), ..Sealed::clone(block) };
             sealed.times = self.shared.times(&sealed)?;
-            self.shared.rocks.write(&batch, true)?;
+            self.write(&batch, true)?;
             let mut live = self.shared.live.write().unwrap_or_else(PoisonError::into_inner);
             live.change_blocks(vec![Arc::new(sealed)], &[]);
             return Ok(());

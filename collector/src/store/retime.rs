@@ -121,7 +121,7 @@ impl Writer {
             self.time_saved_at = Some(now);
             let mut batch = Batch::default();
             batch.put(Family::Meta, keys::META_TIMELINE, encode(&saved));
-            self.shared.rocks.write(&batch, false)?;
+            self.write(&batch, false)?;
         }
         self.keep_events()
     }
@@ -135,7 +135,7 @@ impl Writer {
             let mut batch = Batch::default();
             let value = v1::StoredClockEvents { events }.encode_to_vec();
             batch.put(Family::Meta, keys::META_CLOCK_EVENTS, value);
-            self.shared.rocks.write(&batch, false)?;
+            self.write(&batch, false)?;
             self.events_saved = added;
         }
         Ok(())

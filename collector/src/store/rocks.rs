@@ -4,8 +4,11 @@
 //! is by runs of a limited length that each open and close a cursor: nothing outlives a call, and no reader pins the
 //! database's memory.
 
-use std::ops::Bound;
+use std::fs::File;
+use std::io::{self, Write};
+use std::ops::{Bound, Deref};
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
@@ -14,6 +17,7 @@ use rocksdb::{
 };
 
 use super::StoreError;
+use super::directory;
 use super::keys::{self, Family};
 
 /// Bytes that the one block cache of the database may take, filters and indexes included.
@@ -27,12 +31,39 @@ const WRITE_BUFFER_BYTES_SMALL: usize = 4 << 20;
 const STALL_WAIT: std::time::Duration = std::time::Duration::from_millis(5);
 const STALL_TRIES: u32 = 100;
 
+/// Written and synced to see whether the disk takes anything.
+const TRIAL: &str = "trial";
+const TRIAL_BYTES: [u8; 4096] = [0x55; 4096];
+
 /// What RocksDB said, and where its files are.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("database {}: {message}", path.display())]
 pub struct RocksError {
     pub path: PathBuf,
     pub message: String,
+    pub failure: RocksFailure,
+}
+
+/// What a failure leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RocksFailure {
+    /// It was not begun: flushes and compactions do not keep up.
+    Stalled,
+    /// The disk is full. The database goes on by itself when there is room; what was being written is there or not.
+    NoSpace,
+    /// Anything else. The database takes nothing more until it is opened again; what was being written is there or not.
+    Other,
+}
+
+impl RocksFailure {
+    fn of(error: &rocksdb::Error) -> RocksFailure {
+        match error.kind() {
+            rocksdb::ErrorKind::Incomplete => RocksFailure::Stalled,
+            // The binding tells no subcodes.
+            _ if AsRef::<str>::as_ref(error).contains("No space left") => RocksFailure::NoSpace,
+            _ => RocksFailure::Other,
+        }
+    }
 }
 
 /// One atomic change.
@@ -56,8 +87,21 @@ impl Batch {
 }
 
 pub(super) struct Rocks {
-    db: DB,
+    /// `None` while it is opened again, and when even reading it failed then. Held for short calls, never two at once
+    /// by one thread.
+    db: RwLock<Option<DB>>,
     path: PathBuf,
+}
+
+/// The database for one call.
+struct Opened<'a>(RwLockReadGuard<'a, Option<DB>>);
+
+impl Deref for Opened<'_> {
+    type Target = DB;
+
+    fn deref(&self) -> &DB {
+        self.0.as_ref().expect("looked at when it was made")
+    }
 }
 
 /// A key and its value.
@@ -67,39 +111,7 @@ impl Rocks {
     /// # Errors
     /// When another process has it open, or it cannot be created or read.
     pub(super) fn open(path: &Path) -> Result<Rocks, RocksError> {
-        let mut options = Options::default();
-        options.create_if_missing(true);
-        options.create_missing_column_families(true);
-        options.set_max_total_wal_size(WAL_BYTES_MAX);
-        options.set_max_background_jobs(2);
-        options.set_max_open_files(512);
-        // Its own text log stays empty: the next line after one that met a full disk fails an assertion in builds that
-        // have them on, Debian's among these, and takes the process along.
-        options.set_log_level(LogLevel::Header);
-        options.set_keep_log_file_num(2);
-        options.set_bytes_per_sync(1 << 20);
-        let cache = Cache::new_lru_cache(CACHE_BYTES);
-        let families = Family::ALL
-            .map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache)));
-        // Unused, but RocksDB insists on it.
-        let default = ColumnFamilyDescriptor::new("default", Options::default());
-        // A database is opened with all families it has or not at all. No list: there is no database yet.
-        let there = DB::list_cf(&Options::default(), path).unwrap_or_default();
-        let retired = there.into_iter().filter(|name| keys::RETIRED.contains(&name.as_str()));
-        let retired = retired.map(|name| ColumnFamilyDescriptor::new(name, Options::default()));
-        let families = families.into_iter().chain([default]).chain(retired);
-        let db = DB::open_cf_descriptors(&options, path, families);
-        match db {
-            Ok(db) => Ok(Rocks { db, path: path.to_owned() }),
-            Err(error) => {
-                let message = if error.to_string().contains("lock") {
-                    format!("{error} (is another gnomon-collector running on this directory?)")
-                } else {
-                    error.to_string()
-                };
-                Err(RocksError { path: path.to_owned(), message })
-            }
-        }
+        Ok(Rocks { db: RwLock::new(Some(open_for_writing(path)?)), path: path.to_owned() })
     }
 
     /// For reading only: nothing is changed, and whether somebody else has it open is not asked.
@@ -107,26 +119,69 @@ impl Rocks {
     /// # Errors
     /// When it cannot be read.
     pub(super) fn open_read_only(path: &Path) -> Result<Rocks, RocksError> {
-        let mut options = Options::default();
-        options.set_max_open_files(512);
-        options.set_log_level(LogLevel::Header);
-        let cache = Cache::new_lru_cache(CACHE_BYTES);
-        // What an older collector wrote may not have all of them.
-        let there = DB::list_cf(&Options::default(), path).unwrap_or_default();
-        let families = Family::ALL
-            .into_iter()
-            .filter(|family| there.is_empty() || there.iter().any(|name| name == family.name()))
-            .map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache)));
-        let db = DB::open_cf_descriptors_read_only(&options, path, families, false);
-        let error = |error: rocksdb::Error| RocksError { path: path.to_owned(), message: error.to_string() };
-        Ok(Rocks { db: db.map_err(error)?, path: path.to_owned() })
+        Ok(Rocks { db: RwLock::new(Some(open_for_reading(path)?)), path: path.to_owned() })
+    }
+
+    /// Opens it anew after a failure, once the disk takes and keeps what is written. What was synced is there then, and
+    /// durable by a sync of now: the log is read and what is in it put into files. Readers wait meanwhile; where it cannot
+    /// be opened for writing, they go on with what can be read.
+    ///
+    /// # Errors
+    /// What the disk said: call it again.
+    pub(super) fn reopen(&self) -> Result<(), RocksError> {
+        self.try_disk().map_err(|error| RocksError {
+            path: self.path.clone(),
+            message: format!("the disk does not keep what is written: {error}"),
+            failure: RocksFailure::Other,
+        })?;
+        let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
+        // Closed first: it is locked against a second opening.
+        *db = None;
+        match open_for_writing(&self.path) {
+            Ok(opened) => {
+                *db = Some(opened);
+                Ok(())
+            }
+            Err(error) => {
+                *db = open_for_reading(&self.path).ok();
+                Err(error)
+            }
+        }
+    }
+
+    fn try_disk(&self) -> io::Result<()> {
+        let path = self.path.join(TRIAL);
+        let mut file = File::create(&path)?;
+        file.write_all(&TRIAL_BYTES)?;
+        file.sync_all()?;
+        std::fs::remove_file(&path)?;
+        directory::sync(&self.path)
+    }
+
+    fn db(&self) -> Result<Opened<'_>, RocksError> {
+        let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
+        if db.is_none() {
+            let message = "it cannot be opened just now".to_owned();
+            return Err(RocksError { path: self.path.clone(), message, failure: RocksFailure::Other });
+        }
+        Ok(Opened(db))
+    }
+
+    /// The families of the database at `path`, by name; none when there is no database. Nothing is changed.
+    pub(super) fn families_of(path: &Path) -> Vec<String> {
+        DB::list_cf(&Options::default(), path).unwrap_or_default()
     }
 
     /// Drop what the database has of families that are no more.
     pub(super) fn drop_retired(&mut self) -> Result<(), RocksError> {
+        let Some(db) = self.db.get_mut().unwrap_or_else(PoisonError::into_inner) else { return Ok(()) };
         for name in keys::RETIRED {
-            if self.db.cf_handle(name).is_some() {
-                self.db.drop_cf(name).map_err(|error| self.error(error))?;
+            if db.cf_handle(name).is_some() {
+                db.drop_cf(name).map_err(|error| RocksError {
+                    path: self.path.clone(),
+                    message: error.to_string(),
+                    failure: RocksFailure::of(&error),
+                })?;
             }
         }
         Ok(())
@@ -134,26 +189,24 @@ impl Rocks {
 
     /// Whether the database has a family: it lacks those of a newer collector until one opens it for writing.
     pub(super) fn has(&self, family: Family) -> bool {
-        self.db.cf_handle(family.name()).is_some()
-    }
-
-    fn family(&self, family: Family) -> &rocksdb::ColumnFamily {
-        self.db.cf_handle(family.name()).expect("every family is created at open")
+        self.db().is_ok_and(|db| db.cf_handle(family.name()).is_some())
     }
 
     // By value for `map_err`.
     #[allow(clippy::needless_pass_by_value)]
     fn error(&self, error: rocksdb::Error) -> RocksError {
-        RocksError { path: self.path.clone(), message: error.to_string() }
+        RocksError { path: self.path.clone(), message: error.to_string(), failure: RocksFailure::of(&error) }
     }
 
     pub(super) fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, RocksError> {
-        self.db.get_cf(self.family(family), key).map_err(|e| self.error(e))
+        let db = self.db()?;
+        db.get_cf(handle(&db, family), key).map_err(|e| self.error(e))
     }
 
     /// Whether there is such a key; its value is not copied.
     pub(super) fn has_key(&self, family: Family, key: &[u8]) -> Result<bool, RocksError> {
-        let found = self.db.get_pinned_cf(self.family(family), key).map_err(|e| self.error(e))?;
+        let db = self.db()?;
+        let found = db.get_pinned_cf(handle(&db, family), key).map_err(|e| self.error(e))?;
         Ok(found.is_some())
     }
 
@@ -166,21 +219,23 @@ impl Rocks {
         options.set_no_slowdown(true);
         for _ in 0..STALL_TRIES {
             let mut write = WriteBatch::default();
+            let db = self.db()?;
             for (family, key, value) in &batch.operations {
                 match value {
-                    Some(value) => write.put_cf(self.family(*family), key, value),
-                    None => write.delete_cf(self.family(*family), key),
+                    Some(value) => write.put_cf(handle(&db, *family), key, value),
+                    None => write.delete_cf(handle(&db, *family), key),
                 }
             }
-            match self.db.write_opt(write, &options) {
-                Err(error) if error.kind() == rocksdb::ErrorKind::Incomplete => {
+            match db.write_opt(write, &options) {
+                Err(error) if RocksFailure::of(&error) == RocksFailure::Stalled => {
+                    drop(db);
                     std::thread::sleep(STALL_WAIT)
                 }
                 written => return written.map_err(|e| self.error(e)),
             }
         }
         let message = "flushes and compactions do not keep up: the disk is slow or full".to_owned();
-        Err(RocksError { path: self.path.clone(), message })
+        Err(RocksError { path: self.path.clone(), message, failure: RocksFailure::Stalled })
     }
 
     /// At most `limit` pairs with `from ≤ key < to`, from the lowest up or (`reverse`) from the highest down. `after`
@@ -216,7 +271,8 @@ impl Rocks {
             options.set_iterate_upper_bound(upper);
         }
         let mode = if reverse { IteratorMode::End } else { IteratorMode::Start };
-        let pairs = self.db.iterator_cf_opt(self.family(family), options, mode).take(limit);
+        let db = self.db()?;
+        let pairs = db.iterator_cf_opt(handle(&db, family), options, mode).take(limit);
         pairs.map(|pair| pair.map_err(|e| self.error(e))).collect()
     }
 
@@ -257,7 +313,8 @@ impl Rocks {
 
     /// Give back at once the space of files that hold only keys below `end`. What is in them must be deleted already.
     pub(super) fn drop_files_below(&self, family: Family, end: &[u8]) {
-        if let Err(error) = self.db.delete_file_in_range_cf(self.family(family), &[][..], end) {
+        let Ok(db) = self.db() else { return };
+        if let Err(error) = db.delete_file_in_range_cf(handle(&db, family), &[][..], end) {
             tracing::debug!(%error, "space comes back by compactions instead");
         }
     }
@@ -274,23 +331,85 @@ impl Rocks {
 
     /// A number that RocksDB knows of each family, summed up.
     fn property(&self, name: &str) -> u64 {
-        let of = |family| self.db.property_int_value_cf(self.family(family), name).ok().flatten();
+        let Ok(db) = self.db() else { return 0 };
+        let of = |family| db.property_int_value_cf(handle(&db, family), name).ok().flatten();
         Family::ALL.into_iter().filter_map(of).sum()
     }
 
     /// A copy of all that was written, made of links where `to` is on the same file system. `to` must not be there.
     pub(super) fn checkpoint(&self, to: &Path) -> Result<(), RocksError> {
-        let checkpoint = Checkpoint::new(&self.db).map_err(|e| self.error(e))?;
+        let db = self.db()?;
+        let checkpoint = Checkpoint::new(&db).map_err(|e| self.error(e))?;
         checkpoint.create_checkpoint(to).map_err(|e| self.error(e))
     }
 
     /// Write everything from memory to its files.
     pub(super) fn flush(&self) -> Result<(), RocksError> {
+        let db = self.db()?;
         for family in Family::ALL {
-            self.db.flush_cf(self.family(family)).map_err(|e| self.error(e))?;
+            db.flush_cf(handle(&db, family)).map_err(|e| self.error(e))?;
         }
         Ok(())
     }
+}
+
+fn handle(db: &DB, family: Family) -> &rocksdb::ColumnFamily {
+    db.cf_handle(family.name()).expect("every family is created at open")
+}
+
+fn open_for_writing(path: &Path) -> Result<DB, RocksError> {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_max_total_wal_size(WAL_BYTES_MAX);
+    options.set_max_background_jobs(2);
+    options.set_max_open_files(512);
+    // Its own text log stays empty: the next line after one that met a full disk fails an assertion in builds that
+    // have them on, Debian's among these, and takes the process along.
+    options.set_log_level(LogLevel::Header);
+    options.set_keep_log_file_num(2);
+    options.set_bytes_per_sync(1 << 20);
+    let cache = Cache::new_lru_cache(CACHE_BYTES);
+    let families =
+        Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache)));
+    // Unused, but RocksDB insists on it.
+    let default = ColumnFamilyDescriptor::new("default", Options::default());
+    // A database is opened with all families it has or not at all. No list: there is no database yet.
+    let there = Rocks::families_of(path);
+    let retired = there.into_iter().filter(|name| keys::RETIRED.contains(&name.as_str()));
+    let retired = retired.map(|name| ColumnFamilyDescriptor::new(name, Options::default()));
+    let families = families.into_iter().chain([default]).chain(retired);
+    let db = DB::open_cf_descriptors(&options, path, families);
+    match db {
+        Ok(db) => Ok(db),
+        Err(error) => {
+            let message = if error.to_string().contains("lock") {
+                format!("{error} (is another gnomon-collector running on this directory?)")
+            } else {
+                error.to_string()
+            };
+            Err(RocksError { path: path.to_owned(), message, failure: RocksFailure::of(&error) })
+        }
+    }
+}
+
+fn open_for_reading(path: &Path) -> Result<DB, RocksError> {
+    let mut options = Options::default();
+    options.set_max_open_files(512);
+    options.set_log_level(LogLevel::Header);
+    let cache = Cache::new_lru_cache(CACHE_BYTES);
+    // What an older collector wrote may not have all of them.
+    let there = Rocks::families_of(path);
+    let families = Family::ALL
+        .into_iter()
+        .filter(|family| there.is_empty() || there.iter().any(|name| name == family.name()))
+        .map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache)));
+    let db = DB::open_cf_descriptors_read_only(&options, path, families, false);
+    db.map_err(|error| RocksError {
+        path: path.to_owned(),
+        message: error.to_string(),
+        failure: RocksFailure::of(&error),
+    })
 }
 
 fn family_options(family: Family, cache: &Cache) -> Options {
@@ -340,6 +459,17 @@ fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
     Some(end)
 }
 
+/// A database with just these families, and one value in `meta`.
+#[cfg(test)]
+pub(super) fn make_with(path: &Path, families: &[&str], key: &[u8], value: &[u8]) {
+    std::fs::create_dir_all(path).unwrap();
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    let db = DB::open_cf(&options, path, families).unwrap();
+    db.put_cf(db.cf_handle(Family::Meta.name()).unwrap(), key, value).unwrap();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -374,8 +504,9 @@ mod tests {
     fn a_database_without_the_newest_family_is_read_and_gets_it() {
         let dir = tempfile::tempdir().unwrap();
         let mut older = Rocks::open(dir.path()).unwrap();
-        older.db.drop_cf(Family::Rollups.name()).unwrap();
-        older.db.drop_cf(Family::Groups.name()).unwrap();
+        let db = older.db.get_mut().unwrap().as_mut().unwrap();
+        db.drop_cf(Family::Rollups.name()).unwrap();
+        db.drop_cf(Family::Groups.name()).unwrap();
         drop(older);
         let only_read = Rocks::open_read_only(dir.path()).unwrap();
         assert!(!only_read.has(Family::Rollups) && only_read.has(Family::Blocks));

@@ -264,6 +264,43 @@ fn a_store_of_a_newer_version_is_not_touched() {
     assert!(error.to_string().contains("newer gnomon-collector"), "{error}");
 }
 
+/// Whoever gave it a family that is new to another version would take it away from that one.
+#[test]
+fn a_database_with_families_of_another_version_is_left_as_it_is() {
+    let clock = FakeClock::new();
+    let families = |dir: &Path| {
+        let mut names = super::rocks::Rocks::families_of(&dir.join("db"));
+        names.sort_unstable();
+        names
+    };
+    let made = |names: &[&str], format: u64| {
+        let dir = tempfile::tempdir().unwrap();
+        super::rocks::make_with(&dir.path().join("db"), names, keys::META_FORMAT, &format.to_le_bytes());
+        dir
+    };
+
+    let newer = made(&["columns", "blocks", "meta", "auras"], 2);
+    let before = families(newer.path());
+    let error = super::open(newer.path(), gate(&clock), LIMITS).err().unwrap();
+    assert!(matches!(&error, StoreError::NewerFamilies { families, .. } if families == "auras"), "{error}");
+    for word in ["newer gnomon-collector", "auras", "restore"] {
+        assert!(error.to_string().contains(word), "{word:?} is not in: {error}");
+    }
+    assert_eq!(families(newer.path()), before);
+
+    // The families of format 1, as they were.
+    let names =
+        ["flows", "held", "flow_index", "by_ingest", "slices", "segments", "epochs", "ledger", "meta"];
+    let older = made(&names, 1);
+    let before = families(older.path());
+    let error = super::open(older.path(), gate(&clock), LIMITS).err().unwrap();
+    assert!(matches!(error, StoreError::Older { found: 1, .. }), "{error}");
+    for word in ["data_dir", "gnomon export"] {
+        assert!(error.to_string().contains(word), "{word:?} is not in: {error}");
+    }
+    assert_eq!(families(older.path()), before);
+}
+
 #[test]
 fn the_oldest_packets_go_first_and_flows_after_them() {
     let dir = tempfile::tempdir().unwrap();
@@ -381,6 +418,18 @@ fn no_space_in_the_middle_of_a_write_loses_nothing() {
     let mut sliced = Vec::new();
     for round in 0..2u64 {
         fill();
+        let failures = store.status().unwrap().write_failures;
+        // Whoever the writer tells makes room, as an operator does: a write of the database waits for that.
+        let (watched, room) = (store.clone(), filler.clone());
+        let watch = std::thread::spawn(move || {
+            for _ in 0..1200 {
+                if watched.status().unwrap().stopped.is_some() {
+                    std::fs::remove_file(&room).unwrap();
+                    return;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+        });
         let mut failed = None;
         for _ in 0..400 {
             seq += 1;
@@ -406,7 +455,12 @@ fn no_space_in_the_middle_of_a_write_loses_nothing() {
                 group.push(slices(e, 2 * seq + 1, &[seq * 1000], S, "packet"));
             }
             if let Err(error) = writer.commit(&group) {
-                failed = Some((group, error));
+                failed = Some((Some(group), error.to_string()));
+                writer.set_stopped(Some(error.to_string()));
+                break;
+            }
+            if store.status().unwrap().write_failures > failures {
+                failed = Some((None, "the database waited".to_owned()));
                 break;
             }
             // Blocks are made on a full disk too, or not, and nothing comes of it.
@@ -416,10 +470,11 @@ fn no_space_in_the_middle_of_a_write_loses_nothing() {
         }
         let (group, error) = failed.expect("a full disk must fail some write");
         eprintln!("round {round}: {error}");
-        std::fs::remove_file(&filler).unwrap();
+        watch.join().unwrap();
+        writer.set_stopped(None);
         // As the ingest thread does: again, until it works.
         let mut tries = 0;
-        while let Err(error) = writer.commit(&group) {
+        while let Some(error) = group.as_ref().and_then(|group| writer.commit(group).err()) {
             tries += 1;
             assert!(tries < 400, "never recovered: {error}");
             std::thread::sleep(std::time::Duration::from_millis(100));

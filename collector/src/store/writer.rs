@@ -3,9 +3,10 @@
 //! Order of a commit: make room → append slices to the segment file → sync it → one database batch, synced, with the
 //! records as they came, the ledger and the totals → only then tell anybody. A crash before the batch leaves a tail in the
 //! segment file that the next open cuts; a crash after it leaves everything. A group that failed left nothing and can be
-//! committed again as it is.
+//! committed again as it is; one whose batch failed is written until it is durable (`trouble.rs`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError};
 
 use gnomon_clock::{MonoNs, Timeline, UtcNs};
@@ -59,6 +60,9 @@ pub struct Writer {
     pub(super) time_saved_at: Option<MonoNs>,
     /// How many clock events there were when they were written down.
     pub(super) events_saved: u64,
+    pub(super) closing: Arc<AtomicBool>,
+    /// A batch failed, and whether it is in the database's log is not known: see `trouble.rs`.
+    pub(super) unsettled: bool,
 }
 
 impl Writer {
@@ -71,7 +75,7 @@ impl Writer {
         // Before anything that was said since: it stands on the timeline of now.
         self.keep_time()?;
         let result = self.try_commit(changes);
-        if result.is_err() {
+        if result.is_err() && !self.unsettled {
             self.segments.roll_back();
         }
         result
@@ -333,7 +337,7 @@ impl Writer {
         }
         if !stage.batch.is_empty() {
             stage.batch.put(Family::Meta, keys::META_TOTALS, stage.totals.encode());
-            self.shared.rocks.write(&stage.batch, durable)?;
+            self.write(&stage.batch, durable)?;
         }
         self.recent.1 += stage.recent;
         self.keep_alerts(&mut stage);
@@ -412,6 +416,10 @@ impl Writer {
     /// # Errors
     /// What the disk said; nothing is lost by it.
     pub fn close(self) -> Result<(), StoreError> {
+        if self.unsettled {
+            // Where the newest file ends is for the next open to say.
+            return Err(StoreError::Stopping);
+        }
         self.segments.close();
         Ok(self.shared.rocks.flush()?)
     }

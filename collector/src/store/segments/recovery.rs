@@ -15,6 +15,7 @@ use super::pages::Unreadable;
 use super::rescan::{Hole, rescan};
 use super::writer::SegmentWriter;
 use super::{Position, SegmentError, index_path_of, numbers_in, path_of};
+use crate::store::directory;
 
 /// What was found at the end of the newest file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,7 +72,7 @@ pub(super) fn create(dir: &Path, number: u32, before: Chain) -> Result<(File, Po
         let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
         file.write_all_at(&header, 0)?;
         file.sync_all()?;
-        File::open(dir)?.sync_all()?;
+        directory::sync(dir)?;
         Ok(file)
     };
     let file =
@@ -219,6 +220,7 @@ fn write_beside(dir: &Path, number: u32, bytes: &[u8]) -> io::Result<Option<Foot
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&new)?;
     file.write_all_at(bytes, 0)?;
     file.sync_all()?;
+    // Not synced: an index that is lost is made again.
     std::fs::rename(&new, &path)?;
     match Footer::load(&file, number) {
         Ok(footer) => Ok(footer),

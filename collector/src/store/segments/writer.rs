@@ -59,6 +59,8 @@ pub(in crate::store) struct SegmentWriter {
     bytes_max: u64,
     buffer: Vec<u8>,
     sealer: Sealer,
+    /// A sync failed: what is on the disk behind the position is not known, and the kernel may hold it to be written.
+    suspect: bool,
 }
 
 impl SegmentWriter {
@@ -78,13 +80,18 @@ impl SegmentWriter {
             bytes_max,
             buffer: Vec::new(),
             sealer: Sealer::new(segments),
+            suspect: false,
         }
     }
 
     /// Begin the next file if this one is full. Only between groups: the position is durable.
     pub(in crate::store) fn rotate_if_full(&mut self) -> Result<bool, SegmentError> {
         let (frames, entries) = self.with_index(|index| (index.frames().len(), index.entries_len()));
-        let full = self.position.len >= self.bytes_max || frames >= FRAMES_MAX || entries >= ENTRIES_MAX;
+        // Where a sync failed, another place on the disk may do better.
+        let full = self.position.len >= self.bytes_max
+            || frames >= FRAMES_MAX
+            || entries >= ENTRIES_MAX
+            || self.suspect;
         if !full || self.position.len <= HEADER_BYTES as u64 {
             return Ok(false);
         }
@@ -108,6 +115,7 @@ impl SegmentWriter {
         self.sealer.seal(self.position);
         self.file = file;
         self.position = position;
+        self.suspect = false;
         self.pending = Pending::none(position);
         self.index = growing(&self.segments, number);
         Ok(())
@@ -135,9 +143,16 @@ impl SegmentWriter {
 
     /// Make what was appended durable, and say how far the file goes then. [`SegmentWriter::commit`] takes it for
     /// granted; until then it can be rolled back.
+    ///
+    /// # Errors
+    /// What the disk said. No later sync of this file says anything of what was appended: it has to be appended again,
+    /// which the next [`SegmentWriter::rotate_if_full`] makes happen in another file.
     pub(in crate::store) fn sync(&mut self) -> Result<Position, SegmentError> {
-        if self.pending.len > 0 {
-            self.file.sync_data().map_err(|source| self.io("sync", source))?;
+        if self.pending.len > 0
+            && let Err(source) = self.file.sync_data()
+        {
+            self.suspect = true;
+            return Err(self.io("sync", source));
         }
         Ok(Position { len: self.position.len + self.pending.len, chain: self.pending.chain, ..self.position })
     }
