@@ -1,5 +1,7 @@
 //! Putting records in: as fast as it goes, and then at a pace while questions are asked.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Read, Seek, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -147,6 +149,8 @@ impl Load<'_> {
         taken: &mut Taken,
         report: &mut Report,
     ) -> anyhow::Result<()> {
+        // Made before: sensors are elsewhere.
+        let mut made = Made::of(payloads)?;
         let over = AtomicBool::new(false);
         let over = &over;
         let searches = searches(store);
@@ -177,11 +181,10 @@ impl Load<'_> {
                 }
                 Ok(())
             });
-            // Made by a thread of their own, which is a load on the machine that sensors would not be, and decoded there, as
-            // the collector decodes on the threads that receive.
+            // Decoded by a thread of their own, as the collector decodes on the threads that receive.
             let (sender, receiver) = sync_channel(64);
             scope.spawn(move || -> anyhow::Result<()> {
-                for payload in payloads {
+                while let Some(payload) = made.next()? {
                     let batch = payload.decode()?;
                     if sender.send((payload, batch)).is_err() {
                         break;
@@ -223,6 +226,38 @@ impl Load<'_> {
         report.figure("searches meanwhile, p50", "ms", at(0.5))?;
         report.figure("searches meanwhile, p99", "ms", at(0.99))?;
         report.figure("memory meanwhile", "MiB", resident as f64)
+    }
+}
+
+/// Records that were made before, in a file.
+struct Made(BufReader<File>);
+
+impl Made {
+    fn of(payloads: Payloads) -> anyhow::Result<Made> {
+        let mut file = BufWriter::new(tempfile::tempfile()?);
+        for Payload { sensor, records, bytes } in payloads {
+            let head = [u64::from(sensor), records, bytes.len() as u64];
+            head.iter().try_for_each(|number| file.write_all(&number.to_le_bytes()))?;
+            file.write_all(&bytes)?;
+        }
+        let mut file = file.into_inner()?;
+        file.rewind()?;
+        Ok(Made(BufReader::new(file)))
+    }
+
+    fn next(&mut self) -> anyhow::Result<Option<Payload>> {
+        if self.0.fill_buf()?.is_empty() {
+            return Ok(None);
+        }
+        let mut number = || -> std::io::Result<u64> {
+            let mut bytes = [0; 8];
+            self.0.read_exact(&mut bytes)?;
+            Ok(u64::from_le_bytes(bytes))
+        };
+        let (sensor, records, len) = (number()? as u8, number()?, number()?);
+        let mut bytes = vec![0; len as usize];
+        self.0.read_exact(&mut bytes)?;
+        Ok(Some(Payload { sensor, records, bytes: bytes.into() }))
     }
 }
 

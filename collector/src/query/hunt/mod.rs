@@ -5,6 +5,7 @@ mod http_flood;
 mod ntp_monlist;
 mod rows;
 mod scan;
+mod sieve;
 #[cfg(test)]
 mod tests;
 

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use gnomon_clock::UtcNs;
 
 use super::rows::{Columns, Row};
+use super::sieve::Sieve;
 use super::{
     Ask, Evidence, Expression, Found, HuntFinding, HuntKind, Record, Suspects, ip_term, is_one_of, parameter,
     parse, rounded,
@@ -41,6 +42,8 @@ pub(super) const KIND: HuntKind = HuntKind {
 const HOUR_NS: i64 = 3_600_000_000_000;
 /// Suspects that are looked at closely.
 const CANDIDATES_MAX: usize = 500;
+/// Targets that a suspect has before it is looked at, at most: nearly all have fewer.
+const FEW_TARGETS: u64 = 6;
 /// Different hours that are kept of a suspect: eleven years.
 const HOURS_MAX: usize = 100_000;
 
@@ -175,6 +178,8 @@ fn run(ask: &Ask, control: &Control) -> Result<Found, QueryError> {
          (packets.dst == 0 && ip.protocol == [udp,icmp,icmpv6] || ip.protocol == tcp && databytes == 0)"
     );
     let glances = ask.selection(&probes)?;
+    let few = (targets_min / 3).min(FEW_TARGETS);
+    let sieve = Sieve::new(ask.queries.store.status()?.flows, few as u32);
     let (parts, mut partial) = glances.walk(control, &|suspects: &mut Suspects<Key, Glance>, part| {
         fields.each(&part, &mut |row| {
             if !is_probe(row, packets_max) {
@@ -182,7 +187,9 @@ fn run(ask: &Ask, control: &Control) -> Result<Found, QueryError> {
             }
             let hour = row.at.map_or(0, |at| at.unix_ns().div_euclid(HOUR_NS));
             for (key, target) in keys(row).into_iter().flatten().flatten() {
-                suspects.of(key).add(target, hour);
+                if sieve.lets_through(Mixing::default().hash_one(key), target) {
+                    suspects.of(key).add(target, hour);
+                }
             }
         })
     })?;
@@ -191,8 +198,8 @@ fn run(ask: &Ask, control: &Control) -> Result<Found, QueryError> {
     let mut ranked: Vec<(f64, Key)> = suspects
         .by_key
         .iter()
-        // The estimate may be off by a tenth.
-        .filter(|(_, glance)| glance.targets() >= 0.8 * targets_min.min(1000) as f64)
+        // The estimate may be off by a tenth, and the first few are not in it.
+        .filter(|(_, glance)| glance.targets() + few as f64 >= 0.8 * targets_min.min(1000) as f64)
         .map(|(key, glance)| (glance.score(), *key))
         .collect();
     ranked.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
