@@ -40,7 +40,7 @@ pub(super) const KIND: HuntKind = HuntKind {
 };
 
 const HOUR_NS: i64 = 3_600_000_000_000;
-/// Suspects that are looked at closely.
+/// Suspects of each kind that are looked at closely.
 const CANDIDATES_MAX: usize = 500;
 /// Targets that a suspect has before it is looked at, at most: nearly all have fewer.
 const FEW_TARGETS: u64 = 6;
@@ -195,21 +195,27 @@ fn run(ask: &Ask, control: &Control) -> Result<Found, QueryError> {
     })?;
     let suspects = Suspects::all(parts);
     partial.extend(suspects.partial("sources", targets_min));
-    let mut ranked: Vec<(f64, Key)> = suspects
+    let ranked: Vec<(f64, Key)> = suspects
         .by_key
         .iter()
         // The estimate may be off by a tenth, and the first few are not in it.
         .filter(|(_, glance)| glance.targets() + few as f64 >= 0.8 * targets_min.min(1000) as f64)
         .map(|(key, glance)| (glance.score(), *key))
         .collect();
-    ranked.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-    if ranked.len() > CANDIDATES_MAX {
-        partial.push(format!(
-            "{} suspects are more than {CANDIDATES_MAX}: those of the lowest score were not looked at; ask for more targets",
-            ranked.len()
-        ));
-        ranked.truncate(CANDIDATES_MAX);
+    // Each kind by itself: many a busy source misses some host every hour, and would leave no place for a patient one.
+    let (mut of_ports, mut of_hosts): (Vec<_>, Vec<_>) =
+        ranked.into_iter().partition(|(_, (_, dst))| dst.is_some());
+    for (ranked, what) in [(&mut of_ports, "of ports"), (&mut of_hosts, "of hosts")] {
+        ranked.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        if ranked.len() > CANDIDATES_MAX {
+            partial.push(format!(
+                "{} suspects {what} are more than {CANDIDATES_MAX}: those of the lowest score were not looked at; ask for more targets",
+                ranked.len()
+            ));
+            ranked.truncate(CANDIDATES_MAX);
+        }
     }
+    let ranked = [of_ports, of_hosts].concat();
     drop(suspects);
     if ranked.is_empty() {
         return Ok(Found { findings: Vec::new(), partial });

@@ -178,6 +178,31 @@ fn text(ip: Ip) -> Evidence {
     Evidence::Text(IpAddr::from(ip).to_string())
 }
 
+/// More busy sources than are looked at closely miss some host in every hour, and each looks worse than a small patient
+/// scanner until their answered flows are seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn busy_sources_that_miss_many_hosts_do_not_hide_a_patient_scanner() {
+    let fixture = stored(|traffic| {
+        for source in 0..520u64 {
+            let src = [10, 2, (source / 250) as u8, (source % 250) as u8];
+            for hour in 0..40u64 {
+                let at = hour * 3 * 3600 + traffic.below(3600);
+                traffic.flow(at, (src, [192, 0, 2, hour as u8]), (6, 443), ((1, 0), (0, 0)));
+                traffic.flow(at, (src, [192, 0, 2, hour as u8 + 100]), (6, 443), ((5, 600), (6, 4000)));
+            }
+        }
+        for port in 0..25u64 {
+            traffic.flow(port * 4 * 3600, (SLOW, VICTIM), (6, 1000 + port as u16), ((1, 0), (0, 0)));
+        }
+    });
+    let hunt = Hunt { name: "scan".to_owned(), ..Hunt::default() };
+    let answer = fixture.queries.hunt(hunt).await.expect("an answer");
+    assert!(answer.partial.is_some_and(|why| why.contains("520 suspects of hosts are more than 500")));
+    let [finding] = &answer.findings[..] else { panic!("{:#?}", answer.findings) };
+    assert_eq!((finding.what, evidence(finding, "ip.src")), ("ports", &text(SLOW)));
+    assert_eq!(evidence(finding, "ports"), &Evidence::Number(25));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_slow_scanner_ranks_before_louder_ones() {
     let mut fixture = stored(|traffic| {
