@@ -1,5 +1,6 @@
 //! The real programs as processes: a collector and its agents, started, asked, killed.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{Read, Write};
@@ -228,6 +229,25 @@ impl Collector {
     /// The URL for agents and `gnomon` on this host.
     pub fn url(&self) -> String {
         format!("http://{}", self.grpc)
+    }
+
+    /// What the agents counted as lost, by reason.
+    ///
+    /// # Errors
+    /// When the collector does not answer, or answers otherwise than it should.
+    pub fn drops(&self) -> Result<BTreeMap<String, u64>> {
+        let (_, stdout, _) = self.gnomon(&["live", "--times", "1"])?;
+        let text = String::from_utf8(stdout)?;
+        let mut lines = text.lines();
+        let column = lines.next().and_then(|head| head.find("DROPS")).context("no column of drops")?;
+        let mut drops = BTreeMap::new();
+        for words in lines.filter_map(|line| line.get(column..)) {
+            for (reason, count) in words.split(", ").filter_map(|word| word.trim().rsplit_once(' ')) {
+                *drops.entry(reason.to_owned()).or_default() +=
+                    count.parse::<u64>().context(words.to_owned())?;
+            }
+        }
+        Ok(drops)
     }
 
     /// `gnomon ARGUMENTS` against this collector: exit code, stdout, stderr.

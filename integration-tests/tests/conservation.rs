@@ -1,6 +1,7 @@
 //! Packets sent = packets in flow records + counted drops, exactly, through the real programs: for both live back-ends
 //! and every frame size that has killed a capture before.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -51,11 +52,30 @@ impl Scene {
         seen.map(drop)
     }
 
-    /// Packets in records, once as many as `sent` are there (or no more come).
-    fn packets_in_flows(&self, sent: u64) -> Result<u64> {
-        let counted =
-            eventually("packets in flow records", 20, || Ok(self.collector.count("")?.1), |n| *n >= sent);
-        Ok(counted.unwrap_or_else(|_| self.collector.count("").map_or(0, |c| c.1)))
+    /// That packets in records and counted drops are `sent` packets, once as many are there (or no more come). Gives the
+    /// drops: a machine that has other things to do for as long as the ring is deep loses some.
+    fn all_accounted_for(&self, sent: u64) -> Result<u64> {
+        // These are in records all the same: only their bytes are not kept.
+        let lost = || -> Result<BTreeMap<String, u64>> {
+            let mut drops = self.collector.drops()?;
+            drops.remove("slice_queue_full");
+            Ok(drops)
+        };
+        let look = || Ok((self.collector.count("")?.1, lost()?));
+        let dropped = |drops: &BTreeMap<String, u64>| drops.values().sum::<u64>();
+        let all = |(records, drops): &(u64, BTreeMap<String, u64>)| records + dropped(drops) >= sent;
+        let _ = eventually("all packets are accounted for", 20, look, all);
+        let (records, drops) = look()?;
+        assert_eq!(
+            records + dropped(&drops),
+            sent,
+            "{records} packets in flow records, and dropped: {drops:?}"
+        );
+        assert!(dropped(&drops) * 5 <= sent, "of {sent}: {drops:?}");
+        if dropped(&drops) > 0 {
+            eprintln!("this machine was too busy: of {sent} packets were dropped and counted {drops:?}");
+        }
+        Ok(dropped(&drops))
     }
 }
 
@@ -70,8 +90,9 @@ fn counted_datagrams(stance: &str, backend: &str) -> Result<()> {
         sent += 2_000;
         bytes += 2_000 * frame_bytes as u64;
     }
-    assert_eq!(scene.packets_in_flows(sent)?, sent, "packets in flow records");
-    assert_eq!(scene.collector.count("")?.2, bytes, "bytes in flow records");
+    if scene.all_accounted_for(sent)? == 0 {
+        assert_eq!(scene.collector.count("")?.2, bytes, "bytes in flow records");
+    }
     Ok(())
 }
 
@@ -101,14 +122,10 @@ fn counted_transfer(stance: &str, backend: &str) -> Result<()> {
     // The last ACKs are on their way.
     std::thread::sleep(std::time::Duration::from_millis(500));
     let on_the_wire = hub.sensor.counter("tap1", "rx_packets")? - before;
-    assert_eq!(
-        scene.packets_in_flows(already + on_the_wire)?,
-        already + on_the_wire,
-        "packets in flow records"
-    );
+    let dropped = scene.all_accounted_for(already + on_the_wire)?;
     let flow = scene.collector.flows("port.dst == 5001")?;
     assert_eq!(flow.len(), 1, "one connection is one flow: {flow:?}");
-    assert!(flow[0]["databytes.src"].as_u64() >= Some(64 << 20), "{flow:?}");
+    assert!(dropped > 0 || flow[0]["databytes.src"].as_u64() >= Some(64 << 20), "{flow:?}");
     Ok(())
 }
 

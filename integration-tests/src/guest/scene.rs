@@ -110,18 +110,7 @@ impl Scene {
 
     /// What `gnomon live` shows as lost, by reason, over all interfaces; empty when nothing was.
     pub fn drops(&self) -> Result<BTreeMap<String, u64>> {
-        let (_, stdout, _) = self.collector.gnomon(&["live", "--times", "1"])?;
-        let text = String::from_utf8(stdout)?;
-        let mut lines = text.lines();
-        let column = lines.next().and_then(|head| head.find("DROPS")).context("no column of drops")?;
-        let mut drops = BTreeMap::new();
-        for words in lines.filter_map(|line| line.get(column..)) {
-            for (reason, count) in words.split(", ").filter_map(|word| word.trim().rsplit_once(' ')) {
-                *drops.entry(reason.to_owned()).or_default() +=
-                    count.parse::<u64>().context(words.to_owned())?;
-            }
-        }
-        Ok(drops)
+        self.collector.drops()
     }
 }
 
