@@ -28,7 +28,8 @@ FLAGS = {"time_conflict", "direction_guessed"}
 # Texts of few different values.
 FEW = {
     "node", "interface", "time_state", "ip_protocol", "mac_src", "mac_dst", "tcp_state", "end_reason", "protocols", "tags",
-    "dns_query_type", "dns_status", "http_method", "http_user_agent", "tls_version", "tls_cipher", "tls_ja3",
+    "dns_query_type", "dns_status", "http_method", "http_user_agent", "tls_version", "tls_cipher", "tls_ja3", "tcpflags_src",
+    "tcpflags_dst",
 }
 MANY = {"dns_host", "http_host", "http_uri", "tls_host"}
 SMALL = {"ip_protocol_number", "ttl_src", "ttl_dst"}
