@@ -88,7 +88,7 @@ fn agent_id(path: &Path) -> Result<AgentId, IdentityError> {
                 file.sync_all()?;
                 fs::rename(&new, path)?;
                 // What is in the spool is this agent's: a power cut must not take its name away.
-                path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+                path.parent().map_or(Ok(()), crate::spool::sync_directory)
             });
             written.map_err(error("cannot write"))?;
             Ok(id)

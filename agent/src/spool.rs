@@ -115,7 +115,7 @@ impl Shared {
 }
 
 /// Makes the names in `dir` outlive a power cut.
-fn sync_directory(dir: &Path) -> io::Result<()> {
+pub(crate) fn sync_directory(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 

@@ -195,8 +195,9 @@ impl Default for IngestConfig {
 
 impl Default for QueryConfig {
     fn default() -> QueryConfig {
-        let seconds = |s| HumanDuration::from(Duration::from_secs(s));
-        QueryConfig { time_max: seconds(30), hunt_time_max: seconds(300) }
+        let QueryLimits { deadline_ms, hunt_deadline_ms, .. } = QueryLimits::default();
+        let time = |ms| HumanDuration::from(Duration::from_millis(ms));
+        QueryConfig { time_max: time(deadline_ms), hunt_time_max: time(hunt_deadline_ms) }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::store::{Reader, Store, StoreError};
 
 /// What the values of all fields may take. Beyond it the field that takes most lets its rarest values go.
 const BYTES_MAX: usize = 64 << 20;
+
 /// Counts of records by their values.
 #[derive(Debug, Default)]
 pub(super) struct Counts {

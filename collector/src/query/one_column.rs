@@ -1,8 +1,11 @@
 //! Fields that are one column of integers: asked of its bytes as they lie in memory, without making a number of each.
 
+use std::rc::Rc;
+
 use gnomon_expression::ValueSet;
 use gnomon_flow::{FieldId, FlowKey};
 
+use super::values::Values;
 use crate::store::block::Column;
 use crate::store::block::columns::{self, Way};
 use crate::store::live::RowSet;
@@ -63,6 +66,16 @@ impl OneColumn {
             Has::Ports => with_ports(block),
             Has::Tcp => tcp(block).map(Some),
         }
+    }
+
+    /// A number a row.
+    pub(super) fn values(&self, block: &Reader) -> Result<Values, StoreError> {
+        let stored = block.integers(self.column)?;
+        let values = match self.by {
+            0 => stored,
+            by => Rc::new(stored.iter().map(|n| n.saturating_sub(by)).collect()),
+        };
+        Ok(Values::Integers { values, present: self.present(block)? })
     }
 
     /// The rows that have a value in `set`, or any at all. `None` for a set that has to be asked of every value.
@@ -127,6 +140,6 @@ pub(super) fn with_ports(block: &Reader) -> Result<Option<RowSet>, StoreError> {
     Ok(Some(rows))
 }
 
-pub(super) fn tcp(block: &Reader) -> Result<RowSet, StoreError> {
+fn tcp(block: &Reader) -> Result<RowSet, StoreError> {
     block.rows_between(columns::TCP_STATE, 1, u64::MAX)
 }

@@ -42,7 +42,7 @@ impl<'k> Key<'k> {
     /// An entry of a metadata column. With `ascii` all entries are known to be text that can be shown.
     pub(super) fn of_entry(entry: &'k [u8], ascii: bool) -> Option<Key<'k>> {
         let (kind, bytes) = entry.split_first()?;
-        let good = if *kind == VALUE_TEXT && ascii { true } else { columns::value_of(entry).is_some() };
+        let good = (*kind == VALUE_TEXT && ascii) || columns::value_of(entry).is_some();
         good.then_some(Key { kind: *kind, bytes })
     }
 
@@ -81,13 +81,12 @@ fn with_key<T>(value: &Value<'_>, with: impl FnOnce(Key<'_>) -> T) -> T {
 }
 
 fn value_of(key: &[u8]) -> Value<'_> {
-    let other = || columns::value_of(key);
     match key {
         [KIND_BOOL, b] => Some(Value::Bool(*b != 0)),
         [KIND_TIME, at @ ..] => {
             at.try_into().ok().map(|at| Value::Time(UtcNs::from_tai_ns(i64::from_be_bytes(at))))
         }
-        _ => other(),
+        _ => columns::value_of(key),
     }
     // Nothing else is ever put in.
     .unwrap_or(Value::Text("".into()))
@@ -257,13 +256,16 @@ impl ValueCounts {
 
     /// Adds all that another has.
     pub(super) fn merge(&mut self, other: &ValueCounts) {
-        for (n, count) in (0..).zip(&other.small).filter(|(_, count)| **count > 0) {
-            self.add_small(n, *count);
-        }
-        self.add_keys(other.counted.iter().filter_map(|counted| {
-            let (kind, bytes) = other.key(counted).split_first()?;
+        other.all_small().for_each(|(n, count)| self.add_small(n, count));
+        self.add_keys(other.keys());
+    }
+
+    /// All but small integers.
+    fn keys(&self) -> impl Iterator<Item = (Key<'_>, u64)> {
+        self.counted.iter().filter_map(|counted| {
+            let (kind, bytes) = self.key(counted).split_first()?;
             Some((Key { kind: *kind, bytes }, counted.count))
-        }));
+        })
     }
 
     fn all_small(&self) -> impl Iterator<Item = (u64, u64)> {
@@ -309,10 +311,7 @@ impl ValueCounts {
         };
         let median = *median;
         let mut kept = ValueCounts { small: std::mem::take(&mut self.small), ..ValueCounts::default() };
-        kept.add_keys(self.counted.iter().filter(|counted| counted.count > median).filter_map(|counted| {
-            let (kind, bytes) = self.key(counted).split_first()?;
-            Some((Key { kind: *kind, bytes }, counted.count))
-        }));
+        kept.add_keys(self.keys().filter(|(_, count)| *count > median));
         *self = kept;
         median
     }

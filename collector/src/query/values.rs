@@ -9,7 +9,7 @@ use gnomon_flow::{
     DecodeProblem, Field, FieldId, FieldKind, FlowEndReason, FlowKey, TcpState, TimeState, Value, field,
 };
 
-use super::one_column::{tcp, with_ports};
+use super::one_column::{one_column, with_ports};
 use crate::store::block::columns::{self, Way};
 use crate::store::block::{Column, Dictionary};
 use crate::store::live::RowSet;
@@ -46,9 +46,6 @@ impl Codes {
 /// The values of `field`, one list for each field it stands for; `None` when columns do not tell.
 pub(super) fn values(field: &Field, block: &Reader) -> Result<Option<Vec<Values>>, StoreError> {
     let one = |values: Values| Ok(Some(vec![values]));
-    let plain = |column: Column| -> Result<Values, StoreError> {
-        Ok(Values::Integers { values: block.integers(column)?, present: None })
-    };
     let both = |of: fn(Way) -> Column| -> Result<Rc<Vec<u64>>, StoreError> {
         block.sums(of(Way(columns::ORIG_WAY)), of(Way(columns::RESP_WAY)))
     };
@@ -67,6 +64,9 @@ pub(super) fn values(field: &Field, block: &Reader) -> Result<Option<Vec<Values>
     if let Some((column, entries)) = names(field.id) {
         return one(Values::Coded { entries, codes: Codes::Plain(block.integers(column)?) });
     }
+    if let Some(column) = one_column(field.id) {
+        return one(column.values(block)?);
+    }
     // The numbers of the field table.
     match field.id.0 {
         id if id >= ATTRIBUTE_ID_FIRST => one(attribute(block, field)?),
@@ -80,11 +80,8 @@ pub(super) fn values(field: &Field, block: &Reader) -> Result<Option<Vec<Values>
         21 => one(ips(block, columns::ORIG)?),
         22 => one(ips(block, columns::RESP)?),
         23 => Ok(Some(vec![ports(block, columns::ORIG_PORT)?, ports(block, columns::RESP_PORT)?])),
-        24 => one(ports(block, columns::ORIG_PORT)?),
-        25 => one(ports(block, columns::RESP_PORT)?),
         26 => one(protocols(block)?),
         27 => one(protocol_numbers(block)?),
-        28 => one(plain(columns::ETHERTYPE)?),
         29 => Ok(Some(vec![above(block, columns::VLAN_OUTER, 0)?, above(block, columns::VLAN_INNER, 0)?])),
         30 => {
             Ok(Some(vec![macs(block, columns::ORIG, orig.mac())?, macs(block, columns::RESP, resp.mac())?]))
@@ -92,11 +89,7 @@ pub(super) fn values(field: &Field, block: &Reader) -> Result<Option<Vec<Values>
         31 => one(macs(block, columns::ORIG, orig.mac())?),
         32 => one(macs(block, columns::RESP, resp.mac())?),
         40 => whole(both(Way::packets)?),
-        41 => one(plain(orig.packets())?),
-        42 => one(plain(resp.packets())?),
         43 => whole(both(Way::bytes)?),
-        44 => one(plain(orig.bytes())?),
-        45 => one(plain(resp.bytes())?),
         46 => whole(sum(ip_bytes(orig)?, ip_bytes(resp)?)),
         47 => whole(Rc::new(ip_bytes(orig)?)),
         48 => whole(Rc::new(ip_bytes(resp)?)),
@@ -104,28 +97,10 @@ pub(super) fn values(field: &Field, block: &Reader) -> Result<Option<Vec<Values>
         50 => whole(Rc::new(data_bytes(orig)?)),
         51 => whole(Rc::new(data_bytes(resp)?)),
         52 => whole(both(Way::fragments)?),
-        53 => one(above(block, orig.ttl_min(), 1)?),
-        54 => one(above(block, resp.ttl_min(), 1)?),
-        60..=67 => {
-            let values = block.integers(Column(columns::TCP_FLAGS + field.id.0 - 60))?;
-            one(Values::Integers { values, present: Some(tcp(block)?) })
-        }
-        68 => {
-            let values = block.integers(columns::SYN_ACK)?;
-            one(Values::Integers { values, present: Some(tcp(block)?) })
-        }
-        70 => one(above(block, columns::RTT, 1)?),
-        71 => {
-            let values = block.integers(columns::RETRANSMISSIONS)?;
-            one(Values::Integers { values, present: Some(tcp(block)?) })
-        }
         72 => one(mapped(above(block, columns::ICMP, 1)?, |icmp| icmp >> 8 & 0xff)),
         73 => one(mapped(above(block, columns::ICMP, 1)?, |icmp| icmp & 0xff)),
         74 => Ok(Some(side_flags(block, 0)?)),
         75 => Ok(Some(side_flags(block, 8)?)),
-        81 => one(plain(columns::SEGMENT)?),
-        85 => one(plain(columns::SLICED_PACKETS)?),
-        86 => one(plain(columns::SLICED_BYTES)?),
         90 => two(block, OUTER_IP_SRC, OUTER_IP_DST),
         91 => two(block, OUTER_MAC_SRC, OUTER_MAC_DST),
         92 => two(block, field::COUNTRY_SRC, field::COUNTRY_DST),

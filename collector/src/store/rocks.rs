@@ -44,6 +44,12 @@ pub struct RocksError {
     pub failure: RocksFailure,
 }
 
+impl RocksError {
+    fn of(path: &Path, error: &rocksdb::Error) -> RocksError {
+        RocksError { path: path.to_owned(), message: error.to_string(), failure: RocksFailure::of(error) }
+    }
+}
+
 /// What a failure leaves behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RocksFailure {
@@ -177,11 +183,7 @@ impl Rocks {
         let Some(db) = self.db.get_mut().unwrap_or_else(PoisonError::into_inner) else { return Ok(()) };
         for name in keys::RETIRED {
             if db.cf_handle(name).is_some() {
-                db.drop_cf(name).map_err(|error| RocksError {
-                    path: self.path.clone(),
-                    message: error.to_string(),
-                    failure: RocksFailure::of(&error),
-                })?;
+                db.drop_cf(name).map_err(|error| RocksError::of(&self.path, &error))?;
             }
         }
         Ok(())
@@ -195,7 +197,7 @@ impl Rocks {
     // By value for `map_err`.
     #[allow(clippy::needless_pass_by_value)]
     fn error(&self, error: rocksdb::Error) -> RocksError {
-        RocksError { path: self.path.clone(), message: error.to_string(), failure: RocksFailure::of(&error) }
+        RocksError::of(&self.path, &error)
     }
 
     pub(super) fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, RocksError> {
@@ -379,18 +381,13 @@ fn open_for_writing(path: &Path) -> Result<DB, RocksError> {
     let retired = there.into_iter().filter(|name| keys::RETIRED.contains(&name.as_str()));
     let retired = retired.map(|name| ColumnFamilyDescriptor::new(name, Options::default()));
     let families = families.into_iter().chain([default]).chain(retired);
-    let db = DB::open_cf_descriptors(&options, path, families);
-    match db {
-        Ok(db) => Ok(db),
-        Err(error) => {
-            let message = if error.to_string().contains("lock") {
-                format!("{error} (is another gnomon-collector running on this directory?)")
-            } else {
-                error.to_string()
-            };
-            Err(RocksError { path: path.to_owned(), message, failure: RocksFailure::of(&error) })
+    DB::open_cf_descriptors(&options, path, families).map_err(|error| {
+        let mut error = RocksError::of(path, &error);
+        if error.message.contains("lock") {
+            error.message += " (is another gnomon-collector running on this directory?)";
         }
-    }
+        error
+    })
 }
 
 fn open_for_reading(path: &Path) -> Result<DB, RocksError> {
@@ -405,11 +402,7 @@ fn open_for_reading(path: &Path) -> Result<DB, RocksError> {
         .filter(|family| there.is_empty() || there.iter().any(|name| name == family.name()))
         .map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache)));
     let db = DB::open_cf_descriptors_read_only(&options, path, families, false);
-    db.map_err(|error| RocksError {
-        path: path.to_owned(),
-        message: error.to_string(),
-        failure: RocksFailure::of(&error),
-    })
+    db.map_err(|error| RocksError::of(path, &error))
 }
 
 fn family_options(family: Family, cache: &Cache) -> Options {

@@ -6,13 +6,14 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use hashbrown::HashTable;
 
 use super::block::Column;
 use super::block::bloom::Mixing;
 use super::block::entries::Entries;
+use super::scan::lock;
 
 /// Blocks of a group: 2 to the power of this.
 const GROUP_BITS: u32 = 8;
@@ -113,10 +114,6 @@ struct Groups {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct TextIndex(Mutex<Groups>);
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 impl TextIndex {
     /// Whether an entry of the block's column may have `needle`, which is in lower case, in it; letter case is ignored. `None`:
