@@ -36,7 +36,7 @@ pub(super) struct Reading {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Steady {
     pub(super) now: Reading,
-    /// How far back from `now` that is known.
+    /// How far back from `now` that is known, in nanoseconds of the NIC, as stamps are.
     pub(super) span_ns: i64,
     /// NIC nanoseconds in a nanosecond of RAW, less 1; and how wrong that may be.
     pub(super) rho: f64,
@@ -186,7 +186,7 @@ fn steady(readings: &[Reading], now: Reading) -> Option<Steady> {
     }
     Some(Steady {
         now,
-        span_ns: i64::try_from(span).unwrap_or(i64::MAX),
+        span_ns: now.nic_ns - oldest.nic_ns,
         rho,
         rho_err: 2.0 * half_width_ns as f64 / span as f64,
         // Twice: between two readings it may have gone as far again as it was seen to.
@@ -225,12 +225,12 @@ mod tests {
         ) {
             let nic = |ns: u64| {
                 let ns = ns as i64;
-                ns + ns / 1_000_000 * ppm + (ns as f64 / 4e8).sin().mul_add(wander_ns as f64, 0.0) as i64
+                ns + ns * ppm / 1_000_000 + ((ns as f64 / 4e8).sin() * wander_ns as f64) as i64
             };
             let readings = readings(count, nic);
             let steady = after(&readings).unwrap();
             let span = (count - 1) * APART_NS;
-            prop_assume!(back_ns < span);
+            prop_assume!(back_ns <= span);
             let stamp = StampMap::of_nic(&steady, 9).stamp(NIC_BEGUN + nic(span - back_ns));
             let truth = BEGUN + span - back_ns;
             prop_assert!(stamp.err_ns < 200_000, "{stamp:?}");
@@ -265,6 +265,11 @@ mod tests {
         assert!(map.stamp(NIC_BEGUN + 1).err_ns > 77);
         for ns in [NIC_BEGUN - 1, NIC_BEGUN + 301_000_000, 0] {
             assert_eq!(map.stamp(ns).err_ns, 77, "{ns}");
+        }
+        for ppm in [-400, 400] {
+            let steady = after(&readings(4, |ns| ns as i64 + ns as i64 / 1_000_000 * ppm)).unwrap();
+            let map = StampMap::of_nic(&steady, 77);
+            assert!(map.known(NIC_BEGUN).is_some(), "as old as the oldest reading, of a clock {ppm} ppm off");
         }
     }
 }
