@@ -89,11 +89,14 @@ pub async fn run(
         let agents = store.agents()?;
         Ok::<_, store::StoreError>((store, writer, quarantine, agents))
     });
+    let opened = opened.await.context("opening the store panicked")?;
+    let advice = match &opened {
+        Err(error) if error.is_damage() => store::ADVICE,
+        _ => "choose another place with --data-dir, or see who owns that directory",
+    };
     let (store, writer, quarantine, agents) = opened
-        .await
-        .context("opening the store panicked")?
         .with_context(|| format!("cannot open the store in {}", config.data_dir.display()))
-        .hint("choose another place with --data-dir, or see who owns that directory")?;
+        .hint(advice)?;
     let fleet = Fleet::default();
     fleet.remember(agents);
     let clock_watch =

@@ -136,8 +136,7 @@ impl Feeder {
     }
 }
 
-/// All flows. Evidence of a session that has just begun moves records in time, and a search that goes by time may then
-/// pass some by, as it says.
+/// All flows, also those that wait for evidence of a session that has just begun and are in no range of time.
 fn flows_as_they_came(collector: &Collector) -> Result<Vec<serde_json::Value>> {
     let (code, stdout, stderr) =
         collector.gnomon(&["search", "", "--by-ingest-time", "-o", "jsonl", "-n", "10000000"])?;

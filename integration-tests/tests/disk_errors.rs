@@ -165,3 +165,66 @@ fn a_collector_that_is_stopped_while_its_log_cannot_be_synced_loses_nothing() ->
     ensure!(rig.metric("gnomon_collector_store_lost")? == 0, "packets that were acknowledged are missing");
     rig.all_is_well()
 }
+
+/// A sync fails, and when the database is to be opened anew it turns out that it cannot be: for a while, then for good. The
+/// one that is open is read meanwhile, and nobody has to restart anything once the file is there again.
+#[test]
+fn a_corrupt_database_is_left_alone_said_once_and_read_as_far_as_it_can_be() -> Result<()> {
+    let Some(mut rig) = Rig::new(4)? else { return Ok(()) };
+    let db = rig._dir.path().join("collector/data/db");
+    for what in ["CURRENT", "MANIFEST"] {
+        // Each opening begins another one.
+        let named = fs::read_to_string(db.join("CURRENT"))?;
+        let path = db.join(if what == "CURRENT" { what } else { named.trim() });
+        let before = fs::read(&path)?;
+        // Its first record: what follows can be read by nobody.
+        fs::write(&path, [b"nonsense".as_slice(), before.get(8..).unwrap_or_default()].concat())?;
+        rig.control.set(Faults { kinds: kind::LOG, syncs: ALWAYS, ..Faults::NONE })?;
+        eventually(
+            &format!("{what}: it takes nothing in"),
+            20,
+            || rig.ready(),
+            |(status, _)| *status == 503,
+        )?;
+        rig.control.set(Faults::NONE)?;
+        let (_, said) = eventually(
+            &format!("{what}: it says that the database is corrupt, and what can be done"),
+            20,
+            || rig.ready(),
+            |(_, said)| said.contains("Corruption") && said.contains("gnomon-collector verify"),
+        )
+        .with_context(|| rig.said())?;
+        println!("{what}: {}", said.trim());
+        std::thread::sleep(Duration::from_millis(500));
+        let stood = rig.feeder.told().acknowledged;
+        let reopened = rig.metric("gnomon_collector_store_reopened")?;
+        std::thread::sleep(Duration::from_secs(4));
+        rig.still_runs()?;
+        ensure!(rig.feeder.told().acknowledged == stood, "{what}: entries were acknowledged");
+        ensure!(rig.metric("gnomon_collector_store_reopened")? == reopened, "{what}: it was opened");
+        rig.feeder.check(&rig.collector, stood).with_context(|| format!("{what}: searches go on"))?;
+        let log = rig.collector.process()?.said();
+        let times = log.matches("the database is corrupt").count();
+        ensure!(times == if what == "CURRENT" { 1 } else { 2 }, "{what}: said {times} times:\n{log}");
+        if what == "CURRENT" {
+            fs::write(&path, &before)?;
+            rig.goes_on("with its file", 60)?;
+        }
+    }
+    // Behind a restart there is nothing to be read: it ends, and says what to do.
+    rig.session = None;
+    rig.collector.stop()?;
+    // It listens before it opens anything, so whether this works is chance.
+    let started = rig.collector.restart();
+    let said = match started {
+        Err(error) => format!("{error:#}"),
+        Ok(()) => {
+            let process = rig.collector.process()?;
+            eventually("it ends", 20, || process.has_ended(), |ended| *ended)?;
+            process.said()
+        }
+    };
+    let last = said.lines().rev().take(10).collect::<String>();
+    ensure!(last.contains("gnomon-collector verify") && last.contains("restore"), "{said}");
+    Ok(())
+}

@@ -225,7 +225,7 @@ fn ip_bytes(ip: IpAddr) -> Vec<u8> {
 fn attributes_to_wire(attributes: &Attributes) -> Vec<v1::Attribute> {
     let value = |value: &AttributeValue| match value {
         AttributeValue::Integer(n) => v1::attribute::Value::Integer(*n),
-        AttributeValue::Text(text) => v1::attribute::Value::Text(text.clone()),
+        AttributeValue::Text(text) => v1::attribute::Value::Text(text.to_string()),
         AttributeValue::Ip(ip) => v1::attribute::Value::Ip(ip_bytes(*ip)),
     };
     attributes
@@ -240,7 +240,7 @@ fn attributes_from_wire(wire: Vec<v1::Attribute>, dropped: u32) -> Result<Attrib
         let field = FieldId(narrow("attribute.field", attribute.field)?);
         let value = match attribute.value {
             Some(v1::attribute::Value::Integer(n)) => AttributeValue::Integer(n),
-            Some(v1::attribute::Value::Text(text)) => AttributeValue::Text(text),
+            Some(v1::attribute::Value::Text(text)) => AttributeValue::Text(text.into()),
             Some(v1::attribute::Value::Ip(ip)) if ip.len() == 4 => {
                 AttributeValue::Ip(IpAddr::from(array::<4>("attribute.ip", &ip)?))
             }
@@ -367,7 +367,7 @@ pub(crate) mod tests {
     fn attributes() -> impl Strategy<Value = Attributes> {
         let value = prop_oneof![
             any::<u64>().prop_map(AttributeValue::Integer),
-            any::<String>().prop_map(AttributeValue::Text),
+            any::<String>().prop_map(|text| AttributeValue::Text(text.into())),
             any::<IpAddr>().prop_map(AttributeValue::Ip),
         ];
         prop::collection::vec((any::<u16>(), value), 0..70).prop_map(|list| {

@@ -93,7 +93,7 @@ impl Flow {
         self.out
             .of(field)
             .map(|value| match value {
-                AttributeValue::Text(text) => text.clone(),
+                AttributeValue::Text(text) => text.to_string(),
                 AttributeValue::Ip(ip) => ip.to_string(),
                 AttributeValue::Integer(n) => n.to_string(),
             })

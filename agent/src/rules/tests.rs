@@ -100,7 +100,7 @@ const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: www.example\r\n\r\n";
 
 fn tags(record: &FlowRecord) -> Vec<String> {
     let text = |value: &AttributeValue| match value {
-        AttributeValue::Text(text) => text.clone(),
+        AttributeValue::Text(text) => text.to_string(),
         other => panic!("{other:?}"),
     };
     record.attributes.of(field::TAGS).map(text).collect()

@@ -84,7 +84,7 @@ pub(crate) async fn tail(
     format: Format,
     limit: Option<u64>,
 ) -> Result<Outcome> {
-    let mut stream = client.tail(v1::TailRequest { expression }).await?.into_inner();
+    let mut stream = client.tail(v1::TailRequest { expression, ..Default::default() }).await?.into_inner();
     let mut writer = FlowWriter::new(format);
     let (mut shown, mut missed) = (0u64, 0u64);
     while limit.is_none_or(|limit| shown < limit) {

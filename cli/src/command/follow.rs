@@ -1,5 +1,5 @@
 //! `export --follow`: new flows to a sink as they arrive, whatever happens to either end. Between the two waits a
-//! bounded queue: what does not fit while the sink is slow or away is dropped, counted and told.
+//! bounded queue: while it is full nothing is read from the collector, who tells later, from its store, what came meanwhile.
 
 use std::cell::Cell;
 use std::pin::pin;
@@ -33,44 +33,24 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 struct Lost {
     /// Given to the queue.
     queued: Cell<u64>,
-    /// The sink was slow or away.
-    dropped: Cell<u64>,
-    /// The collector's own word: this client was slow.
+    /// The collector's own word: this client was slow for one that keeps nothing, or what it has is damaged.
     missed: Cell<u64>,
-    /// The collector was away: what came in then was not seen.
+    /// The collector was away, and could not say where to go on.
     gaps: Cell<u64>,
 }
 
 impl Lost {
-    fn drop_one(&self) {
-        let dropped = self.dropped.get() + 1;
-        self.dropped.set(dropped);
-        // 1, 2, 4, 8 …: soon said and seldom repeated.
-        if dropped.is_power_of_two() {
-            eprintln!("partial: {dropped} flows were dropped so far: they come faster than they are taken");
-        }
-    }
-
     /// The collector's count for this connection, besides those of the connections before.
     fn miss(&self, before: u64, now: u64) {
         if self.missed.replace(before + now) == 0 && now > 0 {
-            eprintln!("partial: {now} flows were missed so far: they come faster than they are read");
+            eprintln!("partial: {now} flows were missed so far: the collector could not tell them");
         }
     }
 
     fn words(&self) -> Option<String> {
         let mut parts = Vec::new();
-        if self.dropped.get() > 0 {
-            parts.push(format!(
-                "{} flows were dropped: they came faster than they were taken",
-                self.dropped.get()
-            ));
-        }
         if self.missed.get() > 0 {
-            parts.push(format!(
-                "{} flows were missed: they came faster than they were read",
-                self.missed.get()
-            ));
+            parts.push(format!("{} flows were missed: the collector could not tell them", self.missed.get()));
         }
         if self.gaps.get() > 0 {
             parts.push(format!(
@@ -166,8 +146,10 @@ async fn read(
     let mut told: Recent<(FlowRef, u32, TimeState)> = Recent::new(REMEMBERED_MAX);
     let mut connected_before = false;
     let mut pause = PAUSE_MIN;
+    let mut behind = None;
     loop {
-        let why = match client.tail(v1::TailRequest { expression: expression.clone() }).await {
+        let request = v1::TailRequest { expression: expression.clone(), whole: true, behind };
+        let why = match client.tail(request).await {
             Err(status) if !connected_before => return Err(status.into()),
             Err(status) => status.to_string(),
             Ok(stream) => {
@@ -182,6 +164,7 @@ async fn read(
                     match stream.message().await {
                         Ok(Some(message)) => {
                             lost.miss(missed_before, message.missed);
+                            behind = Some(message.behind);
                             let Some(wire) = &message.flow else { continue };
                             let flow = StoredFlow::try_from(wire)?;
                             // Previews would fill the queue to be left out behind it.
@@ -190,9 +173,9 @@ async fn read(
                             {
                                 continue;
                             }
-                            match queue.try_send(flow) {
-                                Ok(()) => lost.queued.set(lost.queued.get() + 1),
-                                Err(_) => lost.drop_one(),
+                            lost.queued.set(lost.queued.get() + 1);
+                            if queue.send(flow).await.is_err() {
+                                return Ok(());
                             }
                         }
                         Ok(None) => break "it ended the stream".to_owned(),
@@ -201,7 +184,7 @@ async fn read(
                 }
             }
         };
-        lost.gaps.set(lost.gaps.get() + u64::from(pause == PAUSE_MIN));
+        lost.gaps.set(lost.gaps.get() + u64::from(pause == PAUSE_MIN && behind.is_none()));
         if pause == PAUSE_MIN {
             let why = gnomon_flow::escape::terminal_safe(&why).into_owned();
             eprintln!("the collector is away ({why}); trying again");

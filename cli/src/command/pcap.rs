@@ -44,13 +44,27 @@ pub(crate) async fn write(
     } else {
         Box::new(BufWriter::new(File::create(Path::new(path)).with_context(|| format!("create {path}"))?))
     };
-    let mut summary = None;
-    while let Some(chunk) = stream.message().await? {
-        out.write_all(&chunk.data).with_context(|| format!("write {path}"))?;
-        summary = chunk.summary.or(summary);
-    }
+    let (mut summary, mut bytes) = (None, 0);
+    let ended = loop {
+        match stream.message().await {
+            Ok(Some(chunk)) => {
+                out.write_all(&chunk.data).with_context(|| format!("write {path}"))?;
+                bytes += chunk.data.len();
+                summary = chunk.summary.or(summary);
+            }
+            Ok(None) => break summary.context("the collector ended the file without a summary"),
+            Err(status) => break Err(status.into()),
+        }
+    };
     out.flush().with_context(|| format!("write {path}"))?;
-    let summary = summary.context("the collector ended the file without a summary: it may be cut short")?;
+    let summary = match ended {
+        Ok(summary) => summary,
+        Err(error) => {
+            let file = if path == "-" { "the file" } else { path };
+            eprintln!("partial: {file} is cut short behind {bytes} bytes");
+            return Err(error);
+        }
+    };
     eprintln!(
         "{} packets of {} flows; times within ± {:.3} ms",
         summary.packets,

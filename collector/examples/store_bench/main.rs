@@ -36,6 +36,7 @@ const BATCH: u64 = 1000;
 const LONG_MS: f64 = 5000.0;
 
 /// How long something took.
+#[derive(Clone, Copy)]
 struct Watch(MonoNs);
 
 impl Watch {
@@ -54,6 +55,12 @@ fn cpu() -> f64 {
     let after = stat.rsplit(')').next().unwrap_or_default();
     let ticks: u64 = after.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<u64>().ok()).sum();
     ticks as f64 / 100.0
+}
+
+/// Those of this thread.
+fn cpu_of_thread() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 fn resident_mib() -> u64 {

@@ -48,6 +48,7 @@ pub(super) enum Failure {
     NotFound,
     Busy,
     Cancelled,
+    Cut,
     Internal,
 }
 
@@ -59,6 +60,7 @@ impl Failure {
             QueryError::NotFound(_) => Failure::NotFound,
             QueryError::Busy { .. } => Failure::Busy,
             QueryError::Cancelled => Failure::Cancelled,
+            QueryError::Cut(_) => Failure::Cut,
             QueryError::Store(_) | QueryError::Fault => Failure::Internal,
         }
     }
@@ -71,6 +73,7 @@ impl Failure {
             Failure::NotFound => "not_found",
             Failure::Busy => "busy",
             Failure::Cancelled => "cancelled",
+            Failure::Cut => "cut_short",
             Failure::Internal => "internal",
         }
     }

@@ -16,8 +16,8 @@ use tonic::{Code, Request, Response, Status};
 use super::answers::Failure;
 use super::{Api, REQUEST_BYTES_MAX, hunts};
 use crate::query::{
-    Different, FacetField, FacetValue, Facets, FacetsAnswer, Histogram, Hunt, Measure, PcapFormat, PcapPiece,
-    PcapRequest, PcapSummary, QueryError, Search, Sums, TimeRange, Top, TopRow,
+    Different, FacetField, FacetValue, Facets, FacetsAnswer, Following, Histogram, Hunt, Measure, PcapFormat,
+    PcapPiece, PcapRequest, PcapSummary, QueryError, Search, Sums, TailItem, TimeRange, Top, TopRow,
 };
 
 /// `routes` with the services for people and programs: queries, health, reflection.
@@ -61,6 +61,7 @@ fn status(error: &QueryError) -> Status {
         Failure::NotFound => Code::NotFound,
         Failure::Busy => Code::ResourceExhausted,
         Failure::Cancelled => Code::Cancelled,
+        Failure::Cut => Code::Aborted,
         Failure::Internal => Code::Internal,
     };
     if failure == Failure::Internal {
@@ -281,7 +282,7 @@ impl Query for Door {
             packets_max: wire.packets_max,
         };
         let download = self.api.queries.pcap(request).await.map_err(|error| status(&error))?;
-        let chunks = ReceiverStream::new(download.pieces).map(|piece| match piece {
+        let chunks = download.pieces.map(|piece| match piece {
             Ok(PcapPiece::Data(data)) => Ok(v1::PcapChunk { data, summary: None }),
             Ok(PcapPiece::End(end)) => {
                 Ok(v1::PcapChunk { data: bytes::Bytes::new(), summary: Some(summary(end)) })
@@ -292,11 +293,18 @@ impl Query for Door {
     }
 
     async fn tail(&self, request: Request<v1::TailRequest>) -> Result<Response<Self::TailStream>, Status> {
-        let items = self.api.queries.tail(&request.into_inner().expression).await;
+        let wire = request.into_inner();
+        let following = Following { whole: wire.whole, behind: wire.behind };
+        // Told at once, so that who is cut off before the first flow goes on from here too.
+        let newest = self.api.store.newest_block();
+        let behind = following.behind.unwrap_or(newest).min(newest);
+        let begun = following.whole.then(|| Ok(v1::TailResponse { behind, ..Default::default() }));
+        let items = self.api.queries.tail(&wire.expression, following).await;
         let items = items.map_err(|error| status(&error))?;
-        let flows = ReceiverStream::new(items)
-            .map(|item| Ok(v1::TailResponse { flow: Some((&*item.flow).into()), missed: item.missed }));
-        Ok(Response::new(Box::pin(flows)))
+        let flows = ReceiverStream::new(items).map(|TailItem { flow, missed, behind }| {
+            Ok(v1::TailResponse { flow: Some((&*flow).into()), missed, behind })
+        });
+        Ok(Response::new(Box::pin(tokio_stream::iter(begun).chain(flows))))
     }
 
     async fn agents(&self, _: Request<v1::AgentsRequest>) -> Result<Response<v1::AgentsResponse>, Status> {

@@ -21,8 +21,8 @@ use super::parameters::Parameters;
 use super::routes::{Door, ROUTES, Route};
 use super::{Api, REQUEST_BYTES_MAX, hunts, json, openapi};
 use crate::query::{
-    Facets, FacetsAnswer, Histogram, Hunt, Measure, PcapFormat, PcapPiece, PcapRequest, QueryError, Search,
-    TailItem, Top,
+    Facets, FacetsAnswer, Following, Histogram, Hunt, Measure, PcapFormat, PcapPiece, PcapRequest,
+    QueryError, Search, TailItem, Top,
 };
 
 /// Silence after which followers by server-sent events get a comment, so that nothing between gives up.
@@ -187,7 +187,7 @@ async fn answer(
             pcap(api, request).await
         }
         Door::Tail => {
-            let items = ReceiverStream::new(queries.tail(&expression()).await?);
+            let items = ReceiverStream::new(queries.tail(&expression(), Following::default()).await?);
             let text = |item: TailItem| serde_json::to_string(&json::Tail::of(&item)).unwrap_or_default();
             Ok(lines(items.map(text), events))
         }
@@ -231,8 +231,8 @@ async fn pcap(api: &Api, request: PcapRequest) -> Result<Response, QueryError> {
     let format = request.format;
     let download = api.queries.pcap(request).await?;
     let found = download.found;
-    // The summary stands in the file itself; an error breaks the transfer off.
-    let pieces = ReceiverStream::new(download.pieces).filter_map(|piece| match piece {
+    // The summary stands in the file itself; an error breaks the transfer off, also one that says that it was cut short.
+    let pieces = download.pieces.filter_map(|piece| match piece {
         Ok(PcapPiece::Data(data)) => Some(Ok(data)),
         Ok(PcapPiece::End(_)) => None,
         Err(error) => Some(Err(error)),
@@ -321,7 +321,7 @@ fn refusal(error: &QueryError) -> Response {
     let status = match kind {
         Failure::BadExpression | Failure::BadRequest => StatusCode::BAD_REQUEST,
         Failure::NotFound => StatusCode::NOT_FOUND,
-        Failure::Busy | Failure::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
+        Failure::Busy | Failure::Cancelled | Failure::Cut => StatusCode::SERVICE_UNAVAILABLE,
         Failure::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     };
     if kind == Failure::Internal {

@@ -211,6 +211,21 @@ async fn http_sends_a_capture_file_and_a_tail() {
     );
     assert_eq!(file[..4], [0x0A, 0x0D, 0x0D, 0x0A]);
 
+    // One that is not read breaks off, instead of ending.
+    let limits =
+        QueryLimits { stalled_ms: 100, downloads_max: 1, queue_ms: 30_000, ..QueryLimits::default() };
+    let mut much = crate::query::testing::fixture(limits);
+    much.add(epoch(1), 1, vec![record(1, 0, S, 90 * S)]);
+    for n in 0..40u64 {
+        let packets: Vec<_> = (0..1000u64).map(|p| (1, (2 + n) * S + p * 1000, 1)).collect();
+        much.writer.commit(&[block(2 + n, epoch(1), &packets)]).expect("block");
+    }
+    let request = Request::get("/api/v1/pcap").body(Body::empty()).expect("request");
+    let response = super::router(&api(&much)).oneshot(request).await.expect("infallible");
+    // Its place is free once it was given up.
+    much.queries.pcap(crate::query::PcapRequest::default()).await.expect("pcap");
+    assert!(axum::body::to_bytes(response.into_body(), 1 << 24).await.is_err());
+
     for (accept, start) in [("*/*", "{\"flow\":{"), ("text/event-stream", "data: {\"flow\":{")] {
         let request =
             Request::get("/api/v1/tail?expression=port==53").header("accept", accept).body(Body::empty());

@@ -17,7 +17,7 @@ const ROWS_DEFAULT: u32 = 10;
 /// Rows of a top at most.
 const ROWS_MAX: u32 = 10_000;
 /// Fields of a top at most.
-const FIELDS_MAX: usize = 8;
+pub(super) const FIELDS_MAX: usize = 8;
 /// Fields whose different values are counted, at most.
 const DISTINCT_MAX: usize = 4;
 /// Buckets of a histogram over all groups.
@@ -182,9 +182,9 @@ impl Queries {
             })?;
             let mut all = Counts::default();
             all.distinct.resize_with(fields.len(), Distinct::default);
-            for part in &parts {
+            for part in parts {
                 all.sums.merge(&part.sums);
-                for (all, part) in all.distinct.iter_mut().zip(&part.distinct) {
+                for (all, part) in all.distinct.iter_mut().zip(part.distinct) {
                     all.merge(OF_ALL, part);
                 }
             }
@@ -225,18 +225,20 @@ impl Queries {
             parts.into_iter().for_each(|part| groups.merge(part));
             partial.extend(groups.partial());
             let mut rows: Vec<(u64, usize)> = groups
-                .tallies()
+                .sums()
                 .iter()
                 .enumerate()
-                .map(|(place, tally)| {
+                .map(|(place, sums)| {
                     let rank = match top.by {
-                        Measure::Distinct => tally.distinct.first().map_or(0, |first| first.count().count),
-                        measure => tally.sums.by(measure),
+                        Measure::Distinct => {
+                            groups.distinct(place).first().map_or(0, |first| first.count().count)
+                        }
+                        measure => sums.by(measure),
                     };
                     (rank, place)
                 })
                 .collect();
-            let flows = |place: usize| groups.tallies()[place].sums.flows;
+            let flows = |place: usize| groups.sums()[place].flows;
             let order = |(a_rank, a): &(u64, usize), (b_rank, b): &(u64, usize)| {
                 (b_rank, flows(*b))
                     .cmp(&(a_rank, flows(*a)))
@@ -248,13 +250,10 @@ impl Queries {
             let beyond = rows.iter().skip(limit).map(|(_, place)| flows(*place)).sum::<u64>();
             rows.truncate(limit);
             rows.sort_unstable_by(order);
-            let row = |(_, place): (u64, usize)| {
-                let tally = &groups.tallies()[place];
-                TopRow {
-                    values: groups.values(place).map(Value::to_string).collect(),
-                    sums: tally.sums,
-                    distinct: tally.distinct.iter().map(Distinct::count).collect(),
-                }
+            let row = |(_, place): (u64, usize)| TopRow {
+                values: groups.values(place).map(Value::to_string).collect(),
+                sums: groups.sums()[place],
+                distinct: groups.distinct(place).iter().map(Distinct::count).collect(),
             };
             Ok(TopAnswer {
                 rows: rows.into_iter().map(row).collect(),
@@ -392,12 +391,12 @@ impl Counts {
             match each_value(field, block, rows, &mut see)? {
                 Some(values) => {
                     let seen = values.iter().zip(&seen).filter(|(_, seen)| **seen);
-                    seen.for_each(|(value, _)| distinct.add(OF_ALL, hash_of(value)));
+                    seen.for_each(|(value, _)| _ = distinct.add(OF_ALL, hash_of(value)));
                 }
                 None => {
                     for row in rows.iter() {
                         let flow = block.flow(row)?;
-                        field.each(&flow, &mut |value| distinct.add(OF_ALL, hash_of(&value)));
+                        field.each(&flow, &mut |value| _ = distinct.add(OF_ALL, hash_of(&value)));
                     }
                 }
             }
@@ -409,7 +408,7 @@ impl Counts {
         self.distinct.resize_with(fields.len(), Distinct::default);
         self.sums.merge(&Sums::of(flow));
         for (field, distinct) in fields.iter().zip(&mut self.distinct) {
-            field.each(flow, &mut |value| distinct.add(OF_ALL, hash_of(&value)));
+            field.each(flow, &mut |value| _ = distinct.add(OF_ALL, hash_of(&value)));
         }
     }
 }

@@ -22,6 +22,11 @@ pub(super) const OF_ROW: Scale = Scale { exact_max: 1024, precision: 12 };
 /// For a whole selection: 16 KiB beyond 65,536 values.
 pub(super) const OF_ALL: Scale = Scale { exact_max: 65_536, precision: 14 };
 
+/// Values that are kept in place.
+const FEW: usize = 3;
+/// A place of a table that may be empty.
+const BYTES_OF_ONE: usize = 2 * size_of::<u64>();
+
 /// How many different values.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Different {
@@ -33,6 +38,11 @@ pub struct Different {
 /// The different values so far.
 #[derive(Debug)]
 pub(super) enum Distinct {
+    /// Most rows have few, which take no memory of their own.
+    Few {
+        len: u8,
+        hashes: [u64; FEW],
+    },
     Exact(HashSet<u64, Mixing>),
     /// The registers of a HyperLogLog (Flajolet et al. 2007): the longest run of zeros seen for each beginning of a hash.
     Sketch(Box<[u8]>),
@@ -40,7 +50,7 @@ pub(super) enum Distinct {
 
 impl Default for Distinct {
     fn default() -> Distinct {
-        Distinct::Exact(HashSet::default())
+        Distinct::Few { len: 0, hashes: [0; FEW] }
     }
 }
 
@@ -50,55 +60,84 @@ pub(super) fn hash_of(value: &Value<'_>) -> u64 {
 }
 
 impl Distinct {
-    /// Adds the value of this hash.
-    pub(super) fn add(&mut self, scale: Scale, hash: u64) {
+    /// Adds the value of this hash. Bytes that it took.
+    pub(super) fn add(&mut self, scale: Scale, hash: u64) -> usize {
         match self {
-            Distinct::Exact(set) => {
-                set.insert(hash);
-                if set.len() > scale.exact_max {
-                    let mut registers = vec![0u8; 1 << scale.precision].into_boxed_slice();
-                    set.iter().for_each(|hash| register(&mut registers, *hash));
-                    *self = Distinct::Sketch(registers);
+            Distinct::Few { len, hashes } => {
+                let known = &hashes[..usize::from(*len)];
+                if known.contains(&hash) {
+                    return 0;
                 }
+                if known.len() < FEW {
+                    hashes[usize::from(*len)] = hash;
+                    *len += 1;
+                    return 0;
+                }
+                *self = Distinct::Exact(hashes.iter().copied().chain([hash]).collect());
+                self.bytes()
             }
-            Distinct::Sketch(registers) => register(registers, hash),
+            Distinct::Exact(set) => {
+                let before = set.len();
+                set.insert(hash);
+                if set.len() <= scale.exact_max {
+                    return (set.len() - before) * BYTES_OF_ONE;
+                }
+                let mut registers = vec![0u8; 1 << scale.precision].into_boxed_slice();
+                set.iter().for_each(|hash| register(&mut registers, *hash));
+                *self = Distinct::Sketch(registers);
+                self.bytes().saturating_sub(before * BYTES_OF_ONE)
+            }
+            Distinct::Sketch(registers) => {
+                register(registers, hash);
+                0
+            }
         }
     }
 
-    /// About what it takes: a table leaves some of its places empty.
+    /// About what it takes beside itself: a table leaves some of its places empty.
     pub(super) fn bytes(&self) -> usize {
         match self {
-            Distinct::Exact(set) => set.len() * 2 * size_of::<u64>(),
+            Distinct::Few { .. } => 0,
+            Distinct::Exact(set) => set.len() * BYTES_OF_ONE,
             Distinct::Sketch(registers) => registers.len(),
         }
     }
 
     /// Whether adding to it may take memory.
     pub(super) fn grows(&self) -> bool {
-        matches!(self, Distinct::Exact(_))
+        !matches!(self, Distinct::Sketch(_))
     }
 
     /// Takes in what another has seen. Bytes that it took.
-    pub(super) fn merge(&mut self, scale: Scale, other: &Distinct) -> usize {
+    pub(super) fn merge(&mut self, scale: Scale, other: Distinct) -> usize {
         let before = self.bytes();
         match other {
-            Distinct::Exact(set) => set.iter().for_each(|hash| self.add(scale, *hash)),
-            Distinct::Sketch(theirs) => {
-                let mut registers = theirs.clone();
+            Distinct::Sketch(mut registers) => {
                 match &*self {
-                    Distinct::Exact(set) => set.iter().for_each(|hash| register(&mut registers, *hash)),
                     Distinct::Sketch(ours) => {
                         registers.iter_mut().zip(ours).for_each(|(a, b)| *a = (*a).max(*b));
                     }
+                    few => few.hashes(|hash| register(&mut registers, hash)),
                 }
                 *self = Distinct::Sketch(registers);
             }
+            few => few.hashes(|hash| _ = self.add(scale, hash)),
         }
         self.bytes().saturating_sub(before)
     }
 
+    /// All that are kept one by one.
+    fn hashes(&self, mut each: impl FnMut(u64)) {
+        match self {
+            Distinct::Few { len, hashes } => hashes.iter().take((*len).into()).for_each(|hash| each(*hash)),
+            Distinct::Exact(set) => set.iter().for_each(|hash| each(*hash)),
+            Distinct::Sketch(_) => {}
+        }
+    }
+
     pub(super) fn count(&self) -> Different {
         match self {
+            Distinct::Few { len, .. } => Different { count: u64::from(*len), error: 0.0 },
             Distinct::Exact(set) => Different { count: set.len() as u64, error: 0.0 },
             Distinct::Sketch(registers) => Different {
                 count: estimate(registers).round() as u64,
@@ -196,7 +235,7 @@ mod tests {
         {
             let whole = of(a.start.min(b.start)..a.end.max(b.end)).count();
             let mut merged = of(a.clone());
-            merged.merge(OF_ROW, &of(b.clone()));
+            merged.merge(OF_ROW, of(b.clone()));
             assert_eq!(merged.count(), whole, "{a:?} {b:?}");
         }
     }

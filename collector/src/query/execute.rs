@@ -1,7 +1,7 @@
 //! Running questions: on blocking threads, so many at once, each with a deadline, each stopped when nobody waits for it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use gnomon_clock::{Clock, MonoNs, UtcNs};
@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::plan::Plan;
-use crate::store::{FromRollups, Part, Progress, ScanKey, Span, Stop, Store, StoreError};
+use crate::store::{FromRollups, Part, Progress, Span, Stop, Store, StoreError};
 
 /// What bounds the answering of questions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub struct QueryLimits {
     pub hunt_deadline_ms: u64,
     /// How long a question waits for its turn before it is refused.
     pub queue_ms: u64,
+    /// A caller of a capture file who takes nothing for so long is given up.
+    pub stalled_ms: u64,
 }
 
 impl Default for QueryLimits {
@@ -39,6 +41,7 @@ impl Default for QueryLimits {
             deadline_ms: 30_000,
             hunt_deadline_ms: 300_000,
             queue_ms: 5_000,
+            stalled_ms: 60_000,
         }
     }
 }
@@ -58,6 +61,8 @@ pub enum QueryError {
     Store(#[from] StoreError),
     #[error("the question was given up")]
     Cancelled,
+    #[error("cut short: {0}")]
+    Cut(&'static str),
     #[error("the answer was lost by a fault in the collector; its log says more")]
     Fault,
 }
@@ -165,10 +170,30 @@ impl Queries {
         deadline_ms: u64,
         work: impl FnOnce(Control) -> Result<T, QueryError> + Send + 'static,
     ) -> Result<T, QueryError> {
+        self.run_with(deadline_ms, false, work).await
+    }
+
+    /// As [`Queries::run`], for work that takes as long as there is something to look at: only what stands still for the time
+    /// of a question is stopped.
+    pub(super) async fn run_while_it_goes_on<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(Control) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, QueryError> {
+        self.run_with(self.limits.deadline_ms, true, work).await
+    }
+
+    async fn run_with<T: Send + 'static>(
+        &self,
+        deadline_ms: u64,
+        goes_on: bool,
+        work: impl FnOnce(Control) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, QueryError> {
         let permit = self.permit(Work::Query).await?;
         let cancel = CancelOnDrop(Arc::new(AtomicBool::new(false)));
         let cancelled = Arc::clone(&cancel.0);
-        let control = self.control(deadline_ms, move || cancelled.load(Ordering::Relaxed));
+        let shutdown = self.shutdown.clone();
+        let gone = move || cancelled.load(Ordering::Relaxed) || goes_on && shutdown.is_cancelled();
+        let control = Control { goes_on, ..self.control(deadline_ms, gone) };
         let done = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             work(control)
@@ -200,8 +225,9 @@ impl Queries {
     fn control(&self, deadline_ms: u64, cancelled: impl Fn() -> bool + Send + Sync + 'static) -> Control {
         let deadline_ns = deadline_ms.saturating_mul(1_000_000);
         Control {
-            deadline: MonoNs(self.clock.monotonic().0.saturating_add(deadline_ns)),
+            deadline: AtomicU64::new(self.clock.monotonic().0.saturating_add(deadline_ns)),
             deadline_ms,
+            goes_on: false,
             clock: Arc::clone(&self.clock),
             cancelled: Box::new(cancelled),
             progress: Progress::default(),
@@ -271,8 +297,11 @@ impl<T> SoFar<T> {
 /// Tells a scan when to stop.
 pub(super) struct Control {
     clock: Arc<dyn Clock>,
-    deadline: MonoNs,
+    /// MONOTONIC.
+    deadline: AtomicU64,
     deadline_ms: u64,
+    /// The deadline is put off with every step.
+    goes_on: bool,
     cancelled: Box<dyn Fn() -> bool + Send + Sync>,
     /// Of a walk.
     pub(super) progress: Progress,
@@ -285,7 +314,15 @@ impl Control {
 
     /// Cheap enough to be asked for every block.
     pub(super) fn stop(&self) -> Stop {
-        if (self.cancelled)() || self.clock.monotonic() >= self.deadline { Stop::Now } else { Stop::GoOn }
+        let now = self.clock.monotonic().0;
+        if (self.cancelled)() || now >= self.deadline.load(Ordering::Relaxed) {
+            return Stop::Now;
+        }
+        if self.goes_on {
+            let deadline_ns = self.deadline_ms.saturating_mul(1_000_000);
+            self.deadline.fetch_max(now.saturating_add(deadline_ns), Ordering::Relaxed);
+        }
+        Stop::GoOn
     }
 
     /// # Errors
@@ -299,9 +336,12 @@ impl Control {
         let mut reasons = Vec::new();
         if stopped {
             let seconds = self.deadline_ms as f64 / 1000.0;
-            reasons.push(format!(
-                "stopped after {seconds} s, the limit of a query: ask for a shorter time range"
-            ));
+            reasons.push(match self.goes_on {
+                false => {
+                    format!("stopped after {seconds} s, the limit of a query: ask for a shorter time range")
+                }
+                true => format!("stopped after {seconds} s in which the disk gave nothing"),
+            });
         }
         if damaged > 0 {
             reasons.push(format!("{damaged} damaged blocks or records could not be read"));
@@ -345,22 +385,6 @@ impl Selection {
         Ok(found)
     }
 
-    /// The records that match, one after the other.
-    pub(super) fn matches(self, newest_first: bool, control: Control) -> Result<Matches, QueryError> {
-        let by_id = self.by_id(newest_first).transpose()?;
-        let finished = by_id.is_some();
-        Ok(Matches {
-            selection: self,
-            newest_first,
-            control,
-            page: by_id.unwrap_or_default().into_iter(),
-            behind: None,
-            finished,
-            damaged: 0,
-            stopped: false,
-        })
-    }
-
     /// Gives all that match to `each`: see [`Store::walk`].
     pub(super) fn walk<T: Default + Send>(
         &self,
@@ -386,51 +410,6 @@ impl Selection {
         let walked = self.store.walk(self.span, &self.plan, &stop, &control.progress, rollups, each)?;
         control.check()?;
         Ok((walked.parts, control.partial(walked.stopped, walked.damaged)))
-    }
-}
-
-/// The records that match, page by page.
-pub(super) struct Matches {
-    selection: Selection,
-    newest_first: bool,
-    control: Control,
-    page: std::vec::IntoIter<StoredFlow>,
-    behind: Option<ScanKey>,
-    finished: bool,
-    damaged: u64,
-    stopped: bool,
-}
-
-impl Matches {
-    /// The next match; `None` at the end, or when the deadline has passed.
-    ///
-    /// # Errors
-    /// When the store cannot be read, or nobody waits any more. Damaged records are counted and passed.
-    pub(super) fn next(&mut self) -> Result<Option<StoredFlow>, QueryError> {
-        const PAGE: usize = 1024;
-        loop {
-            self.control.check()?;
-            if let Some(flow) = self.page.next() {
-                return Ok(Some(flow));
-            }
-            if self.finished {
-                return Ok(None);
-            }
-            let Selection { store, span, plan, .. } = &self.selection;
-            let after = self.behind.as_ref();
-            let page = store.page(*span, self.newest_first, after, plan, PAGE, &|| self.control.stop())?;
-            self.damaged += page.damaged;
-            self.stopped |= page.stopped;
-            self.finished = page.stopped || page.behind.is_none();
-            self.behind = page.behind;
-            let flows: Vec<_> = page.flows.into_iter().map(|(_, flow)| flow).collect();
-            self.page = flows.into_iter();
-        }
-    }
-
-    /// Why the answer is not whole, in words.
-    pub(super) fn partial(&self) -> Vec<String> {
-        self.control.partial(self.stopped, self.damaged)
     }
 }
 

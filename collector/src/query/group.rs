@@ -1,16 +1,17 @@
-//! Sums by combinations of values: counted on the codes of a block's dictionaries, put together by value afterwards.
+//! Sums by combinations of values: rows of blocks are counted on the numbers that their values have here, whole records by
+//! their values.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
-use std::net::IpAddr;
 use std::rc::Rc;
 
 use gnomon_flow::{Field, StoredFlow, Value, field};
 use hashbrown::HashTable;
 
-use super::aggregate::Sums;
+use super::aggregate::{FIELDS_MAX, Sums};
 use super::coded::{Coded, NONE};
 use super::distinct::{Distinct, OF_ROW, hash_of};
+use super::known::Known;
 use super::values::{Values, values};
 use crate::store::block::bloom::Mixing;
 use crate::store::live::RowSet;
@@ -18,94 +19,18 @@ use crate::store::{Reader, StoreError};
 
 /// Combinations of values that one record counts for.
 pub(super) const COMBINATIONS_MAX: usize = 256;
-/// Fields whose codes fit one key.
-const CODED_FIELDS_MAX: usize = 4;
-
 /// Different values of one record, times the rows it counts for, that are counted.
 const PAIRS_MAX: usize = 4096;
 /// What the different values of all rows may take; beyond it new ones are not counted.
 const DISTINCT_BYTES_MAX: usize = 64 << 20;
+/// Records whose rows are looked up at once: with nothing between two looks the processor waits for many places of memory
+/// at the same time.
+const LOT: usize = 64;
 
 /// What is grouped by, and whose different values are counted in each row.
 pub(super) struct GroupBy {
     pub(super) fields: Vec<&'static Field>,
     pub(super) distinct: Vec<&'static Field>,
-}
-
-/// A row of a group-by.
-#[derive(Debug, Default)]
-pub(super) struct Tally {
-    pub(super) sums: Sums,
-    /// One a field of [`GroupBy::distinct`].
-    pub(super) distinct: Vec<Distinct>,
-}
-
-/// The different values of a field so far, by numbers.
-#[derive(Debug, Default)]
-struct Known {
-    values: Vec<Value<'static>>,
-    places: HashTable<(Code, u32)>,
-    /// The numbers of integers below [`SMALL_MAX`]: ports are most of what is looked up.
-    small: Vec<u32>,
-}
-
-/// A quarter of a megabyte a field at most.
-const SMALL_MAX: u64 = 65_536;
-
-/// What stands for a value in a table: most need no other look then.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Code {
-    Address(u32),
-    Integer(u64),
-    /// Of what else there is, the hash.
-    Like(u64),
-}
-
-impl Code {
-    fn of(value: &Value<'static>) -> Code {
-        match value {
-            Value::Ip(IpAddr::V4(ip)) => Code::Address(ip.to_bits()),
-            Value::Integer(n) => Code::Integer(*n),
-            other => Code::Like(Mixing::default().hash_one(other)),
-        }
-    }
-
-    fn hash(self) -> u64 {
-        Mixing::default().hash_one(match self {
-            Code::Address(ip) => u64::from(ip),
-            Code::Integer(word) | Code::Like(word) => word,
-        })
-    }
-}
-
-impl Known {
-    fn find(&self, value: &Value<'static>) -> u32 {
-        if let Value::Integer(n @ 0..SMALL_MAX) = value {
-            return self.small.get(*n as usize).copied().unwrap_or(NONE);
-        }
-        let code = Code::of(value);
-        let same = |(known, at): &(Code, u32)| {
-            *known == code && (!matches!(code, Code::Like(_)) || self.values[*at as usize] == *value)
-        };
-        self.places.find(code.hash(), same).map_or(NONE, |(_, number)| *number)
-    }
-
-    /// Of a value that is new.
-    fn insert(&mut self, value: &Value<'static>) -> u32 {
-        let number = self.values.len() as u32;
-        self.values.push(value.clone());
-        if let Value::Integer(n @ 0..SMALL_MAX) = value {
-            let place = *n as usize;
-            if self.small.len() <= place {
-                self.small.resize((place + 1).next_power_of_two(), NONE);
-            }
-            self.small[place] = number;
-            return number;
-        }
-        let code = Code::of(value);
-        self.places.insert_unique(code.hash(), (code, number), |(code, _)| code.hash());
-        number
-    }
 }
 
 /// The rows of a group-by so far.
@@ -115,8 +40,12 @@ pub(super) struct Groups {
     known: Vec<Known>,
     /// The numbers of every row's values, all rows behind each other.
     keys: Vec<u32>,
-    tallies: Vec<Tally>,
-    places: HashTable<u32>,
+    sums: Vec<Sums>,
+    /// So many a row, all rows behind each other.
+    distinct: Vec<Distinct>,
+    distinct_fields: usize,
+    /// By the word of their keys; a row of one field has its value's number.
+    places: HashTable<(u64, u32)>,
     key_bytes: usize,
     distinct_bytes: usize,
     /// Values that were not counted because the different ones took too much.
@@ -127,10 +56,21 @@ pub(super) struct Groups {
     pub(super) cut: u64,
 }
 
-fn hash_of_key(key: &[u32]) -> u64 {
-    let mut hash = Mixing::default().build_hasher();
-    key.iter().for_each(|number| hash.write_u32(*number));
-    hash.finish()
+/// What stands for a key in the table: the key itself when it fits.
+fn word_of(key: &[u32]) -> u64 {
+    match *key {
+        [one] => u64::from(one),
+        [one, two] => u64::from(one) << 32 | u64::from(two),
+        _ => {
+            let mut hash = Mixing::default().build_hasher();
+            key.iter().for_each(|number| hash.write_u32(*number));
+            hash.finish()
+        }
+    }
+}
+
+fn hash_of_word(word: u64) -> u64 {
+    Mixing::default().hash_one(word)
 }
 
 /// Different rows that are counted at once; beyond them new ones are not begun.
@@ -166,139 +106,194 @@ impl Measures {
 /// Sums by the values of one field; `None` in a key where there is none.
 pub(super) type ByCode<K> = HashMap<(K, u32), Sums, Mixing>;
 
+/// A field of a block whose different values are counted.
+struct Counted {
+    coded: Coded,
+    /// Of each of its values.
+    hashes: Vec<u64>,
+}
+
+impl Counted {
+    fn of(coded: Coded) -> Counted {
+        Counted { hashes: coded.values.iter().map(hash_of).collect(), coded }
+    }
+}
+
+/// The numbers of a block's values here, as far as they were looked for.
+struct Ours<'c> {
+    coded: &'c [Coded],
+    numbers: Vec<Vec<u32>>,
+}
+
+impl<'c> Ours<'c> {
+    fn of(known: &[Known], coded: &'c [Coded], rows: usize) -> Ours<'c> {
+        let numbers = known.iter().zip(coded).map(|(known, of_field)| match &of_field.values {
+            values if values.len() <= rows => values.iter().map(|value| known.find(value)).collect(),
+            // Where there are fewer rows than values, most values are in none.
+            values => vec![NONE; values.len()],
+        });
+        Ours { numbers: numbers.collect(), coded }
+    }
+}
+
 impl Groups {
+    fn begin(&mut self, by: &GroupBy) {
+        self.known.resize_with(by.fields.len(), Known::default);
+        self.distinct_fields = by.distinct.len();
+    }
+
     /// Counts rows of a block.
     pub(super) fn add_rows(&mut self, by: &GroupBy, block: &Reader, rows: &RowSet) -> Result<(), StoreError> {
+        self.begin(by);
         let coded = |fields: &[&'static Field]| -> Result<Option<Vec<Coded>>, StoreError> {
             fields.iter().map(|field| Coded::of(field, block, rows)).collect()
         };
-        let keys = if by.fields.len() <= CODED_FIELDS_MAX { coded(&by.fields)? } else { None };
-        let (Some(keys), Some(distinct)) = (keys, coded(&by.distinct)?) else {
+        let (Some(keys), Some(distinct)) = (coded(&by.fields)?, coded(&by.distinct)?) else {
             for row in rows.iter() {
                 self.add(by, &block.flow(row)?);
             }
             return Ok(());
         };
         let measures = Measures::of(block)?;
-        let mut places: HashMap<u128, u32, Mixing> = HashMap::default();
-        let mut local = Vec::new();
-        let mut sums: Vec<Sums> = Vec::new();
-        let mut place_of = |key: u128, sums: &mut Vec<Sums>| {
-            *places.entry(key).or_insert_with(|| {
-                sums.push(Sums::default());
-                local.push(key);
-                sums.len() as u32 - 1
-            })
-        };
-        // Of each field: the place of a row of the answer, then the number of a value in it.
-        let mut pairs: Vec<Vec<u64>> = vec![Vec::new(); distinct.len()];
-        let single = |coded: &Vec<Coded>| coded.iter().all(|of_field| of_field.single().is_some());
+        let mut ours = Ours::of(&self.known, &keys, rows.len());
+        let singles = |coded: &'_ [Coded]| coded.iter().all(|of_field| of_field.single().is_some());
         if let [of_field] = &keys[..]
             && let Some(numbers) = of_field.single()
             && distinct.is_empty()
         {
-            // The number itself is the place.
-            let mut dense = vec![Sums::default(); of_field.values.len()];
-            for row in rows.iter() {
-                if let Some(sums) = dense.get_mut(numbers[row] as usize) {
-                    measures.add(row, sums);
-                }
-            }
-            for (number, of_number) in (0u128..).zip(dense).filter(|(_, sums)| sums.flows > 0) {
-                local.push(number);
-                sums.push(of_number);
-            }
-        } else if single(&keys) && single(&distinct) {
-            let numbers: Vec<&[u32]> = keys.iter().filter_map(Coded::single).collect();
-            let others: Vec<&[u32]> = distinct.iter().filter_map(Coded::single).collect();
-            for row in rows.iter() {
-                if numbers.iter().any(|of_field| of_field[row] == NONE) {
-                    continue;
-                }
-                let key = numbers.iter().fold(0, |key, of_field| key << 32 | u128::from(of_field[row]));
-                let place = place_of(key, &mut sums);
-                measures.add(row, &mut sums[place as usize]);
-                for (of_field, pairs) in others.iter().zip(&mut pairs).filter(|(other, _)| other[row] != NONE)
-                {
-                    pairs.push(u64::from(place) << 32 | u64::from(of_field[row]));
-                }
-            }
+            self.add_dense(&mut ours, numbers, rows, &measures);
+            return Ok(());
+        }
+        let all_single = singles(&keys) && singles(&distinct);
+        let counted: Vec<Counted> = distinct.into_iter().map(Counted::of).collect();
+        if all_single {
+            self.add_singles(&mut ours, &counted, rows, &measures);
         } else {
-            let (mut numbers, mut found, mut hit) =
-                (vec![Vec::new(); by.fields.len()], Vec::new(), Vec::new());
-            for row in rows.iter() {
-                for (of_field, found) in keys.iter().zip(&mut numbers) {
-                    of_field.each(row, found);
-                }
-                if numbers.iter().any(Vec::is_empty) {
-                    continue;
-                }
-                hit.clear();
-                let mut whole = combinations(&numbers, |at| {
-                    let key = at
-                        .iter()
-                        .zip(&numbers)
-                        .fold(0, |key, (i, of_field)| key << 32 | u128::from(of_field[*i]));
-                    let place = place_of(key, &mut sums);
-                    measures.add(row, &mut sums[place as usize]);
-                    hit.push(place);
-                });
-                for (of_field, pairs) in distinct.iter().zip(&mut pairs) {
-                    of_field.each(row, &mut found);
-                    whole &= hit.len() * found.len() <= PAIRS_MAX;
-                    let all = hit.iter().flat_map(|place| {
-                        found.iter().map(|number| u64::from(*place) << 32 | u64::from(*number))
-                    });
-                    pairs.extend(all.take(PAIRS_MAX));
-                }
-                self.cut += u64::from(!whole);
-            }
-        }
-        let mut tallies: Vec<Tally> =
-            sums.into_iter().map(|sums| Tally { sums, distinct: Vec::new() }).collect();
-        for (at, (of_field, mut pairs)) in distinct.iter().zip(pairs).enumerate() {
-            tallies.iter_mut().for_each(|tally| tally.distinct.push(Distinct::default()));
-            let hashes: Vec<u64> = of_field.values.iter().map(hash_of).collect();
-            pairs.sort_unstable();
-            pairs.dedup();
-            for pair in pairs {
-                tallies[(pair >> 32) as usize].distinct[at].add(OF_ROW, hashes[pair as u32 as usize]);
-            }
-        }
-        // The numbers here are the block's: each value is looked up once.
-        let mut ours: Vec<Vec<u32>> = keys.iter().map(|of_field| vec![NONE; of_field.values.len()]).collect();
-        self.look_up(&mut ours, &keys, &local);
-        let mut theirs = vec![0usize; by.fields.len()];
-        for (mut key, tally) in local.into_iter().zip(tallies) {
-            for number in theirs.iter_mut().rev() {
-                *number = key as u32 as usize;
-                key >>= 32;
-            }
-            self.add_numbered(&mut ours, &theirs, &|at, number| &keys[at].values[number], tally);
+            self.add_combinations(&mut ours, &counted, rows, &measures);
         }
         Ok(())
     }
 
-    /// Finds the numbers of values before their rows are added up: with nothing between two looks the processor waits for
-    /// many places of memory at once.
-    fn look_up(&self, ours: &mut [Vec<u32>], theirs: &[Coded], rows: &[u128]) {
-        if let ([known], [ours], [theirs]) = (&self.known[..], &mut *ours, theirs) {
-            for number in rows {
-                let number = *number as usize;
-                ours[number] = known.find(&theirs.values[number]);
+    /// Of one field: the number of a value in the block is its place there.
+    fn add_dense(&mut self, ours: &mut Ours<'_>, numbers: &[u32], rows: &RowSet, measures: &Measures) {
+        let mut dense = vec![Sums::default(); ours.coded[0].values.len()];
+        for row in rows.iter() {
+            if let Some(sums) = dense.get_mut(numbers[row] as usize) {
+                measures.add(row, sums);
             }
-            return;
         }
-        for ((known, ours), theirs) in self.known.iter().zip(ours).zip(theirs) {
-            // Where there are fewer rows than values, most values are in none.
-            if rows.len() >= theirs.values.len() {
-                ours.iter_mut().zip(&theirs.values).for_each(|(our, value)| *our = known.find(value));
+        for (number, sums) in (0u32..).zip(dense).filter(|(_, sums)| sums.flows > 0) {
+            match self.place_of(ours, &[number]) {
+                Some(place) => self.sums[place as usize].merge(&sums),
+                None => self.uncounted += sums.flows,
             }
         }
     }
 
+    /// Where no row has more than one value of any field.
+    fn add_singles(&mut self, ours: &mut Ours<'_>, counted: &[Counted], rows: &RowSet, measures: &Measures) {
+        let width = self.known.len();
+        let coded = ours.coded;
+        let numbers: Vec<&[u32]> = coded.iter().filter_map(Coded::single).collect();
+        let others: Vec<(&[u32], &[u64])> =
+            counted.iter().filter_map(|of| Some((of.coded.single()?, &of.hashes[..]))).collect();
+        let whole = |row: &usize| numbers.iter().all(|of_field| of_field[*row] != NONE);
+        let rows: Vec<usize> = rows.iter().filter(whole).collect();
+        let (mut keys, mut theirs) = (vec![NONE; LOT * width], vec![NONE; width]);
+        let mut places = [None; LOT];
+        for lot in rows.chunks(LOT) {
+            for (row, key) in lot.iter().zip(keys.chunks_exact_mut(width)) {
+                for ((of_field, ours), key) in numbers.iter().zip(&ours.numbers).zip(key) {
+                    *key = ours[of_field[*row] as usize];
+                }
+            }
+            for (key, place) in keys.chunks_exact(width).zip(&mut places).take(lot.len()) {
+                *place = if key.contains(&NONE) { None } else { self.find(key) };
+            }
+            for (row, place) in lot.iter().zip(&mut places).filter(|(_, place)| place.is_none()) {
+                theirs.iter_mut().zip(&numbers).for_each(|(their, of_field)| *their = of_field[*row]);
+                *place = self.place_of(ours, &theirs);
+                self.uncounted += u64::from(place.is_none());
+            }
+            let placed = || lot.iter().zip(places).filter_map(|(row, place)| Some((*row, place?)));
+            for (row, place) in placed() {
+                measures.add(row, &mut self.sums[place as usize]);
+            }
+            for (at, (of_field, hashes)) in others.iter().enumerate() {
+                for (row, place) in placed() {
+                    if let Some(hash) = hashes.get(of_field[row] as usize) {
+                        self.add_distinct(place, at, *hash);
+                    }
+                }
+            }
+        }
+    }
+
+    fn add_combinations(
+        &mut self,
+        ours: &mut Ours<'_>,
+        counted: &[Counted],
+        rows: &RowSet,
+        measures: &Measures,
+    ) {
+        let coded = ours.coded;
+        let (mut numbers, mut found, mut hit) = (vec![Vec::new(); coded.len()], Vec::new(), Vec::new());
+        let mut key = vec![0; coded.len()];
+        for row in rows.iter() {
+            for (of_field, found) in coded.iter().zip(&mut numbers) {
+                of_field.each(row, found);
+            }
+            if numbers.iter().any(Vec::is_empty) {
+                continue;
+            }
+            hit.clear();
+            let mut whole = combinations(&numbers, |at| {
+                for ((key, i), of_field) in key.iter_mut().zip(at).zip(&numbers) {
+                    *key = of_field[*i];
+                }
+                match self.place_of(ours, &key) {
+                    Some(place) => {
+                        measures.add(row, &mut self.sums[place as usize]);
+                        hit.push(place);
+                    }
+                    None => self.uncounted += 1,
+                }
+            });
+            for (at, Counted { coded, hashes }) in counted.iter().enumerate() {
+                coded.each(row, &mut found);
+                whole &= hit.len() * found.len() <= PAIRS_MAX;
+                let all = hit.iter().flat_map(|place| found.iter().map(|number| (*place, *number)));
+                for (place, number) in all.take(PAIRS_MAX) {
+                    self.add_distinct(place, at, hashes[number as usize]);
+                }
+            }
+            self.cut += u64::from(!whole);
+        }
+    }
+
+    /// The place of a row by the numbers of its values in a block; `None` when it is not begun for want of room.
+    fn place_of(&mut self, ours: &mut Ours<'_>, theirs: &[u32]) -> Option<u32> {
+        let coded = ours.coded;
+        let value = |at: usize| &coded[at].values[theirs[at] as usize];
+        let known = |at: usize, their: u32| match ours.numbers[at][their as usize] {
+            NONE => self.known[at].find(value(at)),
+            number => number,
+        };
+        let mut key = [NONE; FIELDS_MAX];
+        let key = &mut key[..theirs.len()];
+        for (at, (key, their)) in key.iter_mut().zip(theirs).enumerate() {
+            *key = known(at, *their);
+        }
+        let place = self.place(key, &value)?;
+        for ((ours, their), key) in ours.numbers.iter_mut().zip(theirs).zip(key) {
+            ours[*their as usize] = *key;
+        }
+        Some(place)
+    }
+
     /// Counts one record.
     pub(super) fn add(&mut self, by: &GroupBy, flow: &StoredFlow) {
+        self.begin(by);
         let mut values: Vec<Vec<Value<'static>>> = Vec::with_capacity(by.fields.len());
         for field in &by.fields {
             let mut of_field = Vec::new();
@@ -309,133 +304,136 @@ impl Groups {
             values.push(of_field);
         }
         let sums = Sums::of(flow);
-        let mut keys = Vec::new();
+        let mut hit = Vec::new();
+        let mut key = vec![NONE; values.len()];
         let mut whole = combinations(&values, |at| {
-            let key: Vec<_> = at.iter().zip(&values).map(|(i, of_field)| of_field[*i].clone()).collect();
-            keys.push(key);
+            let value = |field: usize| &values[field][at[field]];
+            for (field, key) in key.iter_mut().enumerate() {
+                *key = self.known[field].find(value(field));
+            }
+            match self.place(&mut key, &value) {
+                Some(place) => {
+                    self.sums[place as usize].merge(&sums);
+                    hit.push(place);
+                }
+                None => self.uncounted += 1,
+            }
         });
-        let mut hashes = Vec::with_capacity(by.distinct.len());
-        for field in &by.distinct {
+        for (at, field) in by.distinct.iter().enumerate() {
             let mut of_field = Vec::new();
             distinct(field, flow, &mut of_field);
-            whole &= keys.len() * of_field.len() <= PAIRS_MAX;
-            hashes.push(of_field.iter().map(hash_of).collect::<Vec<_>>());
-        }
-        for (at, key) in keys.into_iter().enumerate() {
-            let of_field = |hashes: &Vec<u64>| {
-                let left = PAIRS_MAX.saturating_sub(at * hashes.len());
-                let mut of_field = Distinct::default();
-                hashes.iter().take(left).for_each(|hash| {
-                    of_field.add(OF_ROW, *hash);
-                });
-                of_field
-            };
-            self.add_tally(&key, Tally { sums, distinct: hashes.iter().map(of_field).collect() });
+            whole &= hit.len() * of_field.len() <= PAIRS_MAX;
+            let all = hit.iter().flat_map(|place| of_field.iter().map(|value| (*place, hash_of(value))));
+            all.take(PAIRS_MAX).for_each(|(place, hash)| self.add_distinct(place, at, hash));
         }
         self.cut += u64::from(!whole);
     }
 
-    fn add_tally(&mut self, key: &[Value<'static>], tally: Tally) {
-        let mut ours = vec![vec![NONE]; key.len()];
-        self.add_numbered(&mut ours, &vec![0; key.len()], &|at, _| &key[at], tally);
+    /// The place of the row with this key of known values.
+    fn find(&self, key: &[u32]) -> Option<u32> {
+        if let [number] = key {
+            // Values come with their rows.
+            return Some(*number);
+        }
+        let (word, width) = (word_of(key), key.len());
+        let same = |(known, place): &(u64, u32)| {
+            *known == word && (width <= 2 || self.keys[*place as usize * width..][..width] == *key)
+        };
+        self.places.find(hash_of_word(word), same).map(|(_, place)| *place)
     }
 
-    /// Adds to the row of the values that `value` gives for the `theirs` of each field. `ours` says what their numbers are
-    /// here, as far as that was found out before.
-    fn add_numbered<'v>(
-        &mut self,
-        ours: &mut [Vec<u32>],
-        theirs: &[usize],
-        value: &dyn Fn(usize, usize) -> &'v Value<'static>,
-        mut tally: Tally,
-    ) {
-        let width = theirs.len();
-        self.known.resize_with(width, Known::default);
-        let mut new = false;
-        for (at, number) in theirs.iter().enumerate() {
-            let our = &mut ours[at][*number];
-            if *our == NONE {
-                *our = self.known[at].find(value(at, *number));
-            }
-            new |= *our == NONE;
-        }
-        let start = self.keys.len();
-        if !new && width == 1 {
-            // Values come with their rows: the number of the one is the place of the other.
-            return self.merge_tally(ours[0][theirs[0]] as usize, &tally);
-        }
-        if !new {
-            self.keys.extend(theirs.iter().zip(&*ours).map(|(number, ours)| ours[*number]));
-            let key = &self.keys[start..];
-            let same = |place: &u32| self.keys[*place as usize * width..][..width] == *key;
-            let place = self.places.find(hash_of_key(key), same).copied();
-            self.keys.truncate(start);
-            if let Some(place) = place {
-                return self.merge_tally(place as usize, &tally);
-            }
+    /// The place of the row with this key, begun if there is none; values that are not known are, then. `None` when there
+    /// are too many rows.
+    fn place<'v>(&mut self, key: &mut [u32], value: &dyn Fn(usize) -> &'v Value<'static>) -> Option<u32> {
+        if !key.contains(&NONE)
+            && let Some(place) = self.find(key)
+        {
+            return Some(place);
         }
         let text = |value: &Value<'_>| if let Value::Text(text) = value { text.len() } else { 0 };
-        let bytes: usize = theirs.iter().enumerate().map(|(at, number)| text(value(at, *number))).sum();
-        if self.tallies.len() >= KEYS_MAX || self.key_bytes + bytes > KEY_BYTES_MAX {
-            self.uncounted += tally.sums.flows;
-            return;
+        let bytes: usize = (0..key.len()).map(|at| text(value(at))).sum();
+        if self.sums.len() >= KEYS_MAX || self.key_bytes + bytes > KEY_BYTES_MAX {
+            return None;
         }
         self.key_bytes += bytes;
-        for (at, number) in theirs.iter().enumerate() {
-            let our = &mut ours[at][*number];
-            if *our == NONE {
-                *our = self.known[at].insert(value(at, *number));
-            }
-            self.keys.push(*our);
+        for (at, number) in key.iter_mut().enumerate().filter(|(_, number)| **number == NONE) {
+            *number = self.known[at].insert(value(at));
         }
-        if self.distinct_bytes > DISTINCT_BYTES_MAX {
-            self.unseen += tally.distinct.len() as u64;
-            tally.distinct.fill_with(Distinct::default);
+        let place = self.sums.len() as u32;
+        self.keys.extend_from_slice(key);
+        self.sums.push(Sums::default());
+        self.distinct.resize_with(self.distinct.len() + self.distinct_fields, Distinct::default);
+        if key.len() > 1 {
+            let word = word_of(key);
+            self.places.insert_unique(hash_of_word(word), (word, place), |(word, _)| hash_of_word(*word));
         }
-        self.distinct_bytes += tally.distinct.iter().map(Distinct::bytes).sum::<usize>();
-        let place = self.tallies.len() as u32;
-        self.tallies.push(tally);
-        let hash = |place: &u32| hash_of_key(&self.keys[*place as usize * width..][..width]);
-        self.places.insert_unique(hash(&place), place, hash);
+        Some(place)
     }
 
-    fn merge_tally(&mut self, place: usize, tally: &Tally) {
-        let known = &mut self.tallies[place];
-        known.sums.merge(&tally.sums);
-        for (known, more) in known.distinct.iter_mut().zip(&tally.distinct) {
-            if known.grows() && self.distinct_bytes > DISTINCT_BYTES_MAX {
-                self.unseen += 1;
-            } else {
-                self.distinct_bytes += known.merge(OF_ROW, more);
-            }
+    fn add_distinct(&mut self, place: u32, at: usize, hash: u64) {
+        self.grow_distinct(place, at, |known| known.add(OF_ROW, hash));
+    }
+
+    /// Lets `more` add to the different values of a row, unless all of them take too much; it says what it took.
+    #[inline]
+    fn grow_distinct(&mut self, place: u32, at: usize, more: impl FnOnce(&mut Distinct) -> usize) {
+        let known = &mut self.distinct[place as usize * self.distinct_fields + at];
+        if known.grows() && self.distinct_bytes > DISTINCT_BYTES_MAX {
+            self.unseen += 1;
+        } else {
+            self.distinct_bytes += more(known);
         }
     }
 
     /// Takes in what another thread counted.
     pub(super) fn merge(&mut self, mut other: Groups) {
-        if self.tallies.is_empty() && self.uncounted == 0 {
+        if self.sums.is_empty() && self.uncounted == 0 {
             std::mem::swap(self, &mut other);
         }
         self.uncounted += other.uncounted;
         self.cut += other.cut;
         self.unseen += other.unseen;
         let width = other.known.len();
-        let mut ours: Vec<Vec<u32>> =
-            other.known.iter().map(|known| vec![NONE; known.values.len()]).collect();
-        let mut theirs = vec![0usize; width];
-        for (place, tally) in std::mem::take(&mut other.tallies).into_iter().enumerate() {
-            for (number, theirs) in other.keys[place * width..].iter().zip(&mut theirs) {
-                *theirs = *number as usize;
+        let mut ours: Vec<Vec<u32>> = self
+            .known
+            .iter()
+            .zip(&other.known)
+            .map(|(known, others)| others.values.iter().map(|value| known.find(value)).collect())
+            .collect();
+        let mut key = vec![NONE; width];
+        let mut theirs = std::mem::take(&mut other.distinct).into_iter();
+        for (sums, numbers) in other.sums.iter().zip(other.keys.chunks_exact(width.max(1))) {
+            for ((key, ours), number) in key.iter_mut().zip(&ours).zip(numbers) {
+                *key = ours[*number as usize];
             }
-            self.add_numbered(&mut ours, &theirs, &|at, number| &other.known[at].values[number], tally);
+            let distinct = theirs.by_ref().take(other.distinct_fields);
+            let value = |at: usize| &other.known[at].values[numbers[at] as usize];
+            let Some(place) = self.place(&mut key, &value) else {
+                self.uncounted += sums.flows;
+                distinct.for_each(drop);
+                continue;
+            };
+            for ((ours, number), key) in ours.iter_mut().zip(numbers).zip(&key) {
+                ours[*number as usize] = *key;
+            }
+            self.sums[place as usize].merge(sums);
+            for (at, more) in distinct.enumerate() {
+                self.grow_distinct(place, at, |known| known.merge(OF_ROW, more));
+            }
         }
     }
 
-    pub(super) fn tallies(&self) -> &[Tally] {
-        &self.tallies
+    /// The sums of every row, by its place.
+    pub(super) fn sums(&self) -> &[Sums] {
+        &self.sums
     }
 
-    /// The values of a row, by its place among [`Groups::tallies`].
+    /// One a field of [`GroupBy::distinct`].
+    pub(super) fn distinct(&self, place: usize) -> &[Distinct] {
+        &self.distinct[place * self.distinct_fields..][..self.distinct_fields]
+    }
+
+    /// The values of a row, by its place.
     pub(super) fn values(&self, place: usize) -> impl Iterator<Item = &Value<'static>> {
         let width = self.known.len();
         let numbers = self.keys[place * width..][..width].iter();
@@ -447,7 +445,7 @@ impl Groups {
         if self.uncounted > 0 {
             reasons.push(format!(
                 "more than {} different rows: those first seen beyond are left out, so that sums may be too low",
-                self.tallies.len()
+                self.sums.len()
             ));
         }
         if self.unseen > 0 {

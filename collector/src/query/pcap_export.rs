@@ -1,23 +1,28 @@
 //! Packets of chosen flows as one capture file, in order of time over all agents, as a stream.
 //!
-//! Three steps. First the flows are found, which bounds everything that follows: how far wrong the times may be, and which
-//! blocks to read. Those are looked for all at once, so that each index is walked once. Then they are merged by time:
-//! see `pcap_merge.rs`.
+//! Three steps. First the flows are found, in one go over everything, which bounds what follows: how far wrong the times may
+//! be, and which blocks to read. Those are looked for all at once, so that each index is walked once. Then they are merged by
+//! time: see `pcap_merge.rs`. No step has a limit in time as long as it goes on: what ends a download early is a caller who
+//! takes nothing, and then it does not end as if it were whole.
 
 use std::collections::{BTreeSet, HashMap};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use gnomon_clock::{RawNs, UtcNs};
-use gnomon_flow::{EpochHash, FlowId, FlowRef, StoredFlow};
+use gnomon_flow::{EpochHash, FlowId, FlowRecord, FlowRef, StoredFlow};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 
 use super::execute::{Queries, QueryError, TimeRange, Work, joined};
 use super::pcap_file::PcapFormat;
 use super::pcap_merge::send;
-use crate::store::{FlowSpan, SliceLocation, Stop, Store, StoreError};
+use crate::store::{FlowSpan, Part, SliceLocation, Stop, Store, StoreError};
 
 /// Records of one export; more are left out, and it says so.
 const FLOWS_MAX: usize = 500_000;
@@ -25,8 +30,8 @@ const FLOWS_MAX: usize = 500_000;
 const BLOCKS_MAX: usize = 2_000_000;
 /// Ids a caller may name.
 pub const IDS_MAX: usize = 10_000;
-/// A caller that takes nothing for so long is given up.
-const STALLED: Duration = Duration::from_secs(60);
+/// Those found are brought down to [`FLOWS_MAX`] when there are so many.
+const FOUND_MAX: usize = FLOWS_MAX + FLOWS_MAX / 4;
 /// Epochs named in the file's comment.
 const EPOCHS_NAMED: usize = 16;
 
@@ -61,8 +66,40 @@ pub enum PcapPiece {
 pub struct PcapDownload {
     /// What is known before the first packet: flows, error, and why flows are missing.
     pub found: PcapSummary,
-    /// Ends behind [`PcapPiece::End`]; an end without it is a broken file.
-    pub pieces: mpsc::Receiver<Result<PcapPiece, QueryError>>,
+    pub pieces: PcapPieces,
+}
+
+/// The pieces of a file, in order: the last is [`PcapPiece::End`], or the error that broke the file off.
+pub struct PcapPieces {
+    receiver: mpsc::Receiver<Result<PcapPiece, QueryError>>,
+    why_cut: Arc<OnceLock<&'static str>>,
+    ended: bool,
+}
+
+impl PcapPieces {
+    pub async fn recv(&mut self) -> Option<Result<PcapPiece, QueryError>> {
+        std::future::poll_fn(|context| self.poll(context)).await
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<PcapPiece, QueryError>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let piece = ready!(self.receiver.poll_recv(context)).unwrap_or_else(|| {
+            let why = self.why_cut.get().copied();
+            Err(QueryError::Cut(why.unwrap_or("the thread that wrote the file ended by a fault")))
+        });
+        self.ended = !matches!(piece, Ok(PcapPiece::Data(_)));
+        Poll::Ready(Some(piece))
+    }
+}
+
+impl Stream for PcapPieces {
+    type Item = Result<PcapPiece, QueryError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll(context)
+    }
 }
 
 /// The records found, and where their packets are.
@@ -128,15 +165,27 @@ impl Queries {
         let chosen = if request.ids.is_empty() {
             let selection = self.selection(&request.expression, request.range)?;
             let store = self.store.clone();
-            self.run(move |control| {
+            self.run_while_it_goes_on(move |control| {
+                let found = Mutex::new(Oldest::default());
+                let (_, reasons) = selection.walk(&control, &|(): &mut (), part| {
+                    let of_part: Vec<StoredFlow> = match part {
+                        Part::Flows(flows) => flows.iter().map(outline).collect(),
+                        Part::Rows(reader, rows) => {
+                            rows.iter().map(|row| reader.outline(row)).collect::<Result<_, _>>()?
+                        }
+                    };
+                    found.lock().unwrap_or_else(PoisonError::into_inner).extend(of_part);
+                    Ok(())
+                })?;
+                let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+                found.cut();
                 let mut chosen = Chosen::new(store);
-                let mut matches = selection.matches(false, control)?;
-                while let Some(flow) = matches.next()? {
-                    if !chosen.add(&flow) {
-                        break;
-                    }
+                found.flows.iter().for_each(|flow| chosen.add(flow));
+                if found.more {
+                    chosen.reasons.push(too_many("flows", FLOWS_MAX));
                 }
-                chosen.reasons.extend(matches.partial());
+                chosen.reasons.extend(reasons);
+                control.check()?;
                 chosen.find_blocks()?;
                 Ok(chosen)
             })
@@ -155,9 +204,7 @@ impl Queries {
                         break;
                     }
                     match store.get(*id)? {
-                        Some(flow) => {
-                            chosen.add(&flow);
-                        }
+                        Some(flow) => chosen.add(&flow),
                         None => missing += 1,
                     }
                 }
@@ -175,7 +222,15 @@ impl Queries {
         };
         let (sender, pieces) = mpsc::channel(4);
         let found = PcapSummary { partial: joined(&chosen.reasons), ..chosen.found.clone() };
-        let sending = Sending { sender, handle: Handle::current(), shutdown: self.shutdown.clone() };
+        let why_cut = Arc::new(OnceLock::new());
+        let sending = Sending {
+            sender,
+            handle: Handle::current(),
+            shutdown: self.shutdown.clone(),
+            stalled: Duration::from_millis(self.limits.stalled_ms),
+            why_cut: Arc::clone(&why_cut),
+        };
+        let pieces = PcapPieces { receiver: pieces, why_cut, ended: false };
         let (format, packets_max) = (request.format, request.packets_max);
         tokio::task::spawn_blocking(move || send(chosen, format, packets_max, &sending, permit));
         Ok(PcapDownload { found, pieces })
@@ -196,12 +251,8 @@ impl Chosen {
         }
     }
 
-    /// Add a record. False when there is room for no more.
-    fn add(&mut self, flow: &StoredFlow) -> bool {
-        if self.found.flows as usize >= FLOWS_MAX {
-            self.reasons.push(too_many("flows", FLOWS_MAX));
-            return false;
-        }
+    /// Add a record.
+    fn add(&mut self, flow: &StoredFlow) {
         let record = &flow.record;
         self.found.flows += 1;
         self.found.time_err_ns_max = self.found.time_err_ns_max.max(flow.time_err_ns().unwrap_or(0));
@@ -222,7 +273,6 @@ impl Chosen {
             fallback,
         });
         wanted.segments.push((record.first, record.last));
-        true
     }
 
     /// Find the blocks with packets of all records that were added.
@@ -287,6 +337,49 @@ impl Chosen {
     }
 }
 
+/// The oldest records of those that were found, outlines only.
+#[derive(Default)]
+struct Oldest {
+    flows: Vec<StoredFlow>,
+    /// There were more than [`FLOWS_MAX`].
+    more: bool,
+}
+
+impl Oldest {
+    fn extend(&mut self, flows: Vec<StoredFlow>) {
+        for flow in flows {
+            self.flows.push(flow);
+            if self.flows.len() >= FOUND_MAX {
+                self.cut();
+            }
+        }
+    }
+
+    fn cut(&mut self) {
+        if self.flows.len() > FLOWS_MAX {
+            self.more = true;
+            let time = |flow: &StoredFlow| (flow.first.map(|first| first.utc).or(flow.ingested), flow.id());
+            self.flows.select_nth_unstable_by_key(FLOWS_MAX, time);
+            self.flows.truncate(FLOWS_MAX);
+        }
+    }
+}
+
+/// What [`Chosen`] goes by.
+fn outline(flow: &StoredFlow) -> StoredFlow {
+    let StoredFlow { record, .. } = flow;
+    let record = FlowRecord {
+        id: record.id,
+        segment: record.segment,
+        first: record.first,
+        last: record.last,
+        stamp_err_ns: record.stamp_err_ns,
+        ..FlowRecord::default()
+    };
+    let (origin, time_reason) = (flow.origin.clone(), flow.time_reason.clone());
+    StoredFlow { record, origin, time_reason, ..*flow }
+}
+
 fn too_many(what: &str, max: usize) -> String {
     format!("more than {max} {what}: ask for a shorter time range or a narrower expression")
 }
@@ -311,6 +404,9 @@ pub(super) struct Sending {
     sender: mpsc::Sender<Result<PcapPiece, QueryError>>,
     handle: Handle,
     shutdown: CancellationToken,
+    /// A caller that takes nothing for so long is given up.
+    stalled: Duration,
+    why_cut: Arc<OnceLock<&'static str>>,
 }
 
 impl Sending {
@@ -318,10 +414,15 @@ impl Sending {
     pub(super) fn send(&self, piece: Result<PcapPiece, QueryError>) -> bool {
         let sent = async {
             tokio::select! {
-                sent = tokio::time::timeout(STALLED, self.sender.send(piece)) => matches!(sent, Ok(Ok(()))),
-                () = self.shutdown.cancelled() => false,
+                sent = tokio::time::timeout(self.stalled, self.sender.send(piece)) => match sent {
+                    Ok(sent) => sent.map_err(|_| "nobody reads it any more"),
+                    Err(_) => Err("the caller took nothing for a minute, the limit of a download"),
+                },
+                () = self.shutdown.cancelled() => Err("the collector is being stopped"),
             }
         };
-        self.handle.block_on(sent)
+        let sent = self.handle.block_on(sent);
+        // Whoever still listens is told by `PcapPieces` that this is not the end.
+        sent.map_err(|why| self.why_cut.set(why)).is_ok()
     }
 }

@@ -23,7 +23,7 @@ const LOADERS: usize = 2;
 /// Blocks that each of them is ahead.
 const AHEAD: usize = 4;
 /// Bytes of blocks that wait for their turn; beyond it blocks are read late, and the order may suffer.
-const WAITING_BYTES_MAX: usize = 256 << 20;
+const WAITING_BYTES_MAX: usize = if cfg!(test) { 4 << 20 } else { 256 << 20 };
 /// Bytes of the file handed over at once.
 const CHUNK_BYTES: usize = 256 << 10;
 
@@ -57,6 +57,13 @@ struct Turn {
     number: usize,
     next: usize,
     loaded: Loaded,
+}
+
+impl Loaded {
+    /// What it takes in memory.
+    fn held_bytes(&self) -> usize {
+        self.bytes.capacity() + self.packets.capacity() * size_of::<Due>()
+    }
 }
 
 impl PartialEq for Turn {
@@ -208,7 +215,7 @@ fn merge(
             missing.gone += u64::from(loaded.gone);
             missing.damaged += u64::from(loaded.damaged);
             if let Some(first) = loaded.packets.first() {
-                waiting_bytes += loaded.bytes.len();
+                waiting_bytes += loaded.held_bytes();
                 turns.push(Turn { utc: first.utc, number, next: 0, loaded });
             }
         }
@@ -242,7 +249,7 @@ fn merge(
                 turn.utc = utc;
             }
             None => {
-                waiting_bytes -= turn.loaded.bytes.len();
+                waiting_bytes -= turn.loaded.held_bytes();
                 PeekMut::pop(turn);
             }
         }

@@ -14,9 +14,14 @@ pub const LIMIT_MAX: u32 = 10_000;
 /// A page ends earlier when its records take about this much, so that it fits the 4 MiB that gRPC clients take.
 const PAGE_BYTES_MAX: usize = 3 << 20;
 
-/// Said of the pages after better evidence came, or after the collector was started anew.
-const MOVED: &str = "the times of records were corrected, or the collector restarted, since the first page: some may come \
-                     twice (by their id) or be missing; begin again for the exact answer";
+/// Said of pages that go by other evidence than the times of now.
+const MOVED: &str = "the times of records were corrected since the first page: the pages go on by the times of before, \
+                     without records that lost their place in time; begin again for the times of now";
+/// Said where nothing is left of the evidence that the first page went by.
+const FORGOTTEN: &str = "the collector restarted since the first page, or has forgotten it for others: where times were \
+                         corrected since, records may come twice (by their id) or be missing; begin again for the exact answer";
+/// In a cursor: the evidence of its first page was forgotten.
+const NOTHING: u64 = 0;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Search {
@@ -38,8 +43,9 @@ pub struct SearchPage {
 }
 
 impl Queries {
-    /// A page of matching records. Pages follow the records' times: flows that arrive meanwhile move nothing. When better
-    /// evidence moved records since the first page, some may come twice or be missing: the answer says so.
+    /// A page of matching records. Pages follow the records' times by the evidence of the first page: neither flows that
+    /// arrive meanwhile nor better evidence move anything, so each record comes once. Where that evidence is not remembered
+    /// any more, some may come twice or be missing: the answer says so.
     ///
     /// # Errors
     /// See [`QueryError`].
@@ -48,26 +54,27 @@ impl Queries {
         let selection = self.selection(&search.expression, search.range)?;
         let newest_first = !search.oldest_first;
         let order = Order { newest_first, by_ingest: selection.span.by_ingest };
-        let (after, begun_at) = match search.cursor.as_str() {
+        let (after, begun_by) = match search.cursor.as_str() {
             "" => (None, None),
-            cursor => order.place(cursor).map(|(key, moves)| (Some(key), Some(moves)))?,
+            cursor => order.place(cursor).map(|(key, number)| (Some(key), Some(number)))?,
         };
         self.run(move |control| {
-            let moves = selection.store.moves();
             if after.is_none()
                 && let Some(flows) = selection.by_id(newest_first).transpose()?
             {
                 return Ok(SearchPage { flows, next_cursor: String::new(), partial: None });
             }
             let stop = || control.stop();
-            let page = selection.store.page(
-                selection.span,
-                newest_first,
-                after.as_ref(),
-                &selection.plan,
-                limit,
-                &stop,
-            )?;
+            // Times of ingest move nowhere.
+            let begun_by = begun_by.filter(|_| !order.by_ingest);
+            let listing = match begun_by {
+                Some(number) => selection.store.go_on_listing(number),
+                None => Some(selection.store.begin_listing()),
+            };
+            let forgotten = listing.is_none();
+            let store = listing.unwrap_or_else(|| selection.store.begin_listing());
+            let page =
+                store.page(selection.span, newest_first, after.as_ref(), &selection.plan, limit, &stop)?;
             control.check()?;
             let mut behind = page.behind;
             let (mut flows, mut bytes) = (Vec::with_capacity(page.flows.len()), 0);
@@ -81,10 +88,12 @@ impl Queries {
                 }
                 flows.push(flow);
             }
-            let begun_at = begun_at.unwrap_or(moves);
-            let next_cursor = behind.map(|key| order.cursor(&key, begun_at)).unwrap_or_default();
+            let number = || if forgotten || order.by_ingest { NOTHING } else { store.keep_listing() };
+            let next_cursor = behind.map(|key| order.cursor(&key, number())).unwrap_or_default();
             let mut partial = control.partial(page.stopped, page.damaged);
-            if begun_at != moves && !order.by_ingest {
+            if forgotten {
+                partial.push(FORGOTTEN.to_owned());
+            } else if begun_by.is_some() && store.has_moved() {
                 partial.push(MOVED.to_owned());
             }
             let partial = joined(&partial);
@@ -111,10 +120,11 @@ struct Order {
 }
 
 impl Order {
-    /// Version 2 of the cursor: `2`, a letter for the order, in hexadecimal [`Store::moves`] at the first page and the key.
-    fn cursor(self, key: &ScanKey, moves: u64) -> String {
+    /// Version 2 of the cursor: `2`, a letter for the order, in hexadecimal the number of [`Store::keep_listing`]
+    /// and the key.
+    fn cursor(self, key: &ScanKey, number: u64) -> String {
         let hex: String = key.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("2{}{moves:016x}{hex}", self.letter())
+        format!("2{}{number:016x}{hex}", self.letter())
     }
 
     fn letter(self) -> char {
@@ -138,7 +148,7 @@ impl Order {
             hex.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect();
         let digits = digits.filter(|d| d.len() % 2 == 0).ok_or_else(not_ours)?;
         let bytes: Vec<u8> = digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();
-        let (moves, key) = bytes.split_first_chunk().ok_or_else(not_ours)?;
-        Ok((ScanKey::from_bytes(key).ok_or_else(not_ours)?, u64::from_be_bytes(*moves)))
+        let (number, key) = bytes.split_first_chunk().ok_or_else(not_ours)?;
+        Ok((ScanKey::from_bytes(key).ok_or_else(not_ours)?, u64::from_be_bytes(*number)))
     }
 }

@@ -13,7 +13,7 @@ use super::values::{Codes, Values, attribute_value, values};
 use crate::store::block::columns::{self, Way};
 use crate::store::block::{Column, Dictionary, Summary, Token, address_token, network_token, text_token};
 use crate::store::live::RowSet;
-use crate::store::{Filter, Reader, StoreError};
+use crate::store::{Ends, Filter, Outline, Reader, StoreError};
 
 impl Filter for Plan {
     fn may_match(&self, summary: &Summary) -> bool {
@@ -26,6 +26,10 @@ impl Filter for Plan {
 
     fn matches(&self, flow: &gnomon_flow::StoredFlow) -> bool {
         Plan::matches(self, flow)
+    }
+
+    fn may_match_outline(&self, outline: &Outline) -> bool {
+        may_match_outline(&self.predicate, outline)
     }
 
     fn reads_times(&self) -> bool {
@@ -43,6 +47,45 @@ fn reads_times(predicate: &Predicate) -> bool {
                 || test.field.name.starts_with("time.")
                 || test.field.name == "node"
         }
+    }
+}
+
+fn may_match_outline(predicate: &Predicate, outline: &Outline) -> bool {
+    match predicate {
+        Predicate::And(list) => list.iter().all(|p| may_match_outline(p, outline)),
+        Predicate::Or(list) => list.iter().any(|p| may_match_outline(p, outline)),
+        Predicate::All | Predicate::Not(_) => true,
+        Predicate::Test(test) if test.negate => true,
+        Predicate::Test(test) => match &test.wanted {
+            Wanted::Anything => true,
+            Wanted::OneOf(set) => may_have_outline(set, test.field.id, outline),
+            Wanted::Each(sets) => sets.iter().all(|set| may_have_outline(set, test.field.id, outline)),
+        },
+    }
+}
+
+/// False only when no record with this outline has a value of the set.
+fn may_have_outline(wanted: &ValueSet, field: FieldId, outline: &Outline) -> bool {
+    match (wanted, field.0) {
+        (ValueSet::Ip(set), 20..=22) if set.with_port.is_empty() => {
+            let ends = match field.0 {
+                20 => 0..2,
+                21 => 0..1,
+                _ => 1..2,
+            };
+            match outline.ends {
+                Ends::V4(ips) => ips[ends].iter().any(|ip| set.v4.contains(*ip)),
+                Ends::V6(halves) => halves[ends].iter().any(|half| {
+                    let first = u128::from(*half) << 64;
+                    set.v6.meets(first, first | u128::from(u64::MAX))
+                }),
+                Ends::Other => false,
+            }
+        }
+        (ValueSet::Integer(set), 23) => outline.ports.iter().any(|port| set.contains((*port).into())),
+        (ValueSet::Integer(set), 24) => set.contains(outline.ports[0].into()),
+        (ValueSet::Integer(set), 25) => set.contains(outline.ports[1].into()),
+        _ => true,
     }
 }
 

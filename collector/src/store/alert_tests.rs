@@ -5,10 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use gnomon_clock::sim::SimRandom;
-use gnomon_flow::{AttributeValue, FlowEndReason, FlowRecord, StoredFlow, field};
+use gnomon_flow::{AttributeValue, FlowEndReason, FlowRecord, StoredFlow, TimeState, field};
 
 use super::alerts::{ALERTS_MAX, REMEMBER_NS};
-use super::testing::{FakeClock, S, alert, alerts, epoch, fix, fixes, flows, open, record, seal, settle};
+use super::testing::{
+    FakeClock, S, alert, alerts, begin_blocks, epoch, fix, fixes, flows, open, record, seal, settle,
+};
 use super::{Span, Store, Writer};
 
 /// The numbers of alerts that each record has, by flow and segment.
@@ -74,7 +76,7 @@ fn an_alert_meets_its_record_before_it_after_it_and_in_a_block() {
         assert_eq!((status.flows, store.alert_counts().waiting()), (1, 0), "{order}: it is there once");
         let flow = store.scan(Span::ALL, false, None).next().unwrap().unwrap().1;
         let tags: Vec<_> = flow.record.attributes.of(field::TAGS).collect();
-        assert_eq!(tags, [&AttributeValue::Text("suricata:9000001".to_owned())]);
+        assert_eq!(tags, [&AttributeValue::Text("suricata:9000001".into())]);
         // Sent again, and again after a crash: nothing is doubled, nothing is lost.
         writer.commit(&[alerts(epoch(1), 3, vec![said.clone()])]).unwrap();
         settle(&mut writer);
@@ -223,7 +225,11 @@ fn whatever_happens_every_record_has_its_alerts_once() {
                     let copies = vec![alert(n + 12 * at, at); 1 + pick(2) as usize];
                     writer.commit(&[alerts(epoch(1), seq, copies)]).unwrap();
                 }
-                7 => seal(&mut writer),
+                7 => match pick(3) {
+                    0 => seal(&mut writer),
+                    1 => begin_blocks(&mut writer, |flow| flow.time_state == TimeState::Indexed),
+                    _ => drop(writer.finish_blocks().unwrap()),
+                },
                 8 => {
                     drop((store, writer));
                     (store, writer) = open(dir.path(), &clock);

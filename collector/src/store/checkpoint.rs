@@ -1,24 +1,29 @@
 //! From single records to blocks. A checkpoint is one batch: the new blocks go in, the batches they came in go out, and
-//! what is not in a block yet and would be lost with those is written down by itself. It never waits for anything: ingest
-//! goes on right after.
+//! what is not in a block yet and would be lost with those is written down by itself. The blocks are made beside the
+//! writer (`block_maker.rs`), which goes on with what comes in meanwhile.
 
+use std::collections::HashSet;
 use std::sync::{Arc, PoisonError};
 
 use gnomon_clock::UtcNs;
 use gnomon_flow::{FlowRef, StoredFlow, TimeState};
 
+use super::StoreError;
+use super::block::ROWS;
 use super::block::bloom::Mixing;
-use super::block::{self, ROWS};
+use super::block_maker::{Hot, Made, MadeBlock, Plan};
 use super::envelope::{Envelope, numbers};
 use super::keys::{self, Family};
-use super::live::{RowSet, Sealed, Times};
+use super::live::{RowSet, Sealed};
 use super::rocks::Batch;
 use super::rollup_group::delete_groups;
 use super::writer::Writer;
-use super::{Shared, StoreError};
 
 /// Records in no block. Beyond them, those that may still change are put into blocks too.
 pub(super) const HOT_ROWS_MAX: usize = 16 * ROWS;
+/// Final records in no block for which nobody has to wait: beyond them the writer waits for the blocks that are being made,
+/// as searches look at each of them, and they take memory.
+const FINALS_MAX: usize = 4 * ROWS;
 /// Batches whose records are in no block: what an open has to read again.
 const RECENT_MAX: u64 = 65_536;
 /// Text of records in no block; beyond it blocks are made of fewer records.
@@ -26,16 +31,10 @@ const HOT_TEXT_BYTES_MAX: usize = 128 << 20;
 
 /// A block of final records has at least so many.
 const FINALS_MIN: usize = 256;
-/// Text that a block has about, at most: a question reads whole columns into memory.
-const BLOCK_TEXT_BYTES: usize = 64 << 20;
-
-/// A record to be put into a block, by its id.
-type Hot = (FlowRef, Arc<StoredFlow>);
-
 impl Writer {
-    /// Puts records into blocks when there are enough of them. Whether something was done.
+    /// Has records put into blocks when there are enough of them. Whether something was done.
     pub(super) fn seal(&mut self) -> Result<bool, StoreError> {
-        let enough = {
+        let (class, behind) = {
             let live = self.shared.live();
             let recent = self.recent.1 - self.recent.0;
             let (text, majority) = (live.text_bytes(), live.counts.indexed >= live.counts.held());
@@ -44,17 +43,38 @@ impl Writer {
             let final_class = |least: usize| [true, false].into_iter().find(|is| live.finals(*is) >= least);
             let too_many =
                 live.hot_len() > HOT_ROWS_MAX || recent > 2 * RECENT_MAX || text > 2 * HOT_TEXT_BYTES_MAX;
-            match final_class(if little { FINALS_MIN } else { ROWS }) {
+            let class = match final_class(if little { FINALS_MIN } else { ROWS }) {
                 Some(indexed) => Some((true, indexed)),
                 None if too_many => Some((false, majority)),
                 None => None,
-            }
+            };
+            let finals = live.finals(true).max(live.finals(false));
+            (class, too_many || finals > FINALS_MAX)
         };
-        let Some((finals, indexed)) = enough else { return Ok(false) };
+        if self.maker.is_busy() {
+            return self.put_made(behind);
+        }
+        let Some((finals, indexed)) = class else { return Ok(false) };
         let rows = self.select(|flow| {
             (flow.record.end.is_some() || !finals) && (flow.time_state == TimeState::Indexed) == indexed
         });
-        self.checkpoint(rows, &[])?;
+        let plan = self.plan(rows);
+        self.maker.make(plan);
+        Ok(true)
+    }
+
+    /// Waits until no block is being made any more; whether one was.
+    ///
+    /// # Errors
+    /// What the disk said: the records stay in no block.
+    pub fn finish_blocks(&mut self) -> Result<bool, StoreError> {
+        self.put_made(true)
+    }
+
+    fn put_made(&mut self, wait: bool) -> Result<bool, StoreError> {
+        let Some(mut made) = self.maker.take(wait) else { return Ok(false) };
+        self.install(&mut made, &[])?;
+        self.maker.forget(made);
         Ok(true)
     }
 
@@ -64,76 +84,101 @@ impl Writer {
         live.hot().filter(|(_, flow)| wanted(flow)).map(|(id, flow)| (id, Arc::clone(flow))).collect()
     }
 
-    /// Puts `rows`, which are all indexed or all held, into blocks, and forgets `dropped`.
-    pub(super) fn checkpoint(&mut self, mut rows: Vec<Hot>, dropped: &[FlowRef]) -> Result<(), StoreError> {
+    /// Puts `rows`, which are all indexed or all held, into blocks, and forgets `dropped`. Now, by this thread.
+    pub(super) fn checkpoint(&mut self, rows: Vec<Hot>, dropped: &[FlowRef]) -> Result<(), StoreError> {
+        let mut made = self.plan(rows).make();
+        self.install(&mut made, dropped)
+    }
+
+    pub(super) fn plan(&self, rows: Vec<Hot>) -> Plan {
+        let leaving: HashSet<FlowRef, Mixing> = rows.iter().map(|(id, _)| *id).collect();
+        let live = self.shared.live();
+        let staying = live.hot().filter(|(id, flow)| !leaving.contains(id) && self.is_unwritten(*id, flow));
+        Plan { staying: staying.map(|(id, _)| id).collect(), rows, recent: self.recent.1 }
+    }
+
+    /// Nothing but the batch that it came in has the record as it is.
+    fn is_unwritten(&self, id: FlowRef, flow: &StoredFlow) -> bool {
+        self.waiting.get(&id).is_none_or(|revision| *revision < flow.record.revision)
+    }
+
+    /// The batch that puts made blocks in, in the place of the records that they were made of. Those that have become
+    /// others meanwhile stay as they are, and their rows are dead.
+    pub(super) fn install(&mut self, made: &mut Made, dropped: &[FlowRef]) -> Result<(), StoreError> {
+        let Made { plan, blocks } = made;
         let mut batch = Batch::default();
-        let mut sealed = Vec::new();
-        // Near in time, near in place: that is what lets a search pass blocks by.
-        rows.sort_by_cached_key(|(id, flow)| (flow.first.map(|first| first.utc), flow.record.first, *id));
-        let text_bytes: usize = rows.iter().map(|(_, flow)| flow.record.attributes.text_bytes()).sum();
-        // The batch that filled a block goes over its edge: that makes no two of them.
-        let blocks = ((rows.len() + ROWS / 2) / ROWS).max(text_bytes / BLOCK_TEXT_BYTES).max(1);
-        let each = rows.len().div_ceil(blocks).max(1);
-        for rows in rows.chunks(each) {
-            let id = self.next_block + sealed.len() as u64;
-            sealed.push(Arc::new(self.put_block(id, rows, &mut batch)?));
-        }
-        let leaving: std::collections::HashSet<FlowRef, Mixing> =
-            rows.iter().map(|(id, _)| *id).chain(dropped.iter().copied()).collect();
+        let mut sealed = Vec::with_capacity(blocks.len());
+        let mut leaving: Vec<FlowRef> = Vec::with_capacity(plan.rows.len() + dropped.len());
         let mut waiting = Vec::new();
         {
             let live = self.shared.live();
-            for (id, flow) in live.hot() {
-                if leaving.contains(&id) {
-                    if self.waiting.contains_key(&id) {
-                        batch.delete(Family::Waiting, keys::reference(id));
-                    }
-                } else if self.waiting.get(&id).is_none_or(|revision| *revision < flow.record.revision) {
+            let is_same = |(id, flow): &Hot| live.get(*id).is_some_and(|now| Arc::ptr_eq(now, flow));
+            for block in blocks {
+                let id = self.next_block + sealed.len() as u64;
+                let rows = &plan.rows[block.rows.clone()];
+                let dead = RowSet::of(rows.len(), |row| !is_same(&rows[block.order[row] as usize]));
+                sealed.push(Arc::new(self.put_block(id, block, rows, dead, &mut batch)?));
+            }
+            let (same, changed): (Vec<_>, Vec<_>) = plan.rows.iter().partition(|row| is_same(row));
+            leaving.extend(same.into_iter().map(|(id, _)| *id).chain(dropped.iter().copied()));
+            let gone: HashSet<FlowRef, Mixing> = dropped.iter().copied().collect();
+            for id in changed.into_iter().map(|(id, _)| *id).chain(plan.staying.iter().copied()) {
+                let Some(flow) = live.get(id).filter(|_| !gone.contains(&id)) else { continue };
+                if self.is_unwritten(id, flow) {
                     batch.put(Family::Waiting, keys::reference(id), Envelope::of(flow).encode());
                     waiting.push((id, flow.record.revision));
                 }
             }
         }
-        for seq in self.recent.0..self.recent.1 {
+        for id in leaving.iter().filter(|id| self.waiting.contains_key(id)) {
+            batch.delete(Family::Waiting, keys::reference(*id));
+        }
+        for seq in self.recent.0..plan.recent {
             batch.delete(Family::Recent, keys::recent(seq));
         }
         batch.put(Family::Meta, keys::META_NEXT_BLOCK, numbers([self.next_block + sealed.len() as u64]));
         batch.put(Family::Meta, keys::META_NEXT_RECENT, numbers([self.recent.1]));
         self.write(&batch, true)?;
-        self.recent.0 = self.recent.1;
+        self.recent.0 = self.recent.0.max(plan.recent);
         self.next_block += sealed.len() as u64;
         for id in &leaving {
             self.waiting.remove(id);
         }
         self.waiting.extend(waiting);
+        self.judge_too(&sealed);
         let mut live = self.shared.live.write().unwrap_or_else(PoisonError::into_inner);
         leaving.iter().for_each(|id| live.remove(*id));
         live.change_blocks(sealed, &[]);
         Ok(())
     }
 
-    fn put_block(&self, id: u64, rows: &[Hot], batch: &mut Batch) -> Result<Sealed, StoreError> {
-        let flows: Vec<Arc<StoredFlow>> = rows.iter().map(|(_, flow)| Arc::clone(flow)).collect();
-        let (built, order) = block::build(&flows);
-        for (column, bytes) in built.columns {
+    fn put_block(
+        &self,
+        id: u64,
+        block: &mut MadeBlock,
+        rows: &[Hot],
+        dead: RowSet,
+        batch: &mut Batch,
+    ) -> Result<Sealed, StoreError> {
+        let MadeBlock { built, order, .. } = block;
+        for (column, bytes) in std::mem::take(&mut built.columns) {
             batch.put(Family::Columns, keys::column(id, column.0), bytes);
         }
         batch.put(Family::Blocks, keys::block(id), built.summary.encode());
+        if !dead.is_empty() {
+            batch.put(Family::Dead, keys::block(id), dead.to_bytes());
+        }
         for (row, at) in order.iter().enumerate() {
             let (id_of_row, flow) = &rows[*at as usize];
-            if flow.record.end.is_none() {
+            if flow.record.end.is_none() && !dead.has(row) {
                 let ingested = flow.ingested.unwrap_or(UtcNs::MIN).tai_ns().cast_unsigned();
                 let value = numbers([id, row as u64, u64::from(flow.record.revision), ingested]);
                 batch.put(Family::Loose, keys::reference(*id_of_row), value);
             }
         }
-        let mut sealed = Sealed {
-            id,
-            dead: Arc::new(RowSet::none(built.summary.rows)),
-            summary: Arc::new(built.summary),
-            times: None,
-        };
-        sealed.times = self.shared.times(&sealed)?;
+        let summary = Arc::clone(&built.summary);
+        let mut sealed = Sealed { id, dead: Arc::new(dead), summary, times: None };
+        sealed.times = self.store().times(&sealed)?;
         Ok(sealed)
     }
 
@@ -178,43 +223,5 @@ impl Writer {
         let reader = self.store().read(block);
         let rows = reader.alive();
         rows.iter().filter(|row| wanted(*row)).map(|row| Ok((row, reader.flow(row)?))).collect()
-    }
-}
-
-impl Shared {
-    /// What the times of an indexed block lie between, by the evidence of now.
-    pub(super) fn times(&self, block: &Sealed) -> Result<Option<Times>, StoreError> {
-        let mut times: Option<Times> = None;
-        for source in &block.summary.sources {
-            let Some(epoch) = self.epochs.get(&self.rocks, source.epoch)? else { continue };
-            for worker in &source.workers {
-                let (from, to) = worker.first;
-                let (Some(first_min), Some(first_max)) =
-                    (self.estimate(&epoch, from)?, self.estimate(&epoch, to)?)
-                else {
-                    // Searched whenever it may concern, until it is clear where its records belong.
-                    return Ok(Some(Times {
-                        first_min: UtcNs::MIN,
-                        first_max: UtcNs::MAX,
-                        last_max: UtcNs::MAX,
-                    }));
-                };
-                let last_max = self.estimate(&epoch, worker.last_max)?.unwrap_or(first_max);
-                let of = Times {
-                    first_min: first_min.utc,
-                    first_max: first_max.utc,
-                    last_max: last_max.utc.max(first_max.utc),
-                };
-                times = Some(match times {
-                    None => of,
-                    Some(all) => Times {
-                        first_min: all.first_min.min(of.first_min),
-                        first_max: all.first_max.max(of.first_max),
-                        last_max: all.last_max.max(of.last_max),
-                    },
-                });
-            }
-        }
-        Ok(times)
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use gnomon_flow::{FlowRef, StoredFlow};
 
 use super::block::bloom::Mixing;
+use super::outline::Outline;
 
 /// Records of a run: what a look takes hold of at once, and what a change may have to copy.
 const RUN: usize = 64;
@@ -15,12 +16,17 @@ const RUN: usize = 64;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Run {
     ids: Vec<FlowRef>,
+    outlines: Vec<Outline>,
     flows: Vec<Arc<StoredFlow>>,
 }
 
 impl Run {
     pub(crate) fn flows(&self) -> &[Arc<StoredFlow>] {
         &self.flows
+    }
+
+    pub(super) fn outlined(&self) -> impl Iterator<Item = (&Outline, &Arc<StoredFlow>)> {
+        self.outlines.iter().zip(&self.flows)
     }
 }
 
@@ -68,6 +74,7 @@ impl Hot {
         let last = Arc::make_mut(&mut self.runs[run]);
         self.places.insert(id, Place { run: run as u32, at: last.ids.len() as u32 });
         last.ids.push(id);
+        last.outlines.push(Outline::of(&flow));
         last.flows.push(flow);
     }
 
@@ -75,6 +82,7 @@ impl Hot {
         let Place { run, at } = self.places.remove(&id)?;
         let of_run = Arc::make_mut(&mut self.runs[run as usize]);
         of_run.ids.swap_remove(at as usize);
+        of_run.outlines.swap_remove(at as usize);
         let flow = of_run.flows.swap_remove(at as usize);
         if let Some(moved) = of_run.ids.get(at as usize) {
             self.places.insert(*moved, Place { run, at });
@@ -94,8 +102,9 @@ impl Hot {
             for (at, (id, _)) in (0..).zip(flows) {
                 self.places.insert(*id, Place { run, at });
             }
+            let outlines = flows.iter().map(|(_, flow)| Outline::of(flow)).collect();
             let (ids, flows) = flows.iter().cloned().unzip();
-            self.runs.push(Arc::new(Run { ids, flows }));
+            self.runs.push(Arc::new(Run { ids, outlines, flows }));
         }
     }
 }

@@ -9,6 +9,7 @@ use gnomon_flow::{EpochHash, FlowRef, Pair, StoredFlow, TimeState};
 
 use super::block::Summary;
 use super::block::bloom::Mixing;
+use super::epochs::Testimony;
 use super::hot::{Hot, Run};
 use super::pairs::PairIndex;
 
@@ -219,6 +220,8 @@ pub(super) struct Live {
     finals: [usize; 2],
     /// Of all hot records' metadata.
     text_bytes: usize,
+    /// Evidence moved records, and not all that was kept of their times follows it yet.
+    pub(super) unsettled: bool,
     /// The hot records' pairs, while somebody asks for them.
     pairs: Option<PairIndex>,
 }
@@ -228,6 +231,10 @@ pub(super) struct Live {
 pub(crate) struct View {
     pub(crate) hot: Vec<Arc<Run>>,
     pub(crate) blocks: Arc<Vec<Arc<Sealed>>>,
+    /// The evidence of then.
+    pub(super) testimony: Arc<Testimony>,
+    /// The times that records and blocks were put away with are near those by `testimony`.
+    pub(super) settled: bool,
 }
 
 impl View {
@@ -238,8 +245,14 @@ impl View {
 }
 
 impl Live {
-    pub(super) fn view(&self) -> View {
-        View { hot: self.hot.runs().to_vec(), blocks: Arc::clone(&self.blocks) }
+    /// `testimony` is of this moment: who changes it does so while he changes this.
+    pub(super) fn view(&self, testimony: Arc<Testimony>) -> View {
+        View {
+            hot: self.hot.runs().to_vec(),
+            blocks: Arc::clone(&self.blocks),
+            testimony,
+            settled: !self.unsettled,
+        }
     }
 
     pub(super) fn get(&self, id: FlowRef) -> Option<&Arc<StoredFlow>> {

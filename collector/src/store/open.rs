@@ -9,6 +9,7 @@ use gnomon_clock::MonoNs;
 use tokio::sync::broadcast;
 
 use super::alerts::AlertTable;
+use super::block_maker::BlockMaker;
 use super::column_cache::ColumnCache;
 use super::directory;
 use super::envelope::{Totals, numbers, numbers_of};
@@ -77,12 +78,12 @@ pub fn open_enriched(
     }
     let intake = Mutex::new(Intake::new(gate.monotonic()));
     let (changes, _) = broadcast::channel(SUBSCRIBER_QUEUE);
-    let moves = AtomicU64::new(gate.monotonic().0);
+    let epochs = Epochs::new(gate.monotonic().0);
     let shared = Arc::new(Shared {
         dir: dir.to_owned(),
         rocks,
         segments,
-        epochs: Epochs::default(),
+        epochs,
         gate,
         enrichment: enrichment.into(),
         live: RwLock::default(),
@@ -92,7 +93,7 @@ pub fn open_enriched(
         intake,
         limits,
         changes,
-        moves,
+        listings: Mutex::default(),
         damaged_blocks: AtomicU64::new(0),
         alert_counts: Arc::default(),
         torn_bytes: recovered.cut_bytes,
@@ -113,6 +114,7 @@ pub fn open_enriched(
         searches: BTreeMap::new(),
         keyed_by: HashMap::new(),
         jobs: VecDeque::new(),
+        maker: BlockMaker::start().map_err(|source| StoreError::Thread { source })?,
         limits,
         pruned_at: None,
         regated_at: (MonoNs(0), MonoNs(0)),
@@ -129,7 +131,7 @@ pub fn open_enriched(
     writer.load_records()?;
     writer.load_jobs();
     writer.load_time()?;
-    Ok((Store { shared }, writer))
+    Ok((Store { shared, then: None }, writer))
 }
 
 /// Refuses what this version does not know before anything is changed: opening a database for writing gives it the families

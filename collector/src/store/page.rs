@@ -9,6 +9,7 @@ use gnomon_clock::UtcNs;
 use gnomon_flow::{FlowRef, StoredFlow};
 
 use super::live::{RowSet, Sealed};
+use super::outline::Outline;
 use super::reader::Reader;
 use super::scan::{FIRSTS_NS, Filter, Order, ScanKey, Span, Stop, lock, parallel};
 use super::{Store, StoreError, keys};
@@ -92,8 +93,8 @@ impl Store {
         }
         let after = after.and_then(|key| keys::timed_of(&key.0));
         let slack_ns = self.shared.gate.rekey_ns().cast_signed();
-        let order = Order { span, newest_first, after, filter, slack_ns };
-        let view = self.view();
+        let (store, view) = self.look()?;
+        let order = Order { span, newest_first, after, filter, slack_ns, settled: view.settled };
         // One more than asked for tells whether there is another page.
         let best = Mutex::new(Best { limit: limit + 1, newest_first, found: BTreeMap::new() });
         // The newest came in last, mostly.
@@ -101,14 +102,13 @@ impl Store {
         let runs: Vec<_> = if newest_first { runs().rev().collect() } else { runs().collect() };
         for run in runs {
             // By the times that were right when a record was taken in, most cannot be on the page any more.
-            let worst = lock(&best).worst().filter(|_| !span.by_ingest);
-            let may_be = |flow: &&Arc<StoredFlow>| {
-                let Some((worst, first)) = worst.zip(flow.first) else { return true };
-                let by = first.utc.minus(worst);
+            let worst = lock(&best).worst().filter(|_| !span.by_ingest && view.settled);
+            let may_be = |outline: &Outline| {
+                let Some((worst, (first, _))) = worst.zip(outline.times) else { return true };
+                let by = first.minus(worst);
                 if newest_first { by >= -slack_ns } else { by <= slack_ns }
             };
-            let run: Vec<Arc<StoredFlow>> = run.flows().iter().filter(may_be).cloned().collect();
-            self.hot(&run, &order, &|| Stop::GoOn, |flow, hot| {
+            store.hot(run, &order, may_be, |flow, hot| {
                 let (at, id) = (order.time_of(&flow), flow.id());
                 if order.behind(at, id) {
                     lock(&best).push(at, id, Place::Hot(Arc::clone(hot)));
@@ -141,7 +141,7 @@ impl Store {
                 missed.fetch_min(at, Ordering::Relaxed);
                 return Ok(false);
             }
-            if !self.served(self.candidates(block, &order, limit + 1, &best))? {
+            if !self.served(store.candidates(block, &order, limit + 1, &best))? {
                 damaged.fetch_add(1, Ordering::Relaxed);
             }
             Ok(true)
@@ -168,7 +168,7 @@ impl Store {
             chosen.truncate(limit);
             page.behind = chosen.last().map(|((at, id), _)| ScanKey::new(*at, *id));
         }
-        page.flows = self.whole(chosen, &mut page.damaged)?;
+        page.flows = store.whole(chosen, &mut page.damaged)?;
         Ok(page)
     }
 
@@ -239,9 +239,14 @@ impl Store {
         parallel(rows.len(), &|_, at| {
             let (block, places) = &rows[at];
             let reader = self.read(block);
+            // What cannot be had is said once of each block, and counted where it is missed.
+            let mut said = false;
             for (place, row) in places {
-                // What cannot be had is counted where it is missed.
-                self.served(reader.flow(*row).map(|flow| lock(&made).push((*place, flow))))?;
+                match reader.flow(*row) {
+                    Ok(flow) => lock(&made).push((*place, flow)),
+                    Err(error) if said && error.is_damage() => {}
+                    Err(error) => said |= !self.served(Err(error))?,
+                }
             }
             Ok(true)
         })?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use gnomon_clock::{Estimate, RawNs, UtcNs};
 use gnomon_flow::field::ATTRIBUTE_ID_FIRST;
-use gnomon_flow::{EpochHash, FieldId, FlowId, FlowRef, Origin, StoredFlow, TimeState};
+use gnomon_flow::{EpochHash, FieldId, FlowId, FlowRecord, FlowRef, Origin, StoredFlow, TimeState};
 
 use super::block::bloom::Mixing;
 use super::block::columns::{self, Row};
@@ -80,7 +80,13 @@ impl Reader {
         if !self.summary().has(column) {
             return Ok(None);
         }
-        let value = self.shared().rocks.get(Family::Columns, &keys::column(self.block.id, column.0))?;
+        let key = keys::column(self.block.id, column.0);
+        let value = self.shared().rocks.get(Family::Columns, &key).map_err(|error| {
+            if error.failure.is_damage() {
+                return self.damaged(column, super::envelope::damaged("a column", error.to_string()));
+            }
+            error.into()
+        })?;
         value.map(Some).ok_or(StoreError::BlockGone { id: self.block.id })
     }
 
@@ -222,7 +228,7 @@ impl Reader {
         }
         let epoch = |source: &super::block::summary::Source| {
             let id = FlowRef { epoch: source.epoch, ..FlowRef::default() };
-            self.shared().epochs.get(&self.shared().rocks, source.epoch)?.ok_or(StoreError::NoEpoch { id })
+            self.store.known(source.epoch)?.ok_or(StoreError::NoEpoch { id })
         };
         let epochs = self.summary().sources.iter().map(epoch).collect::<Result<Vec<_>, _>>()?;
         let epochs = Rc::new(epochs);
@@ -277,7 +283,7 @@ impl Reader {
     pub(crate) fn first(&self, row: usize) -> Result<Option<Estimate>, StoreError> {
         let epochs = self.epochs()?;
         let first = self.integer(columns::FIRST, row)?;
-        self.shared().estimate(&epochs[self.source(row)?], RawNs(first))
+        self.store.time_of(&epochs[self.source(row)?], RawNs(first))
     }
 
     /// When a row's first and last packets were.
@@ -286,8 +292,7 @@ impl Reader {
         let epoch = &epochs[self.source(row)?];
         let first = self.integer(columns::FIRST, row)?;
         let last = first.saturating_add(self.integer(columns::LENGTH, row)?);
-        let shared = self.shared();
-        Ok((shared.estimate(epoch, RawNs(first))?, shared.estimate(epoch, RawNs(last))?))
+        Ok((self.store.time_of(epoch, RawNs(first))?, self.store.time_of(epoch, RawNs(last))?))
     }
 
     /// The time of each row's first packet, within [`FIRSTS_NS`](super::scan::FIRSTS_NS): between two rows of a source that
@@ -318,7 +323,7 @@ impl Reader {
         for (row, raw) in raws.iter().enumerate() {
             let source = self.known_source(sources[row])?;
             if sparse {
-                let estimate = self.shared().estimate(&epochs[source], RawNs(*raw))?;
+                let estimate = self.store.time_of(&epochs[source], RawNs(*raw))?;
                 firsts.push(estimate.map_or(UtcNs::MIN, |e| e.utc));
                 continue;
             }
@@ -329,7 +334,7 @@ impl Reader {
                     Some(ends) => *ends,
                     None => {
                         let at = |raw: u64| -> Result<i64, StoreError> {
-                            let estimate = self.shared().estimate(&epochs[source], RawNs(raw))?;
+                            let estimate = self.store.time_of(&epochs[source], RawNs(raw))?;
                             Ok(estimate.map_or(i64::MIN, |e| e.utc.tai_ns()))
                         };
                         let ends = (at(key.1 * step)?, at((key.1 + 1).saturating_mul(step))?);
@@ -340,7 +345,7 @@ impl Reader {
             };
             last = Some((key, (from, to)));
             let utc = if from == i64::MIN || to == i64::MIN {
-                let estimate = self.shared().estimate(&epochs[source], RawNs(*raw))?;
+                let estimate = self.store.time_of(&epochs[source], RawNs(*raw))?;
                 estimate.map_or(UtcNs::MIN, |e| e.utc)
             } else {
                 let part = (i128::from(to - from) * i128::from(raw % step)) >> step.ilog2();
@@ -389,6 +394,29 @@ impl Reader {
         let whole = Rc::new(whole);
         *self.whole.borrow_mut() = Some(Rc::clone(&whole));
         Ok(whole)
+    }
+
+    /// Of the record of a row: whose it is, when it was, and nothing of what it says.
+    pub(crate) fn outline(&self, row: usize) -> Result<StoredFlow, StoreError> {
+        let id = self.id(row)?;
+        let first = RawNs(self.integer(columns::FIRST, row)?);
+        let source = self.source(row)?;
+        let (first_at, last_at) = self.estimates(row)?;
+        Ok(StoredFlow {
+            origin: self.origin(&self.epochs()?[source], source),
+            first: first_at,
+            last: last_at,
+            ingested: Some(UtcNs::from_tai_ns(self.integer(columns::INGESTED, row)?.cast_signed())),
+            record: FlowRecord {
+                id: id.flow,
+                segment: id.segment,
+                first,
+                last: first.saturating_add(self.integer(columns::LENGTH, row)?),
+                stamp_err_ns: self.integer(columns::STAMP_ERR, row)? as u32,
+                ..FlowRecord::default()
+            },
+            ..StoredFlow::default()
+        })
     }
 
     /// The record of a row as searches show it.

@@ -7,7 +7,6 @@
 //! nothing: the next open judges everything that waits.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use gnomon_flow::{EpochHash, FlowRef, StoredFlow, TimeState};
@@ -38,10 +37,22 @@ enum Cause {
     Future,
 }
 
+impl Cause {
+    fn concerns(self, block: &Sealed) -> bool {
+        match self {
+            Cause::Evidence(epoch) => block.summary.has_epoch(epoch),
+            Cause::Waiting => block.held(),
+            Cause::Future => !block.held(),
+        }
+    }
+}
+
 /// Records and blocks to be judged again.
 #[derive(Clone, Debug)]
 pub(super) struct Job {
     cause: Cause,
+    /// Records have other times than they were put away with, until this is done.
+    moved: bool,
     rows: VecDeque<FlowRef>,
     blocks: VecDeque<u64>,
 }
@@ -49,11 +60,12 @@ pub(super) struct Job {
 impl Writer {
     /// After an open: whatever waits is judged again.
     pub(super) fn load_jobs(&mut self) {
-        self.queue(Cause::Waiting);
+        self.queue(Cause::Waiting, false);
     }
 
-    fn queue(&mut self, cause: Cause) {
+    fn queue(&mut self, cause: Cause, moved: bool) {
         // One under way has to begin again: it used the evidence of before.
+        let moved = moved || self.jobs.iter().any(|job| job.cause == cause && job.moved);
         self.jobs.retain(|job| job.cause != cause);
         let live = self.shared.live();
         let held = |flow: &StoredFlow| flow.time_state != TimeState::Indexed;
@@ -62,40 +74,42 @@ impl Writer {
             Cause::Waiting => held(flow),
             Cause::Future => !held(flow),
         });
-        let blocks = live.blocks().iter().filter(|block| match cause {
-            Cause::Evidence(epoch) => block.summary.has_epoch(epoch),
-            Cause::Waiting => block.held(),
-            Cause::Future => !block.held(),
-        });
+        let blocks = live.blocks().iter().filter(|block| cause.concerns(block));
         let blocks: VecDeque<u64> = blocks.map(|block| block.id).collect();
         drop(live);
         if !rows.is_empty() || !blocks.is_empty() {
-            self.jobs.push_back(Job { cause, rows: rows.into(), blocks });
+            self.jobs.push_back(Job { cause, moved, rows: rows.into(), blocks });
+        }
+    }
+
+    /// Records that were to be judged again are in these blocks now.
+    pub(super) fn judge_too(&mut self, made: &[Arc<Sealed>]) {
+        for job in &mut self.jobs {
+            job.blocks.extend(made.iter().filter(|block| job.cause.concerns(block)).map(|block| block.id));
         }
     }
 
     /// The evidence of `epoch` changed and is durable. `moved`: by so much that records may have to go elsewhere.
     pub(super) fn retimed(&mut self, epoch: EpochHash, moved: bool) {
-        self.shared.moves.fetch_add(u64::from(moved), Ordering::Relaxed);
         let live = self.shared.live();
         let concerns = moved
             || live.has_held(epoch)
             || live.blocks().iter().any(|block| block.held() && block.summary.has_epoch(epoch));
         drop(live);
         if concerns {
-            self.queue(Cause::Evidence(epoch));
+            self.queue(Cause::Evidence(epoch), moved);
         }
         self.rejoin_waiting(epoch, concerns);
     }
 
     /// At once from the next run on, and again after a crash, since every start is followed by a proof.
     pub(super) fn recall_future(&mut self) {
-        self.queue(Cause::Future);
+        self.queue(Cause::Future, false);
     }
 
     /// Epochs were cut off: what lies behind the cut is looked at again.
     pub(super) fn recut(&mut self, epochs: &[EpochHash]) {
-        epochs.iter().for_each(|epoch| self.queue(Cause::Evidence(*epoch)));
+        epochs.iter().for_each(|epoch| self.queue(Cause::Evidence(*epoch), true));
     }
 
     /// Call about once a second: judges held records again where time alone may have settled them.
@@ -115,7 +129,15 @@ impl Writer {
         }
         if (held > 0 && !many || many && many_due) && !self.jobs.iter().any(|job| job.cause == Cause::Waiting)
         {
-            self.queue(Cause::Waiting);
+            self.queue(Cause::Waiting, false);
+        }
+    }
+
+    /// Lets searches go by the times that records were put away with, once these are those of now.
+    pub(super) fn look_whether_settled(&self) {
+        let unsettled = self.jobs.iter().any(|job| job.moved);
+        if self.shared.live().unsettled != unsettled {
+            self.shared.live.write().unwrap_or_else(PoisonError::into_inner).unsettled = unsettled;
         }
     }
 
@@ -147,6 +169,7 @@ impl Writer {
             }
             if job.rows.is_empty() && job.blocks.is_empty() {
                 self.jobs.pop_front();
+                self.look_whether_settled();
             }
         }
         Ok(!self.jobs.is_empty())
@@ -211,7 +234,7 @@ impl Writer {
             let mut batch = super::rocks::Batch::default();
             batch.put(Family::Blocks, keys::block(block.id), summary.encode());
             let mut sealed = Sealed { summary: Arc::new(summary), ..Sealed::clone(block) };
-            sealed.times = self.shared.times(&sealed)?;
+            sealed.times = self.store().times(&sealed)?;
             self.write(&batch, true)?;
             let mut live = self.shared.live.write().unwrap_or_else(PoisonError::into_inner);
             live.change_blocks(vec![Arc::new(sealed)], &[]);
@@ -223,7 +246,7 @@ impl Writer {
     /// An indexed block: its times are worked out anew, and what must not be found by them leaves it.
     fn judge_indexed_block(&mut self, cause: Cause, block: &Arc<Sealed>) -> Result<(), StoreError> {
         let mut sealed = Sealed::clone(block);
-        sealed.times = self.shared.times(&sealed)?;
+        sealed.times = self.store().times(&sealed)?;
         let latest = sealed.times.map(|times| times.last_max);
         let now = self.shared.gate.now();
         let ahead =

@@ -49,7 +49,7 @@ impl Writer {
             Ok(())
         })?;
         for block in &mut sealed {
-            block.times = self.shared.times(block)?;
+            block.times = self.store().times(block)?;
         }
         // Numbers are never used again, not even those of blocks that were given up.
         let kept = self.shared.rocks.get(Family::Meta, keys::META_NEXT_BLOCK)?;

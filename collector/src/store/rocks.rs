@@ -8,24 +8,16 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::ops::{Bound, Deref};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use rocksdb::checkpoint::Checkpoint;
-use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, IteratorMode, LogLevel, Options,
-    ReadOptions, WriteBatch, WriteOptions,
-};
+use rocksdb::{DB, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions};
 
 use super::StoreError;
 use super::directory;
 use super::keys::{self, Family};
-
-/// Bytes that the one block cache of the database may take, filters and indexes included.
-const CACHE_BYTES: usize = 128 << 20;
-/// Bytes of the write-ahead log after which memtables are flushed to let it go: an open after a crash reads it all.
-const WAL_BYTES_MAX: u64 = 96 << 20;
-const WRITE_BUFFER_BYTES: usize = 32 << 20;
-const WRITE_BUFFER_BYTES_SMALL: usize = 4 << 20;
+use super::rocks_open::{CURRENT, has_data, open_for_reading, open_for_writing};
 
 /// How long a write waits while flushes and compactions catch up, before it is given up to be tried again later.
 const STALL_WAIT: std::time::Duration = std::time::Duration::from_millis(5);
@@ -45,7 +37,7 @@ pub struct RocksError {
 }
 
 impl RocksError {
-    fn of(path: &Path, error: &rocksdb::Error) -> RocksError {
+    pub(super) fn of(path: &Path, error: &rocksdb::Error) -> RocksError {
         RocksError { path: path.to_owned(), message: error.to_string(), failure: RocksFailure::of(error) }
     }
 }
@@ -57,7 +49,12 @@ pub enum RocksFailure {
     Stalled,
     /// The disk is full. The database goes on by itself when there is room; what was being written is there or not.
     NoSpace,
-    /// Anything else. The database takes nothing more until it is opened again; what was being written is there or not.
+    /// What is stored is not what was written. Opening the database again changes nothing about that.
+    Corrupt,
+    /// Files could not be read or written. The database takes nothing more until it is opened again; what was being written is
+    /// there or not.
+    Files,
+    /// Anything else; likewise.
     Other,
 }
 
@@ -67,8 +64,17 @@ impl RocksFailure {
             rocksdb::ErrorKind::Incomplete => RocksFailure::Stalled,
             // The binding tells no subcodes.
             _ if AsRef::<str>::as_ref(error).contains("No space left") => RocksFailure::NoSpace,
+            rocksdb::ErrorKind::Corruption => RocksFailure::Corrupt,
+            rocksdb::ErrorKind::IOError => RocksFailure::Files,
             _ => RocksFailure::Other,
         }
+    }
+}
+
+impl RocksFailure {
+    /// Whether a read that failed so says something of what was read and nothing of the rest.
+    pub fn is_damage(self) -> bool {
+        matches!(self, RocksFailure::Corrupt | RocksFailure::Files)
     }
 }
 
@@ -97,6 +103,8 @@ pub(super) struct Rocks {
     /// by one thread.
     db: RwLock<Option<DB>>,
     path: PathBuf,
+    /// Files are not merged any more, as one of them is damaged.
+    unmerged: AtomicBool,
 }
 
 /// The database for one call.
@@ -117,7 +125,21 @@ impl Rocks {
     /// # Errors
     /// When another process has it open, or it cannot be created or read.
     pub(super) fn open(path: &Path) -> Result<Rocks, RocksError> {
-        Ok(Rocks { db: RwLock::new(Some(open_for_writing(path)?)), path: path.to_owned() })
+        let there = has_data(path).map_err(|error| RocksError {
+            path: path.to_owned(),
+            message: format!("cannot be listed: {error}"),
+            failure: RocksFailure::Files,
+        })?;
+        if there && !path.join(CURRENT).exists() {
+            // It would be taken for empty, and what is there for rubbish.
+            let message = format!("Corruption: there are data and no file {CURRENT}");
+            return Err(RocksError { path: path.to_owned(), message, failure: RocksFailure::Corrupt });
+        }
+        Ok(Rocks::of(path, open_for_writing(path, !there, true)?))
+    }
+
+    fn of(path: &Path, db: DB) -> Rocks {
+        Rocks { db: RwLock::new(Some(db)), path: path.to_owned(), unmerged: AtomicBool::new(false) }
     }
 
     /// For reading only: nothing is changed, and whether somebody else has it open is not asked.
@@ -125,26 +147,35 @@ impl Rocks {
     /// # Errors
     /// When it cannot be read.
     pub(super) fn open_read_only(path: &Path) -> Result<Rocks, RocksError> {
-        Ok(Rocks { db: RwLock::new(Some(open_for_reading(path)?)), path: path.to_owned() })
+        Ok(Rocks::of(path, open_for_reading(path)?))
     }
 
     /// Opens it anew after a failure, once the disk takes and keeps what is written. What was synced is there then, and
     /// durable by a sync of now: the log is read and what is in it put into files. Readers wait meanwhile; where it cannot
-    /// be opened for writing, they go on with what can be read.
+    /// be opened for writing, they go on with what can be read. Where it cannot be opened at all, for what it holds, the one that
+    /// is open stays: it still reads. Without `merge` files are left as they are from now on.
     ///
     /// # Errors
     /// What the disk said: call it again.
-    pub(super) fn reopen(&self) -> Result<(), RocksError> {
+    pub(super) fn reopen(&self, merge: bool) -> Result<(), RocksError> {
         self.try_disk().map_err(|error| RocksError {
             path: self.path.clone(),
             message: format!("the disk does not keep what is written: {error}"),
             failure: RocksFailure::Other,
         })?;
+        let readable = open_for_reading(&self.path);
+        if let Err(error) = readable.as_ref().map(drop)
+            && error.failure == RocksFailure::Corrupt
+        {
+            return Err(error.clone());
+        }
+        drop(readable);
         let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
         // Closed first: it is locked against a second opening.
         *db = None;
-        match open_for_writing(&self.path) {
+        match open_for_writing(&self.path, false, merge) {
             Ok(opened) => {
+                self.unmerged.store(!merge, Ordering::Relaxed);
                 *db = Some(opened);
                 Ok(())
             }
@@ -153,6 +184,11 @@ impl Rocks {
                 Err(error)
             }
         }
+    }
+
+    /// Whether files are not merged any more.
+    pub(super) fn is_unmerged(&self) -> bool {
+        self.unmerged.load(Ordering::Relaxed)
     }
 
     fn try_disk(&self) -> io::Result<()> {
@@ -203,6 +239,17 @@ impl Rocks {
     pub(super) fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, RocksError> {
         let db = self.db()?;
         db.get_cf(handle(&db, family), key).map_err(|e| self.error(e))
+    }
+
+    /// The same for what can be done without: what cannot be read is named in the log and taken for not there.
+    pub(super) fn get_spare(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, RocksError> {
+        match self.get(family, key) {
+            Err(error) if error.failure.is_damage() => {
+                tracing::error!(family = family.name(), %error, "a part of the database is damaged: it is done without");
+                Ok(None)
+            }
+            read => read,
+        }
     }
 
     /// Whether there is such a key; its value is not copied.
@@ -359,84 +406,6 @@ fn handle(db: &DB, family: Family) -> &rocksdb::ColumnFamily {
     db.cf_handle(family.name()).expect("every family is created at open")
 }
 
-fn open_for_writing(path: &Path) -> Result<DB, RocksError> {
-    let mut options = Options::default();
-    options.create_if_missing(true);
-    options.create_missing_column_families(true);
-    options.set_max_total_wal_size(WAL_BYTES_MAX);
-    options.set_max_background_jobs(2);
-    options.set_max_open_files(512);
-    // Its own text log stays empty: the next line after one that met a full disk fails an assertion in builds that
-    // have them on, Debian's among these, and takes the process along.
-    options.set_log_level(LogLevel::Header);
-    options.set_keep_log_file_num(2);
-    options.set_bytes_per_sync(1 << 20);
-    let cache = Cache::new_lru_cache(CACHE_BYTES);
-    let families =
-        Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache)));
-    // Unused, but RocksDB insists on it.
-    let default = ColumnFamilyDescriptor::new("default", Options::default());
-    // A database is opened with all families it has or not at all. No list: there is no database yet.
-    let there = Rocks::families_of(path);
-    let retired = there.into_iter().filter(|name| keys::RETIRED.contains(&name.as_str()));
-    let retired = retired.map(|name| ColumnFamilyDescriptor::new(name, Options::default()));
-    let families = families.into_iter().chain([default]).chain(retired);
-    DB::open_cf_descriptors(&options, path, families).map_err(|error| {
-        let mut error = RocksError::of(path, &error);
-        if error.message.contains("lock") {
-            error.message += " (is another gnomon-collector running on this directory?)";
-        }
-        error
-    })
-}
-
-fn open_for_reading(path: &Path) -> Result<DB, RocksError> {
-    let mut options = Options::default();
-    options.set_max_open_files(512);
-    options.set_log_level(LogLevel::Header);
-    let cache = Cache::new_lru_cache(CACHE_BYTES);
-    // What an older collector wrote may not have all of them.
-    let there = Rocks::families_of(path);
-    let families = Family::ALL
-        .into_iter()
-        .filter(|family| there.is_empty() || there.iter().any(|name| name == family.name()))
-        .map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache)));
-    let db = DB::open_cf_descriptors_read_only(&options, path, families, false);
-    db.map_err(|error| RocksError::of(path, &error))
-}
-
-fn family_options(family: Family, cache: &Cache) -> Options {
-    let mut table = BlockBasedOptions::default();
-    table.set_block_cache(cache);
-    table.set_format_version(5);
-    table.set_cache_index_and_filter_blocks(true);
-    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
-    let mut options = Options::default();
-    options.set_write_buffer_size(WRITE_BUFFER_BYTES_SMALL);
-    match family {
-        // Compressed already; a column is read whole or not at all.
-        Family::Columns => {
-            table.set_block_size(16 << 10);
-            options.set_write_buffer_size(WRITE_BUFFER_BYTES);
-        }
-        // Written and deleted soon after.
-        Family::Recent => options.set_write_buffer_size(WRITE_BUFFER_BYTES),
-        // Most looks are for what is not there.
-        Family::Loose => table.set_bloom_filter(10.0, false),
-        _ => {}
-    }
-    options.set_block_based_table_factory(&table);
-    match family {
-        Family::Columns | Family::Recent => options.set_compression_type(DBCompressionType::None),
-        _ => {
-            options.set_compression_type(DBCompressionType::Lz4);
-            options.set_bottommost_compression_type(DBCompressionType::Zstd);
-        }
-    }
-    options.set_level_compaction_dynamic_level_bytes(true);
-    options
-}
-
 /// The lowest key above `key`.
 fn successor(key: &[u8]) -> Vec<u8> {
     let mut next = key.to_vec();
@@ -450,6 +419,24 @@ fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
     let mut end = prefix[..=last].to_vec();
     end[last] += 1;
     Some(end)
+}
+
+#[cfg(test)]
+impl Rocks {
+    /// The files of a family.
+    pub(super) fn files_of(&self, family: Family) -> Vec<PathBuf> {
+        let files = self.db().unwrap().live_files().unwrap().into_iter();
+        let of_family = files.filter(|file| file.column_family_name == family.name());
+        of_family.map(|file| self.path.join(file.name.trim_start_matches('/'))).collect()
+    }
+
+    /// Merges all files of a family.
+    pub(super) fn merge(&self, family: Family) {
+        let db = self.db().unwrap();
+        let mut options = rocksdb::CompactOptions::default();
+        options.set_bottommost_level_compaction(rocksdb::BottommostLevelCompaction::Force);
+        db.compact_range_cf_opt(handle(&db, family), None::<&[u8]>, None::<&[u8]>, &options);
+    }
 }
 
 /// A database with just these families, and one value in `meta`.

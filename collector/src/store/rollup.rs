@@ -53,7 +53,7 @@ fn bytes_of(value: &Value<'_>) -> Vec<u8> {
     let attribute = match value {
         Value::Ip(ip) => AttributeValue::Ip(IpAddr::clone(ip)),
         Value::Integer(n) => AttributeValue::Integer(*n),
-        Value::Text(text) => AttributeValue::Text(text.clone().into_owned()),
+        Value::Text(text) => AttributeValue::Text((&**text).into()),
         Value::Bool(b) => return vec![VALUE_BOOL, u8::from(*b)],
         // No field of times has a rollup.
         Value::Time(_) => return bytes,
@@ -170,7 +170,7 @@ impl Store {
         rows: usize,
         wanted: Option<&[FieldId]>,
     ) -> Result<Option<Rollup>, StoreError> {
-        let Some(value) = self.shared.rocks.get(Family::Rollups, &keys::block(block))? else {
+        let Some(value) = self.shared.rocks.get_spare(Family::Rollups, &keys::block(block))? else {
             return Ok(None);
         };
         match Rollup::decode(&value, wanted) {

@@ -104,7 +104,8 @@ impl Store {
         id: GroupId,
         wanted: Option<&[FieldId]>,
     ) -> Result<Option<RollupGroup>, StoreError> {
-        let Some(value) = self.shared.rocks.get(Family::Groups, &keys::group(id.level, id.first))? else {
+        let Some(value) = self.shared.rocks.get_spare(Family::Groups, &keys::group(id.level, id.first))?
+        else {
             return Ok(None);
         };
         match RollupGroup::decode(&value, wanted) {

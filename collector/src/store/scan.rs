@@ -9,15 +9,15 @@ use gnomon_clock::UtcNs;
 use gnomon_flow::{FlowRef, StoredFlow, TimeState};
 
 use super::block::{Summary, columns};
+use super::hot::Run;
 use super::keys;
 use super::live::{RowSet, Sealed, View};
+use super::outline::Outline;
 use super::reader::Reader;
 use super::{Store, StoreError};
 
 /// Threads of one question at most: several are asked at once.
 const THREADS_MAX: usize = 4;
-/// Hot records looked at between two looks at whether to stop.
-pub(super) const HOT_RUN: usize = 256;
 /// [`Reader::firsts`] and the estimates themselves differ by less than this.
 pub(super) const FIRSTS_NS: i64 = 1_000_000;
 
@@ -84,6 +84,9 @@ pub(crate) trait Filter: Sync {
 
     fn matches(&self, flow: &StoredFlow) -> bool;
 
+    /// False only when the record cannot match.
+    fn may_match_outline(&self, outline: &Outline) -> bool;
+
     /// Whether it depends on times, which may have been corrected since a record came in.
     fn reads_times(&self) -> bool;
 }
@@ -101,6 +104,10 @@ impl Filter for Everything {
     }
 
     fn matches(&self, _: &StoredFlow) -> bool {
+        true
+    }
+
+    fn may_match_outline(&self, _: &Outline) -> bool {
         true
     }
 
@@ -131,6 +138,8 @@ pub(super) struct Order<'o> {
     pub(super) filter: &'o dyn Filter,
     /// A block's times are worked out anew when they moved by about this much.
     pub(super) slack_ns: i64,
+    /// Those that hot records were put away with are as near.
+    pub(super) settled: bool,
 }
 
 impl Order<'_> {
@@ -233,48 +242,47 @@ impl Order<'_> {
 
 impl Store {
     pub(crate) fn view(&self) -> View {
-        self.shared.live.read().unwrap_or_else(PoisonError::into_inner).view()
+        let live = self.shared.live();
+        let testimony = self.shared.epochs.now();
+        live.view(testimony)
     }
 
-    /// A hot record with its times by the evidence of now.
+    /// A hot record with its times by the evidence that this handle goes by.
     pub(super) fn fresh(&self, flow: &Arc<StoredFlow>) -> Result<StoredFlow, StoreError> {
         let mut flow = StoredFlow::clone(flow);
         let id = flow.id();
-        let shared = &self.shared;
-        let epoch = shared.epochs.get(&shared.rocks, id.epoch)?.ok_or(StoreError::NoEpoch { id })?;
-        flow.first = shared.estimate(&epoch, flow.record.first)?.or(flow.first);
-        flow.last = shared.estimate(&epoch, flow.record.last)?;
+        let epoch = self.known(id.epoch)?.ok_or(StoreError::NoEpoch { id })?;
+        let first = self.time_of(&epoch, flow.record.first)?;
+        // In a listing it stands by the listing's evidence or not at all.
+        flow.first = if self.then.is_some() { first } else { first.or(flow.first) };
+        flow.last = self.time_of(&epoch, flow.record.last)?;
         flow.time_reason = self.time_reason(flow.time_state, flow.first, flow.last);
         flow.origin.agent_name = Arc::clone(&epoch.agent_name);
         Ok(flow)
     }
 
-    /// The hot records that match, each with its times by the evidence of now.
+    /// The hot records of a run that match, each with its times by the evidence that this handle goes by. Those that are not
+    /// `wanted` are passed by.
     pub(super) fn hot(
         &self,
-        all: &[Arc<StoredFlow>],
+        run: &Run,
         order: &Order<'_>,
-        stop: &(dyn Fn() -> Stop + Sync),
+        wanted: impl Fn(&Outline) -> bool,
         mut each: impl FnMut(StoredFlow, &Arc<StoredFlow>) -> Result<(), StoreError>,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<(), StoreError> {
         let slack = order.slack_ns;
         let reads_times = order.filter.reads_times();
-        for (at, hot) in all.iter().enumerate() {
-            if at % HOT_RUN == 0 && stop() == Stop::Now {
-                return Ok(true);
-            }
-            // Times that were right when it was taken in are near enough to pass most by.
-            if !order.span.by_ingest {
-                let near = |first: UtcNs, last: UtcNs| {
-                    order.span.has(first.saturating_add_ns(-slack), last.saturating_add_ns(slack))
-                };
-                match (hot.time_state, hot.first) {
-                    (TimeState::Indexed, Some(first))
-                        if near(first.utc, hot.last.map_or(first.utc, |last| last.utc)) => {}
-                    _ => continue,
-                }
-            }
-            if !reads_times && !order.filter.matches(hot) {
+        // Times that were right when it was taken in are near enough to pass most by.
+        let near = |(first, last): (UtcNs, UtcNs)| {
+            order.span.has(first.saturating_add_ns(-slack), last.saturating_add_ns(slack))
+        };
+        let by_time = !order.span.by_ingest && order.settled;
+        for (outline, hot) in run.outlined() {
+            if by_time && !outline.times.is_some_and(near)
+                || !wanted(outline)
+                || !order.filter.may_match_outline(outline)
+                || !reads_times && !order.filter.matches(hot)
+            {
                 continue;
             }
             let flow = self.fresh(hot)?;
@@ -282,7 +290,7 @@ impl Store {
                 each(flow, hot)?;
             }
         }
-        Ok(false)
+        Ok(())
     }
 
     /// What came of reading a block: false when it is damaged, which is said, counted and passed. One that was given up for
@@ -326,7 +334,7 @@ impl Store {
     /// on, page by page. Blocking.
     pub fn scan(&self, span: Span, newest_first: bool, after: Option<&ScanKey>) -> Scan {
         Scan {
-            store: self.clone(),
+            store: self.begin_listing(),
             span,
             newest_first,
             after: after.cloned(),

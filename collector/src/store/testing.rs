@@ -177,11 +177,19 @@ pub(crate) fn open(dir: &std::path::Path, clock: &Arc<FakeClock>) -> (Store, Wri
 
 /// Do all that is left to do.
 pub(crate) fn settle(writer: &mut Writer) {
-    while writer.settle().unwrap() {}
+    while writer.settle().unwrap() || writer.finish_blocks().unwrap() {}
 }
 
 /// Put all that is indexed into blocks.
 pub(crate) fn seal(writer: &mut Writer) {
     let rows = writer.select(|flow| flow.time_state == gnomon_flow::TimeState::Indexed);
     writer.checkpoint(rows, &[]).unwrap();
+}
+
+/// Has blocks made of what `wanted` wants, if none are being made. They are put in by [`Writer::finish_blocks`].
+pub(crate) fn begin_blocks(writer: &mut Writer, wanted: impl Fn(&gnomon_flow::StoredFlow) -> bool) {
+    if !writer.maker.is_busy() {
+        let plan = writer.plan(writer.select(wanted));
+        writer.maker.make(plan);
+    }
 }

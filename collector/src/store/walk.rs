@@ -4,14 +4,17 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use gnomon_flow::{FieldId, StoredFlow};
+use gnomon_flow::FieldId;
 
 use super::live::Sealed;
 use super::progress::Progress;
 use super::rollup::Rollup;
 use super::rollup_group::{GroupId, LEVELS};
-use super::scan::{Filter, HOT_RUN, Order, Part, Span, Stop, lock, parallel, threads};
+use super::scan::{Filter, Order, Part, Span, Stop, lock, parallel, threads};
 use super::{Store, StoreError};
+
+/// Records of a block that had to be made whole are given away in lots of so many.
+const FLOWS_AT_ONCE: usize = 256;
 
 /// How a walk over all matches ended.
 pub(crate) struct Walked<T> {
@@ -52,8 +55,8 @@ impl Store {
         each: &(dyn Fn(&mut T, Part<'_>) -> Result<(), StoreError> + Sync),
     ) -> Result<Walked<T>, StoreError> {
         let slack_ns = self.shared.gate.rekey_ns().cast_signed();
-        let order = Order { span, newest_first: true, after: None, filter, slack_ns };
-        let view = self.view();
+        let (store, view) = self.look()?;
+        let order = Order { span, newest_first: true, after: None, filter, slack_ns, settled: view.settled };
         let mut blocks: Vec<&Arc<Sealed>> =
             view.blocks.iter().filter(|block| order.concerns(block)).collect();
         blocks.reverse();
@@ -64,7 +67,7 @@ impl Store {
             let of_groups = Grouped { order: &order, stop, progress, rollups, told: &told };
             blocks = self.walk_groups(&of_groups, blocks)?;
         }
-        let hot: Vec<&[Arc<StoredFlow>]> = view.hot.iter().map(|run| run.flows()).collect();
+        let hot = &view.hot;
         let damaged = AtomicU64::new(0);
         let of_threads: Vec<Mutex<T>> = (0..threads()).map(|_| Mutex::new(T::default())).collect();
         parallel(hot.len() + blocks.len(), &|thread, at| {
@@ -74,18 +77,23 @@ impl Store {
             }
             if let Some(hot) = hot.get(at) {
                 let mut run = Vec::new();
-                self.hot(hot, &order, &|| Stop::GoOn, |flow, _| {
-                    run.push(flow);
-                    Ok(())
-                })?;
+                store.hot(
+                    hot,
+                    &order,
+                    |_| true,
+                    |flow, _| {
+                        run.push(flow);
+                        Ok(())
+                    },
+                )?;
                 if !run.is_empty() {
                     each(&mut lock(&of_threads[thread]), Part::Flows(&run))?;
                 }
-                progress.add(hot.len() as u64);
+                progress.add(hot.flows().len() as u64);
                 return Ok(true);
             }
             let at = at - hot.len();
-            let reader = self.read(blocks[at]);
+            let reader = store.read(blocks[at]);
             let mut part = lock(&of_threads[thread]);
             let walked = order.rows(&reader).and_then(|(rows, exact)| {
                 if rows.is_empty() {
@@ -100,7 +108,7 @@ impl Store {
                     if filter.matches(&flow) {
                         flows.push(flow);
                     }
-                    if flows.len() >= HOT_RUN {
+                    if flows.len() >= FLOWS_AT_ONCE {
                         each(&mut part, Part::Flows(&flows))?;
                         flows.clear();
                     }

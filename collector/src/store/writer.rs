@@ -16,6 +16,7 @@ use gnomon_flow::{AgentId, EpochHash, FlowRecord, FlowRef, Origin, Pair, StoredF
 use super::alerts::AlertTable;
 use super::batch::encode_recent;
 use super::block::bloom::Mixing;
+use super::block_maker::BlockMaker;
 use super::change::{Body, Change, Committed, Content, Slices};
 use super::envelope::{encode_epoch, numbers, numbers_of};
 use super::epochs::Epoch;
@@ -50,6 +51,7 @@ pub struct Writer {
     /// The timeline that the records of an epoch are indexed by, where it has changed since the start.
     pub(super) keyed_by: HashMap<EpochHash, Timeline>,
     pub(super) jobs: VecDeque<Job>,
+    pub(super) maker: BlockMaker,
     pub(super) limits: Limits,
     pub(super) pruned_at: Option<MonoNs>,
     pub(super) regated_at: (MonoNs, MonoNs),
@@ -350,7 +352,6 @@ impl Writer {
         self.segments.commit();
         for hash in &stage.epochs_changed {
             self.remember_relative(*hash, &stage.epochs[hash]);
-            self.shared.epochs.put(*hash, Arc::clone(&stage.epochs[hash]));
         }
         *self.shared.totals.lock().unwrap_or_else(PoisonError::into_inner) = stage.totals;
         {
@@ -359,12 +360,20 @@ impl Writer {
                 live.insert(*id, Arc::clone(flow));
             }
             live.change_blocks(dead, &[]);
+            if !stage.epochs_changed.is_empty() {
+                let changed =
+                    stage.epochs_changed.iter().map(|hash| (*hash, Arc::clone(&stage.epochs[hash])));
+                let moved = !stage.cut.is_empty() || retimed.iter().any(|(.., moved)| *moved);
+                live.unsettled |= moved;
+                self.shared.epochs.put(changed, moved);
+            }
         }
         for (hash, keyed_by, moved) in retimed {
             self.keep_timeline(hash, keyed_by, &stage.epochs[&hash].timeline, moved);
             self.retimed(hash, moved);
         }
         self.recut(&stage.cut);
+        self.look_whether_settled();
         if self.shared.changes.receiver_count() > 0 {
             for flow in stage.fresh.iter().filter_map(|id| stage.rows.get(id)) {
                 // Nobody listening any more is no failure.
@@ -403,7 +412,7 @@ impl Writer {
 
     /// The reading side.
     pub fn store(&self) -> Store {
-        Store { shared: Arc::clone(&self.shared) }
+        Store { shared: Arc::clone(&self.shared), then: None }
     }
 
     /// Say why nothing is taken in, or that all is well again.

@@ -62,7 +62,7 @@ impl Alert {
             (field::TAGS, &tag),
         ];
         let texts = texts.into_iter().filter(|(_, text)| !text.is_empty());
-        let texts = texts.map(|(field, text)| (field, AttributeValue::Text(text.to_owned())));
+        let texts = texts.map(|(field, text)| (field, AttributeValue::Text(text.into())));
         let numbers = [
             (field::ALERT_SIGNATURE_ID, self.signature_id),
             (field::ALERT_SEVERITY, self.severity),
@@ -179,7 +179,7 @@ mod tests {
         assert!(carry_over(&attributes, &mut later));
         assert_eq!(later.len(), field::ALERT_FIELDS.len() + 1);
         let tags: Vec<_> = later.of(field::TAGS).collect();
-        assert_eq!(tags, [&AttributeValue::Text("suricata:2100498".to_owned())]);
+        assert_eq!(tags, [&AttributeValue::Text("suricata:2100498".into())]);
         assert!(!carry_over(&Attributes::default(), &mut later));
     }
 

@@ -3,13 +3,16 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use smol_str::SmolStr;
+
 use crate::field::FieldId;
 
 /// A value read from packets. Text is what a packet claimed: it is escaped wherever it is shown.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum AttributeValue {
     Integer(u64),
-    Text(String),
+    /// Most are so short that they take no memory of their own.
+    Text(SmolStr),
     Ip(IpAddr),
 }
 
@@ -55,8 +58,8 @@ impl Attributes {
     /// Add a value unless the flow has it already. Returns whether it was added.
     pub fn push(&mut self, field: FieldId, value: AttributeValue) -> bool {
         match value {
-            AttributeValue::Text(mut text) => {
-                text.truncate(text.floor_char_boundary(Self::TEXT_BYTES_MAX));
+            AttributeValue::Text(text) if text.len() > Self::TEXT_BYTES_MAX => self.text(field, &text),
+            AttributeValue::Text(text) => {
                 self.takes(field, &text) && {
                     self.add(Attribute { field, value: AttributeValue::Text(text) });
                     true
@@ -79,7 +82,7 @@ impl Attributes {
     pub fn text(&mut self, field: FieldId, text: &str) -> bool {
         let text = &text[..text.floor_char_boundary(Self::TEXT_BYTES_MAX)];
         self.takes(field, text) && {
-            self.add(Attribute { field, value: AttributeValue::Text(text.to_owned()) });
+            self.add(Attribute { field, value: AttributeValue::Text(text.into()) });
             true
         }
     }
@@ -241,7 +244,7 @@ mod tests {
         }
         let (len, dropped) = (attributes.len(), attributes.dropped());
         let goes = |attribute: &Attribute| attribute.field == field::DNS_HOST;
-        let text = |text: &str| AttributeValue::Text(text.to_owned());
+        let text = |text: &str| AttributeValue::Text(text.into());
         let long = text(&"x".repeat(1024));
         assert!(attributes.push_over(field::ALERT_SIGNATURE, &long, goes));
         assert!(!attributes.push_over(field::ALERT_SIGNATURE, &long, goes), "once");

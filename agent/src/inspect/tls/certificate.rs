@@ -240,7 +240,7 @@ mod tests {
         let text = |field| {
             out.of(field)
                 .map(|value| match value {
-                    gnomon_flow::AttributeValue::Text(text) => text.clone(),
+                    gnomon_flow::AttributeValue::Text(text) => text.to_string(),
                     gnomon_flow::AttributeValue::Integer(n) => n.to_string(),
                     gnomon_flow::AttributeValue::Ip(ip) => ip.to_string(),
                 })

@@ -108,7 +108,7 @@ impl Look {
     fn merge(&mut self, other: Look) {
         self.flows += other.flows;
         self.probes += other.probes;
-        self.targets.merge(OF_ROW, &other.targets);
+        self.targets.merge(OF_ROW, other.targets);
         self.hours.extend(other.hours);
         self.packets += other.packets;
         self.bytes += other.bytes;

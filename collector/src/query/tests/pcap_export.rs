@@ -1,11 +1,13 @@
 //! Capture files as the tools people have read them, and what is said of packets that are not in them.
 
-use gnomon_clock::WANDER_PPM;
+use std::sync::Arc;
+
+use gnomon_clock::{Bracket, Clock, KernelStatus, MonoNs, RawNs, WANDER_PPM};
 use gnomon_flow::FlowRecord;
 
 use crate::query::testing::{Fixture, block, fixture, search, utc};
 use crate::query::*;
-use crate::store::testing::{S, epoch, record};
+use crate::store::testing::{S, epoch, record, seal};
 
 /// The file, or the error that broke it off; and the summary.
 async fn file(mut download: PcapDownload) -> (Vec<u8>, Option<PcapSummary>) {
@@ -156,17 +158,112 @@ async fn a_download_says_what_is_missing() {
 #[tokio::test]
 async fn a_download_nobody_reads_gives_its_place_free() {
     let limits = QueryLimits { downloads_max: 1, queue_ms: 2000, ..QueryLimits::default() };
+    let fixture = with_much(limits);
+    let mut first = fixture.queries.pcap(PcapRequest::default()).await.expect("pcap");
+    assert!(first.pieces.recv().await.is_some());
+    drop(first);
+    let second = fixture.queries.pcap(PcapRequest::default()).await.expect("the place is free again");
+    assert_eq!(file(second).await.1.map(|end| end.packets), Some(60_000));
+}
+
+/// 60 blocks, each of 1,000 packets of one flow, a second apart.
+fn with_much(limits: QueryLimits) -> Fixture {
     let mut fixture = fixture(limits);
     fixture.add(epoch(1), 1, vec![record(1, 0, S, 90 * S)]);
     for n in 0..60u64 {
         let packets: Vec<_> = (0..1000u64).map(|p| (1, (2 + n) * S + p * 1000, 1)).collect();
         fixture.writer.commit(&[block(2 + n, epoch(1), &packets)]).expect("block");
     }
-    let mut first = fixture.queries.pcap(PcapRequest::default()).await.expect("pcap");
-    assert!(first.pieces.recv().await.is_some());
-    drop(first);
-    let second = fixture.queries.pcap(PcapRequest::default()).await.expect("the place is free again");
-    assert_eq!(file(second).await.1.map(|end| end.packets), Some(60_000));
+    fixture
+}
+
+#[tokio::test]
+async fn a_download_that_is_cut_short_does_not_end_as_if_it_were_whole() {
+    let limits =
+        QueryLimits { stalled_ms: 100, downloads_max: 1, queue_ms: 30_000, ..QueryLimits::default() };
+    let fixture = with_much(limits);
+    for stopped in [false, true] {
+        let mut download = fixture.queries.pcap(PcapRequest::default()).await.expect("pcap");
+        if stopped {
+            fixture.shutdown.cancel();
+        } else {
+            // Its place is free once it was given up.
+            let one = PcapRequest { packets_max: 1, ..PcapRequest::default() };
+            file(fixture.queries.pcap(one).await.expect("pcap")).await;
+        }
+        let mut last = None;
+        while let Some(piece) = download.pieces.recv().await {
+            last = Some(piece);
+        }
+        let Some(Err(QueryError::Cut(why))) = last else { panic!("{last:?}") };
+        assert!(why.contains(if stopped { "being stopped" } else { "took nothing" }), "{why}");
+        assert!(download.pieces.recv().await.is_none(), "and nothing behind it");
+    }
+}
+
+/// Each look at it takes a second.
+#[derive(Debug, Default)]
+struct Hasty(std::sync::atomic::AtomicU64);
+
+impl Clock for Hasty {
+    fn raw(&self) -> RawNs {
+        RawNs(self.monotonic().0)
+    }
+
+    fn monotonic(&self) -> MonoNs {
+        MonoNs(self.0.fetch_add(S, std::sync::atomic::Ordering::Relaxed))
+    }
+
+    fn boottime(&self) -> MonoNs {
+        self.monotonic()
+    }
+
+    fn bracket(&self) -> Bracket {
+        Bracket { raw: self.raw(), half_width_ns: 100, realtime: utc(S) }
+    }
+
+    fn kernel_status(&self) -> std::io::Result<KernelStatus> {
+        Ok(KernelStatus::default())
+    }
+}
+
+#[tokio::test]
+async fn flows_of_a_download_are_looked_for_as_long_as_it_goes_on() {
+    let mut fixture = fixture(QueryLimits::default());
+    let of_block = |n: u64| (0..20).map(|id| record(n * 20 + id, 0, (1 + n) * S, (2 + n) * S)).collect();
+    for n in 0..80 {
+        fixture.add(epoch(1), 2 * n + 1, of_block(n));
+        fixture.writer.commit(&[block(2 * n + 2, epoch(1), &[(n * 20, (1 + n) * S, 1)])]).expect("block");
+        seal(&mut fixture.writer);
+    }
+    // 80 blocks of records and 30 s for a question.
+    let queries = Queries::new(
+        fixture.store.clone(),
+        Arc::new(Hasty::default()),
+        QueryLimits::default(),
+        fixture.shutdown.clone(),
+    );
+    let counted = queries.count("packets >= 1", TimeRange::default(), &[]).await.expect("count");
+    assert!(counted.partial.is_some_and(|why| why.contains("limit of a query")), "a question has its limit");
+    let (_, end) = file(queries.pcap(PcapRequest::default()).await.expect("pcap")).await;
+    let end = end.expect("end");
+    assert_eq!((end.partial, end.flows, end.packets), (None, 1600, 80));
+}
+
+#[tokio::test]
+async fn what_overlaps_in_time_takes_bounded_memory_and_nothing_is_left_out() {
+    let mut fixture = fixture(QueryLimits::default());
+    fixture.add(epoch(1), 1, vec![record(1, 0, S, 90 * S)]);
+    // As of many agents: all blocks lie in the same minute. Their bytes alone would fit; what is kept of each packet does not.
+    for n in 0..44u64 {
+        let packets: Vec<_> = (0..1000u64).map(|p| (1, 2 * S + p * 60_000_000 + n, 1)).collect();
+        fixture.writer.commit(&[block(2 + n, epoch(1), &packets)]).expect("block");
+    }
+    let (bytes, end) = file(fixture.queries.pcap(PcapRequest::default()).await.expect("pcap")).await;
+    let end = end.expect("end");
+    assert!(bytes.len() > 44_000 * 50);
+    assert_eq!(end.packets, 44_000);
+    assert!(end.partial.is_some_and(|why| why.contains("overlap in time")), "tests have room for 4 MiB");
 }
 
 fn tool(name: &str, arguments: &[&str], file: &[u8]) -> Option<String> {

@@ -1,10 +1,14 @@
 //! What searches and tails find, in which order, and which questions are refused.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
+use gnomon_clock::{Fix, FixSource, RawNs};
 use gnomon_flow::FlowRecord;
 
 use crate::query::testing::{fixture, ids, numbered, search, utc};
 use crate::query::*;
-use crate::store::testing::{S, epoch, fix, fixes, record};
+use crate::store::testing::{S, epoch, fix, fixes, record, seal, settle};
 
 #[tokio::test]
 async fn searches_find_in_order_and_in_range() {
@@ -71,6 +75,84 @@ async fn pages_stand_still_while_flows_arrive() {
     }
 }
 
+/// Evidence comes between two pages and moves all records past where the first ended, one way or the other: by less than
+/// anybody is told of, by seconds, and by so much that blocks lie elsewhere. Each record is on one page.
+#[tokio::test]
+async fn each_record_is_on_one_page_however_evidence_moves_it_between_pages() {
+    const MS: i64 = 1_000_000;
+    // By how much the agent's clock was wrong before, where the collector finds it.
+    for by_ns in [3 * MS, -3 * MS, 400 * MS, -400 * MS, 3_000 * MS, -3_000 * MS, 50_000 * MS] {
+        for (sealed, oldest_first) in [(false, false), (false, true), (true, false), (true, true)] {
+            let mut fixture = fixture(QueryLimits::default());
+            let doubtful = |ns: i64| {
+                let utc = utc(S + S / 2).saturating_add_ns(ns);
+                Fix { raw: RawNs(S + S / 2), utc, err_ns: 900_000_000, source: FixSource::Kernel }
+            };
+            // Of agent 3 less is known than of the others.
+            fixture.writer.commit(&[fixes(epoch(3), vec![doubtful(0)])]).expect("fixes");
+            for n in 0..250u64 {
+                let of = if n % 2 == 0 { epoch(3) } else { epoch(1) };
+                fixture.add(of, n / 2 + 1, vec![numbered(n, S + n * 4_000_000)]);
+            }
+            if sealed {
+                seal(&mut fixture.writer);
+            }
+            settle(&mut fixture.writer);
+            let (mut seen, mut cursor, mut pages) = (Vec::new(), String::new(), 0);
+            loop {
+                let page = Search { limit: 30, cursor, oldest_first, ..search("port.dst == [0,1,2]") };
+                let page = fixture.queries.search(page).await.expect("page");
+                assert!(page.flows.iter().all(|flow| flow.first.is_some()));
+                seen.extend(ids(&page.flows));
+                cursor = page.next_cursor;
+                if cursor.is_empty() {
+                    break;
+                }
+                pages += 1;
+                if pages == 3 {
+                    let better = Fix { err_ns: 1_000, source: FixSource::Collector, ..doubtful(by_ns) };
+                    fixture.writer.commit(&[fixes(epoch(3), vec![better])]).expect("fixes");
+                }
+                if pages == 5 {
+                    settle(&mut fixture.writer);
+                }
+            }
+            assert!(if oldest_first { seen.is_sorted() } else { seen.iter().rev().is_sorted() }, "{by_ns}");
+            seen.sort_unstable();
+            assert_eq!(seen, (0..250).collect::<Vec<_>>(), "{by_ns} ns, sealed {sealed}, {oldest_first}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_record_is_found_where_it_is_before_its_block_was_judged_again() {
+    for sealed in [false, true] {
+        let mut fixture = fixture(QueryLimits::default());
+        let fix_at = |ns: i64, err_ns, source| {
+            let utc = utc(2 * S).saturating_add_ns(ns);
+            Fix { raw: RawNs(2 * S), utc, err_ns, source }
+        };
+        let vague = fix_at(0, 900_000_000, FixSource::Kernel);
+        fixture.writer.commit(&[fixes(epoch(3), vec![vague])]).expect("fixes");
+        fixture.add(epoch(3), 1, vec![numbered(7, 2 * S)]);
+        if sealed {
+            seal(&mut fixture.writer);
+        }
+        settle(&mut fixture.writer);
+        // Proven to be 20 s earlier; nothing was settled since.
+        let proven = fix_at(-20 * S.cast_signed(), 1_000, FixSource::Collector);
+        fixture.writer.commit(&[fixes(epoch(3), vec![proven])]).expect("fixes");
+        let flow = fixture.queries.search(search("")).await.expect("search").flows.remove(0);
+        let at = flow.first.expect("a time").utc;
+        let around = |s: i64| Some(at.saturating_add_ns(s * S.cast_signed() / 10));
+        let range = TimeRange { since: around(-5), until: around(5), by_ingest: false };
+        let found = fixture.queries.search(Search { range, ..search("") }).await.expect("search");
+        assert_eq!(ids(&found.flows), [7], "sealed {sealed}, at {at:?}");
+        let counted = fixture.queries.count("", range, &[]).await.expect("count");
+        assert_eq!(counted.sums.flows, 1, "sealed {sealed}");
+    }
+}
+
 #[tokio::test]
 async fn pages_say_when_records_were_moved_between_them() {
     let mut fixture = fixture(QueryLimits::default());
@@ -89,6 +171,14 @@ async fn pages_say_when_records_were_moved_between_them() {
     fixture.writer.commit(&[fixes(epoch(1), vec![fix(99, 50)])]).expect("fixes");
     let second = fixture.queries.search(page(&first.next_cursor, false)).await.expect("page");
     assert!(second.partial.is_some_and(|reason| reason.contains("were corrected")));
+    let forged = format!("2n{:016x}{}", 12345, &first.next_cursor[18..]);
+    let forgotten = fixture.queries.search(page(&forged, false)).await.expect("page");
+    assert!(forgotten.partial.is_some_and(|reason| reason.contains("forgotten")));
+    let next = fixture.queries.search(page(&forgotten.next_cursor, false)).await.expect("page");
+    assert!(
+        next.partial.is_some_and(|reason| reason.contains("forgotten")),
+        "and so does each page behind it"
+    );
     // Times of ingest move nowhere.
     let by_ingest = fixture.queries.search(page(&by_ingest.next_cursor, true)).await.expect("page");
     assert_eq!((by_ingest.partial, by_ingest.flows.len()), (None, 100));
@@ -146,12 +236,81 @@ async fn records_without_proven_time_are_found_by_ingest_and_by_id() {
 async fn a_tail_shows_new_flows_that_match() {
     let mut fixture = fixture(QueryLimits::default());
     fixture.many(10);
-    let mut tail = fixture.queries.tail("port.dst == 1").await.expect("tail");
+    let mut tail = fixture.queries.tail("port.dst == 1", Following::default()).await.expect("tail");
     fixture.add(epoch(1), 50, vec![numbered(1000, 50 * S), numbered(1001, 50 * S), numbered(1003, 50 * S)]);
     let first = tail.recv().await.expect("first");
     let second = tail.recv().await.expect("second");
     assert_eq!((first.flow.record.id.0, second.flow.record.id.0, second.missed), (1000, 1003, 0));
+    // More than its queues hold: some are missed, and it says so.
+    for seq in 60..70 {
+        let from = seq * 1_000_000;
+        fixture.add(epoch(1), seq, (0..1000).map(|n| numbered(from + 1 + 3 * n, 50 * S)).collect());
+    }
+    let mut missed = 0;
+    while let Ok(Some(item)) = tokio::time::timeout(Duration::from_millis(500), tail.recv()).await {
+        missed = item.missed;
+    }
+    assert!(missed > 5000, "{missed}");
     // A stop ends it.
     fixture.shutdown.cancel();
     assert!(tail.recv().await.is_none());
+}
+
+/// Much more comes in than any queue holds, faster than it is read, and some of it is in blocks before it is read.
+#[tokio::test]
+async fn who_follows_for_all_of_it_misses_nothing_however_slow() {
+    let mut fixture = fixture(QueryLimits::default());
+    fixture.many(10);
+    let whole = Following { whole: true, behind: None };
+    let mut tail = fixture.queries.tail("port.dst == 1", whole).await.expect("tail");
+    let mut told: HashMap<u64, u32> = HashMap::new();
+    let (mut added, mut behind) = (0u64, 0);
+    let drain = async |tail: &mut tokio::sync::mpsc::Receiver<TailItem>,
+                       most: usize,
+                       told: &mut HashMap<u64, u32>| {
+        let mut behind = 0;
+        for _ in 0..most {
+            let next = tokio::time::timeout(Duration::from_millis(1500), tail.recv()).await;
+            let Ok(Some(item)) = next else { break };
+            assert_eq!(item.missed, 0);
+            assert!(item.behind >= behind, "it never goes back");
+            behind = item.behind;
+            *told.entry(item.flow.record.id.0).or_default() += 1;
+        }
+        behind
+    };
+    for round in 0..8u64 {
+        for batch in 0..3 {
+            let records = (0..1000).map(|n| numbered(1_000_000 + 3 * (added + n), 50 * S)).collect();
+            fixture.add(epoch(1), 100 + round * 3 + batch, records);
+            added += 1000;
+        }
+        if round % 2 == 1 {
+            seal(&mut fixture.writer);
+        }
+        // A few are read meanwhile.
+        behind = drain(&mut tail, 700, &mut told).await;
+    }
+    behind = drain(&mut tail, usize::MAX, &mut told).await.max(behind);
+    // Some of before may come along.
+    told.retain(|id, _| *id >= 1_000_000);
+    assert_eq!(told.len() as u64, added, "every record was told of");
+    let twice = told.values().filter(|times| **times > 1).count();
+    assert!(twice < added as usize / 2, "{twice} twice");
+    assert!(behind > 0);
+
+    // The caller goes away; what comes until he is back is told then.
+    drop(tail);
+    fixture.add(epoch(1), 200, (0..1000).map(|n| numbered(9_000_001 + 3 * n, 50 * S)).collect());
+    seal(&mut fixture.writer);
+    fixture.add(epoch(1), 201, vec![numbered(10_000_000, 50 * S), numbered(10_000_002, 50 * S)]);
+    let again = Following { whole: true, behind: Some(behind) };
+    let mut tail = fixture.queries.tail("port.dst == 1", again).await.expect("tail");
+    told.clear();
+    drain(&mut tail, usize::MAX, &mut told).await;
+    assert!((0..1000).all(|n| told.contains_key(&(9_000_001 + 3 * n))), "{}", told.len());
+    assert!(told.contains_key(&10_000_000) && !told.contains_key(&10_000_002));
+    // Of another store: it goes on from now.
+    let other = Following { whole: true, behind: Some(u64::MAX) };
+    assert!(fixture.queries.tail("", other).await.is_ok());
 }

@@ -204,7 +204,7 @@ pub(crate) fn value_bytes(value: &AttributeValue, out: &mut Vec<u8>) {
 fn attribute_of(value: Value<'_>) -> Option<AttributeValue> {
     Some(match value {
         Value::Integer(n) => AttributeValue::Integer(n),
-        Value::Text(text) => AttributeValue::Text(text.into_owned()),
+        Value::Text(text) => AttributeValue::Text(text.into()),
         Value::Ip(ip) => AttributeValue::Ip(ip),
         Value::Time(_) | Value::Bool(_) => return None,
     })

@@ -13,7 +13,7 @@ mod transposed;
 
 use std::sync::Arc;
 
-use gnomon_flow::{EpochHash, StoredFlow, TimeState, Value};
+use gnomon_flow::{EpochHash, FlowRef, StoredFlow, TimeState, Value};
 
 pub(crate) use bloom::Token;
 pub(crate) use columns::Column;
@@ -37,14 +37,14 @@ const TOKEN_NET: u16 = 2;
 
 /// A block on its way to the database.
 pub(super) struct Built {
-    pub(super) summary: Summary,
+    pub(super) summary: Arc<Summary>,
     pub(super) columns: Vec<(Column, Vec<u8>)>,
 }
 
 /// A block of `rows`, at least one and at most [`ROWS_MAX`]. Also gives the order in which they are in it.
-pub(super) fn build(rows: &[Arc<StoredFlow>]) -> (Built, Vec<u32>) {
+pub(super) fn build(rows: &[(FlowRef, Arc<StoredFlow>)]) -> (Built, Vec<u32>) {
     let order = order(rows);
-    let sorted: Vec<&StoredFlow> = order.iter().map(|at| &*rows[*at as usize]).collect();
+    let sorted: Vec<&StoredFlow> = order.iter().map(|at| &*rows[*at as usize].1).collect();
     let mut columns = Vec::new();
     let mut ranges = Vec::new();
     let (sources, of_rows) = sources(&sorted);
@@ -93,11 +93,11 @@ pub(super) fn build(rows: &[Arc<StoredFlow>]) -> (Built, Vec<u32>) {
         columns: columns.iter().map(|(column, _)| *column).collect(),
         bloom: Bloom::of(tokens),
     };
-    (Built { summary, columns }, order)
+    (Built { summary: Arc::new(summary), columns }, order)
 }
 
 /// Equal values beside each other compress best: by protocol, ports, addresses, then time.
-fn order(rows: &[Arc<StoredFlow>]) -> Vec<u32> {
+fn order(rows: &[(FlowRef, Arc<StoredFlow>)]) -> Vec<u32> {
     let fold = |bytes: &[u8]| match <[u8; 4]>::try_from(bytes) {
         Ok(v4) => u64::from(u32::from_be_bytes(v4)),
         // Of longer ones the end of the network, and the end.
@@ -110,7 +110,7 @@ fn order(rows: &[Arc<StoredFlow>]) -> Vec<u32> {
     let mut keyed: Vec<([u64; 4], u32)> = rows
         .iter()
         .zip(0u32..)
-        .map(|(flow, at)| {
+        .map(|((_, flow), at)| {
             let key = &flow.record.key;
             let [orig, resp, ..] = columns::bytes_of(flow);
             let head =
