@@ -1,42 +1,16 @@
 #!/usr/bin/env bash
 # Fetches what the guest tests boot: QEMU, a kernel whose virtio_net does AF_XDP zero copy (6.16 or newer), a static
-# busybox and chronyd. Everything is downloaded by apt and unpacked under the cache; nothing is installed, nothing needs
-# root. Prints the directory. Does nothing twice; to have newer packages, delete the directory.
-set -euo pipefail
+# busybox and chronyd. Prints the directory.
+# shellcheck source=deploy/parts.sh
+. "$(dirname "$0")/parts.sh"
+what=guests
 
-# Changes whenever the layout of the directory does.
-recipe=1
-guest=${XDG_CACHE_HOME:-$HOME/.cache}/gnomon-ci/guest
-parts=$guest/parts-$recipe
-mirror=http://deb.debian.org/debian
 # The newest kernels that Debian builds for its stable release.
 suite=trixie-backports
 
-say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
-die() { printf 'no guests here: %s\n' "$*" >&2; exit 1; }
-
-if [ -f "$parts/complete" ]; then
-    echo "$parts"
-    exit 0
-fi
-[ "$(uname -m)" = x86_64 ] || die "the guest's kernel and programs are for x86_64, this is $(uname -m)"
-for tool in apt-get apt-cache dpkg-deb xz zstd; do
-    command -v $tool > /dev/null || die "$tool is missing"
-done
-mkdir -p "$guest/apt"/{lists/partial,archives/partial,sources.d} "$guest/debs"
-exec 9> "$guest/lock"
-flock -w 900 9 || die "another process has been fetching for 15 minutes"
-if [ -f "$parts/complete" ]; then
-    echo "$parts"
-    exit 0
-fi
-work=$parts.new
-rm -rf "$work"
-mkdir -p "$work"/{qemu,chrony,modules}
-
 # Packages of this machine's own release (their libraries must fit), by apt's own lists.
 own_download() {
-    (cd "$guest/debs" && timeout 600 apt-get -o APT::Sandbox::User=root download "$@" >&2)
+    (cd "$cache/debs" && timeout 600 apt-get -o APT::Sandbox::User=root download "$@" >&2)
 }
 
 own_lists() {
@@ -48,42 +22,20 @@ own_lists() {
     [ -n "$(apt-cache madison qemu-system-x86 2> /dev/null)" ] || die "apt knows no qemu-system-x86: apt-get update?"
 }
 
-# A list of its own for the kernel, apart from the machine's.
-kernel_apt() {
-    local command=$1
-    shift
-    timeout 600 "$command" -o Acquire::Retries=2 -o Acquire::http::Timeout=30 -o Dir::State::lists="$guest/apt/lists" -o Dir::Cache="$guest/apt" \
-        -o Dir::Etc::SourceList="$guest/apt/sources.list" -o Dir::Etc::SourceParts="$guest/apt/sources.d" \
-        -o APT::Sandbox::User=root -o APT::Architecture=amd64 "$@"
-}
-
-unpack() {
-    local into=$1 deb
-    shift
-    for deb in "$@"; do dpkg-deb -x "$deb" "$into"; done
-}
-
-newest_deb() { ls -t "$guest/debs/$1"_*.deb | head -n 1; }
+newest_deb() { ls -t "$cache/debs/$1"_*.deb | head -n 1; }
 
 fetch_kernel() {
-    local keyring=/usr/share/keyrings/debian-archive-trixie-automatic.gpg package
-    if [ ! -r "$keyring" ]; then
-        own_download debian-archive-keyring
-        unpack "$guest/apt/keyring" "$(newest_deb debian-archive-keyring)"
-        keyring=$guest/apt/keyring$keyring
-        [ -r "$keyring" ] || die "debian-archive-keyring has no key for $suite"
-    fi
-    echo "deb [signed-by=$keyring] $mirror $suite main" > "$guest/apt/sources.list"
-    kernel_apt apt-get update -q >&2
-    package=$(kernel_apt apt-cache pkgnames linux-image- | grep -E '^linux-image-[0-9][^-]*\+?.*-cloud-amd64$' |
+    local package
+    open_suites "$suite"
+    package=$(suite_apt apt-cache pkgnames linux-image- | grep -E '^linux-image-[0-9][^-]*\+?.*-cloud-amd64$' |
         grep -v unsigned | sort -V | tail -n 1) || true
-    [ -n "$package" ] || die "no linux-image-*-cloud-amd64 can be had from $mirror $suite"
+    [ -n "$package" ] || die "no linux-image-*-cloud-amd64 can be had from $suite"
     say "kernel: $package"
     # From 7.2 on the image and the modules are packages of their own.
     local root=$work/kernel-package version=${package#linux-image-} one
     for one in "$package" "linux-binary-$version" "linux-modules-$version"; do
-        if [ -n "$(kernel_apt apt-cache pkgnames "$one" | grep -Fx "$one")" ]; then
-            (cd "$guest/debs" && kernel_apt apt-get download "$one" >&2)
+        if [ -n "$(suite_apt apt-cache pkgnames "$one" | grep -Fx "$one")" ]; then
+            (cd "$cache/debs" && suite_apt apt-get download "$one" >&2)
             unpack "$root" "$(newest_deb "$one")"
         fi
     done
@@ -172,13 +124,15 @@ fetch_chrony() {
     rm -rf "$root"
 }
 
-own_lists
-fetch_kernel
-fetch_qemu
-fetch_chrony
-touch "$work/complete"
-rm -rf "$parts"
-mv "$work" "$parts"
-rm -rf "$guest/debs"
-say "the guests' parts are in $parts ($(du -sh "$parts" | cut -f1))"
+if begin_parts guest parts-1; then
+    [ "$(uname -m)" = x86_64 ] || die "the guest's kernel and programs are for x86_64, this is $(uname -m)"
+    need apt-get apt-cache dpkg-deb xz zstd
+    mkdir -p "$cache/debs" "$work"/{qemu,chrony,modules}
+    own_lists
+    fetch_kernel
+    fetch_qemu
+    fetch_chrony
+    rm -rf "$cache/debs" "$cache/apt"
+    finish_parts
+fi
 echo "$parts"

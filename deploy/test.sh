@@ -20,7 +20,15 @@ chronyd=$parts/chrony/usr/sbin/chronyd
 if ! command -v chronyd > /dev/null && [ ! -x /usr/sbin/chronyd ] && "$chronyd" --version > /dev/null 2>&1; then
     export GNOMON_CHRONYD=${GNOMON_CHRONYD:-$chronyd}
 fi
-deploy/suricata-parts.sh > /dev/null || echo "    the test that needs a Suricata will be skipped" >&2
+deploy/suricata-parts.sh > /dev/null || echo "    the tests that need a Suricata that is missing will be skipped" >&2
+echo "==> what reads the exports" >&2
+for reader in $(deploy/reader-parts.sh || echo "    the checks that need one that is missing will be skipped" >&2); do
+    case "$reader" in
+        */python-*) export GNOMON_PYTHON=${GNOMON_PYTHON:-$reader/bin/python} ;;
+        */eve-*) export GNOMON_EVE_SCHEMA=${GNOMON_EVE_SCHEMA:-$reader/schema.json} ;;
+        */ecs-*) export GNOMON_ECS_FIELDS=${GNOMON_ECS_FIELDS:-$reader/ecs_flat.yml} ;;
+    esac
+done
 echo "==> testing" >&2
 test_with() {
     # What tests that passed have to say is in the log alone.

@@ -205,9 +205,9 @@ fn texts(flow: &StoredFlow, fields: &[FieldId]) -> Vec<String> {
     let mut texts: Vec<String> = Vec::new();
     for value in fields.iter().flat_map(|field| flow.record.attributes.of(*field)) {
         if let AttributeValue::Text(text) = value
-            && !texts.contains(text)
+            && !texts.iter().any(|known| known == text)
         {
-            texts.push(text.clone());
+            texts.push(text.to_string());
         }
     }
     texts

@@ -1,6 +1,8 @@
 //! Suricata's EVE events of type `flow` (its user guide, "EVE JSON format", and etc/schema.json, whose names are all
 //! that is used: its objects take no others).
 
+use std::net::IpAddr;
+
 use gnomon_flow::community::community_id;
 use gnomon_flow::field::{self, mac_text};
 use gnomon_flow::id::fnv1a;
@@ -39,7 +41,7 @@ pub(crate) fn object(flow: &StoredFlow) -> Object {
     }
     for (name, ip) in [("src_ip", key.orig_ip()), ("dest_ip", key.resp_ip())] {
         if let Some(ip) = ip {
-            set(name, ip.to_string().into());
+            set(name, address(ip).into());
             set("ip_v", if ip.is_ipv4() { 4 } else { 6 }.into());
         }
     }
@@ -75,6 +77,14 @@ pub(crate) fn object(flow: &StoredFlow) -> Object {
     }
     set("metadata.flowvars", variables.into());
     event
+}
+
+/// As Suricata writes it: all eight groups of IPv6, so that its events and these can be joined by the text.
+fn address(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => ip.segments().map(|group| format!("{group:04x}")).join(":"),
+    }
 }
 
 /// The same for all segments of a flow, as Suricata's is for all events of one.

@@ -345,7 +345,7 @@ fn an_eve_flow_has_suricatas_names() {
         (&ping["icmp_type"], &ping["src_port"], &ping["proto"]),
         (&json!(8), &Value::Null, &json!("ICMP"))
     );
-    assert_eq!(one(Format::Eve, dns6())["dest_ip"], "2001:db8::53");
+    assert_eq!(one(Format::Eve, dns6())["dest_ip"], "2001:0db8:0000:0000:0000:0000:0000:0053");
 }
 
 #[test]
