@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../fuzz"
 seconds=${1:-600}
 only=${2:-}
-targets=(decode sequence capture_file stream datagram entry eve)
+targets=(decode sequence capture_file stream datagram entry eve expression)
 host=$(rustc -vV | sed -n 's/^host: //p')
 out=${CARGO_TARGET_DIR:-$PWD/../target}/fuzz
 
