@@ -1,7 +1,7 @@
 # gnomon. `make demo` shows the main job on live traffic; `make test` runs every test. Both install what they lack.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test fuzz bench bench-flows bench-store lint generate clean
+.PHONY: help deps build demo test fuzz bench bench-flows bench-end-to-end bench-store lint generate clean
 
 IFACE ?=
 ONCE ?=
@@ -34,8 +34,12 @@ fuzz: deps ## fuzz every parser with libFuzzer (SECONDS_EACH=600, ONLY=decode)
 bench: build ## speed beside tcpdump and a bare receiver, a profile, how soon a packet is found (ONLY=, WRITE=1)
 	@source deploy/build-env.sh && ONLY="$(ONLY)" WRITE="$(WRITE)" deploy/bench.sh "$$target_dir/release"
 
-bench-flows: build ## how fast capture files become flow records, beside the peers that are installed (WRITE=1)
+bench-flows: build ## how fast capture files become flow records, beside the peers that are installed; then bench-end-to-end (WRITE=1)
 	@source deploy/build-env.sh && "$$target_dir/release/gnomon-bench" --bin-dir "$$target_dir/release" --only flows $(if $(WRITE),--write docs/benchmarks.md)
+	@$(MAKE) --no-print-directory bench-end-to-end
+
+bench-end-to-end: build ## how fast they are stored with every packet, beside Arkime where GNOMON_ARKIME names its capture (WRITE=1)
+	@source deploy/build-env.sh && "$$target_dir/release/gnomon-bench" --bin-dir "$$target_dir/release" --only end-to-end $(if $(WRITE),--write docs/benchmarks.md)
 
 bench-store: deps ## records in, bytes each, and how soon questions are answered, on made-up traffic (ROWS=5000000); PACED=30: searches while 100,000 a second come in; PEERS=1: beside ClickHouse and DuckDB
 	@source deploy/build-env.sh && cargo build --release --locked -p gnomon-collector --example store_bench && \

@@ -1,7 +1,7 @@
 //! How fast capture files become flow records, beside the programs of this kind that are installed.
 
-mod capture;
-mod run;
+pub(crate) mod capture;
+pub(crate) mod run;
 
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::Path;

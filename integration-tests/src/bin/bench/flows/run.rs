@@ -1,4 +1,4 @@
-//! A program on a core of its own: what it took.
+//! A program on a core of its own, or on both: what it took.
 
 use std::fs::File;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use gnomon_clock::{Clock, KernelClock};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
@@ -23,13 +23,61 @@ pub(crate) struct Took {
     pub(crate) rss_max_kib: u64,
 }
 
+/// Where a program may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cores {
+    /// The second.
+    One,
+    Both,
+}
+
+impl Cores {
+    fn list(self) -> &'static str {
+        match self {
+            Cores::One => "1",
+            Cores::Both => "0,1",
+        }
+    }
+}
+
+impl std::fmt::Display for Cores {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Cores::One => "one core",
+            Cores::Both => "both cores, shared with what takes it",
+        })
+    }
+}
+
+/// A process that runs, its threads too: on the first core from now on, beside what is measured on the second.
+pub(crate) fn keep_to_the_other_core(pid: u32) -> Result<()> {
+    move_to("0", pid)
+}
+
+pub(crate) fn use_both_cores(pid: u32) -> Result<()> {
+    move_to(Cores::Both.list(), pid)
+}
+
+fn move_to(list: &str, pid: u32) -> Result<()> {
+    let mut taskset = Command::new("taskset");
+    taskset.args(["-a", "-c", "-p", list, &pid.to_string()]).stdout(Stdio::null());
+    let status = taskset.status().context("run taskset")?;
+    ensure!(status.success(), "{taskset:?} failed");
+    Ok(())
+}
+
 /// Runs it to its end on the second core, its output thrown away.
 ///
 /// # Errors
 /// When it cannot be started, or fails: with what it said.
 pub(crate) fn alone(program: &str, arguments: &[&str], said: &Path) -> Result<Took> {
+    on(Cores::One, program, arguments, said)
+}
+
+/// As [`alone`], where it is told.
+pub(crate) fn on(cores: Cores, program: &str, arguments: &[&str], said: &Path) -> Result<Took> {
     let mut command = Command::new("taskset");
-    command.args(["-c", "1", program]).args(arguments);
+    command.args(["-c", cores.list(), program]).args(arguments);
     command.stdin(Stdio::null()).stdout(File::create("/dev/null")?).stderr(File::create(said)?);
     let begun = KernelClock.monotonic();
     let mut child = command.spawn().with_context(|| format!("start {command:?}"))?;
@@ -47,14 +95,20 @@ pub(crate) fn alone(program: &str, arguments: &[&str], said: &Path) -> Result<To
         sleep(LOOK);
     }
     took.wall_s = KernelClock.monotonic().since(begun) as f64 / 1e9;
-    let stat = std::fs::read_to_string(format!("{proc}/stat"))?;
-    took.cpu_s = cpu_seconds(&stat).with_context(|| format!("{proc}/stat says {stat:?}"))?;
+    took.cpu_s = cpu_seconds_of(child.id())?;
     let status = child.wait()?;
     if !status.success() {
         let said = std::fs::read_to_string(said).unwrap_or_default();
         bail!("{program} ended with {status}: {}", said.trim().lines().last().unwrap_or(""));
     }
     Ok(took)
+}
+
+/// What a process has taken so far.
+pub(crate) fn cpu_seconds_of(pid: u32) -> Result<f64> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    cpu_seconds(&stat).with_context(|| format!("{path} says {stat:?}"))
 }
 
 /// utime and stime, the 14th and 15th of proc_pid_stat(5), counted behind the name, which may hold spaces.
