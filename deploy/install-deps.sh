@@ -26,7 +26,8 @@ wanted=(
 
 present() {
     case "$1" in
-        libclang) ls /usr/lib/*/libclang-*.so* /usr/lib/llvm-*/lib/libclang*.so* > /dev/null 2>&1 ;;
+        # Not libclang-cpp, which LLVM's runtime brings.
+        libclang) compgen -G '/usr/lib/*/libclang-[0-9]*.so*' || compgen -G '/usr/lib/llvm-*/lib/libclang[-.][0-9s]*' ;;
         /*) [ -e "$1" ] ;;
         *) command -v "$1" > /dev/null || [ -x "/usr/sbin/$1" ] || [ -x "/sbin/$1" ] ;;
     esac
@@ -34,7 +35,7 @@ present() {
 
 missing=()
 for pair in "${wanted[@]}"; do
-    present "${pair#*:}" || missing+=("${pair%%:*}")
+    present "${pair#*:}" > /dev/null || missing+=("${pair%%:*}")
 done
 if [ ${#missing[@]} -gt 0 ]; then
     command -v apt-get > /dev/null || die "this is no Debian or Ubuntu: install by hand: ${missing[*]}"
