@@ -3,8 +3,10 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{self, Receiver, SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -19,7 +21,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::delivery::{Delivery, first_16, import_agent};
 use crate::config::Config;
 use crate::engine::{Engine, EngineConfig};
-use crate::export::{Export, Exported};
+use crate::export::{Export, Exported, PacketBlock};
 use crate::offline::{BatchTime, file_epoch};
 use crate::slicer::SlicerConfig;
 use crate::spool::Writer;
@@ -28,6 +30,10 @@ use crate::worker::BATCH_FRAMES_MAX;
 
 /// Records in one entry.
 const RECORDS_MAX: usize = 2048;
+/// Hand-overs that wait to be written; with more, reading waits.
+const QUEUE: usize = 16;
+/// Buffers of blocks: all that a batch can fill, and those that wait, are written, or came back since reading last looked.
+const BLOCKS_MAX: usize = BATCH_FRAMES_MAX + 1 + 2 * (QUEUE + 1);
 
 #[derive(Debug, Args)]
 pub(super) struct Import {
@@ -60,8 +66,8 @@ impl Import {
             }
         }
         let epochs: Vec<EpochId> = sources.iter().map(|source| source.epoch).collect();
-        let (delivery, writer, all_read) = Delivery::start(config, clock, &epochs)?;
-        let reading = Reading::start(config, sources, writer, all_read)?;
+        let (delivery, writer, all_written) = Delivery::start(config, clock, &epochs)?;
+        let reading = Reading::start(config, sources, writer, all_written)?;
         let bar = ProgressBar::new(reading.bytes_total);
         if let Ok(style) = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} read, {msg}") {
             bar.set_style(style);
@@ -72,8 +78,10 @@ impl Import {
             bar.set_message(format!("{entries} entries to go{error}"));
         })?;
         bar.finish_and_clear();
-        let made = reading.made.lock().unwrap_or_else(PoisonError::into_inner);
-        let Made { packets, records, kept, failures } = &*made;
+        let Ok(made) = reading.thread.join() else {
+            anyhow::bail!("reading the files failed by a fault of gnomon's")
+        };
+        let Made { packets, records, kept, failures } = &made;
         println!(
             "{packets} packets, {records} flow records, {kept} packets kept: all durable at the collector"
         );
@@ -94,47 +102,65 @@ struct Made {
     failures: Vec<String>,
 }
 
-/// The thread that reads the files.
+impl Made {
+    fn add(&mut self, more: Made) {
+        self.packets += more.packets;
+        self.records += more.records;
+        self.kept += more.kept;
+        self.failures.extend(more.failures);
+    }
+}
+
+/// The thread that reads the files and makes records and blocks, and the one behind it that compresses and writes them,
+/// which takes about as long.
 struct Reading {
     bytes: Arc<AtomicU64>,
     bytes_total: u64,
-    made: Arc<Mutex<Made>>,
+    thread: JoinHandle<Made>,
 }
 
 impl Reading {
     fn start(
         config: &Config,
         sources: Vec<Source>,
-        mut writer: Writer,
-        all_read: CancellationToken,
+        writer: Writer,
+        all_written: CancellationToken,
     ) -> anyhow::Result<Reading> {
-        let reading = Reading {
-            bytes: Arc::default(),
-            bytes_total: sources.iter().map(|source| source.bytes).sum(),
-            made: Arc::default(),
-        };
+        let bytes_total = sources.iter().map(|source| source.bytes).sum();
+        let bytes = Arc::new(AtomicU64::new(0));
         let engine = engine_config(config)?;
-        let (bytes, made) = (reading.bytes.clone(), reading.made.clone());
-        let run = move || {
-            let mut bytes_before = 0;
-            for source in &sources {
-                let progress = |read: u64| bytes.store(bytes_before + read, Ordering::Relaxed);
-                let read = import_file(source, engine.clone(), &mut |export| writer.store(export), &progress);
-                bytes_before += source.bytes;
-                let mut made = made.lock().unwrap_or_else(PoisonError::into_inner);
-                made.packets += read.packets;
-                made.records += read.records;
-                made.kept += read.kept;
-                made.failures.extend(read.failures);
-            }
-            drop(writer);
-            all_read.cancel();
+        let (exports, queue) = sync_channel(QUEUE);
+        let (written, returned) = mpsc::channel();
+        let write = move || {
+            // However this ends.
+            let _all_written = all_written.drop_guard();
+            writer.run(&queue, |export| {
+                if let Exported::Packets(block) = export.body {
+                    // Nobody is there to take it once everything is read.
+                    let _ = written.send(block);
+                }
+            });
         };
-        std::thread::Builder::new()
-            .name("import".into())
-            .spawn(run)
+        thread::Builder::new()
+            .name("import-write".into())
+            .spawn(write)
+            .context("cannot start the writing thread")?;
+        let writing = Writing { exports, returned };
+        let bytes_read = bytes.clone();
+        let read = move || {
+            let (mut made, mut bytes_before) = (Made::default(), 0);
+            for source in &sources {
+                let progress = |read: u64| bytes_read.store(bytes_before + read, Ordering::Relaxed);
+                made.add(import_file(source, engine.clone(), &writing, &progress));
+                bytes_before += source.bytes;
+            }
+            made
+        };
+        let thread = thread::Builder::new()
+            .name("import-read".into())
+            .spawn(read)
             .context("cannot start the reading thread")?;
-        Ok(reading)
+        Ok(Reading { bytes, bytes_total, thread })
     }
 }
 
@@ -143,19 +169,14 @@ impl Reading {
 fn engine_config(config: &Config) -> anyhow::Result<EngineConfig> {
     Ok(EngineConfig {
         table: TableConfig { interim: None, ..config.table() },
-        slicer: SlicerConfig { block_age_max_ns: u64::MAX, ..config.slicer() },
+        slicer: SlicerConfig { block_age_max_ns: u64::MAX, blocks_max: BLOCKS_MAX, ..config.slicer() },
         rules: Arc::new(config.rules()?),
         origin: Origin { agent_name: config.name().into(), ..Origin::default() },
     })
 }
 
 /// Reads one file and hands over what it makes, in an order that only its content decides.
-fn import_file(
-    source: &Source,
-    mut engine: EngineConfig,
-    store: &mut dyn FnMut(&Export),
-    progress: &dyn Fn(u64),
-) -> Made {
+fn import_file(source: &Source, mut config: EngineConfig, writing: &Writing, progress: &dyn Fn(u64)) -> Made {
     let mut made = Made::default();
     let failure = |error: &dyn std::fmt::Display| format!("{}: {error}", source.path.display());
     let mut file = match PcapFile::open(&source.path) {
@@ -166,40 +187,20 @@ fn import_file(
         }
     };
     let name = source.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    let mut out = Out { interface: name.into(), epoch: source.epoch, records: Vec::new(), store };
-    engine.origin.interface = Arc::clone(&out.interface);
-    let mut engine = Engine::new(0, engine);
-    let mut now = RawNs(0);
-    loop {
-        let mut time = BatchTime::default();
-        let drained = file.drain(BATCH_FRAMES_MAX, |frames| {
-            frames.iter().for_each(|frame| time.add(frame.stamp));
-            engine.on_frames(frames);
-        });
-        now = time.earliest().unwrap_or(now);
-        while engine.end_batch(now) {
-            out.take(&mut engine);
-        }
-        out.take(&mut engine);
-        progress(file.progress().bytes_read);
-        match drained {
-            Ok(0) => break,
-            Ok(_) => {}
-            Err(error) => {
-                made.failures.push(error.to_string());
-                break;
-            }
-        }
+    let mut out = Out { interface: name.into(), epoch: source.epoch, records: Vec::new(), writing };
+    config.origin.interface = Arc::clone(&out.interface);
+    let mut engine = Engine::new(0, config);
+    if let Err(error) = read(&mut file, &mut engine, &mut out, progress) {
+        made.failures.push(error.to_string());
     }
-    while engine.finish_some(now) {
-        out.take(&mut engine);
-    }
-    out.take(&mut engine);
-    out.flush();
     let stats = engine.stats();
     made.packets = stats.packets;
     made.records = stats.table.records_final;
     made.kept = stats.slicer.packets_kept;
+    let lost = stats.slicer.packets_queue_full;
+    if lost > 0 {
+        made.failures.push(failure(&format!("{lost} packets were not kept: no buffer was free")));
+    }
     let file_stats = file.stats();
     if let Some(tail) = &file_stats.truncated_tail {
         eprintln!("{}", failure(tail));
@@ -213,39 +214,83 @@ fn import_file(
     made
 }
 
+/// Reads a file to its end, or to where it is damaged: what came before is handed over.
+fn read(
+    file: &mut PcapFile,
+    engine: &mut Engine,
+    out: &mut Out<'_>,
+    progress: &dyn Fn(u64),
+) -> anyhow::Result<()> {
+    let mut now = RawNs(0);
+    let ended = loop {
+        let mut time = BatchTime::default();
+        let drained = file.drain(BATCH_FRAMES_MAX, |frames| {
+            frames.iter().for_each(|frame| time.add(frame.stamp));
+            engine.on_frames(frames);
+        });
+        now = time.earliest().unwrap_or(now);
+        while engine.end_batch(now) {
+            out.take(engine)?;
+        }
+        out.take(engine)?;
+        progress(file.progress().bytes_read);
+        match drained {
+            Ok(0) => break Ok(()),
+            Ok(_) => {}
+            Err(error) => break Err(error),
+        }
+    };
+    while engine.finish_some(now) {
+        out.take(engine)?;
+    }
+    out.take(engine)?;
+    out.flush()?;
+    Ok(ended?)
+}
+
+/// The way to the thread that writes; and the buffers of written blocks back.
+struct Writing {
+    exports: SyncSender<Export>,
+    returned: Receiver<PacketBlock>,
+}
+
 /// Gathers records into entries of a good size.
 struct Out<'a> {
     interface: Arc<str>,
     epoch: EpochId,
     records: Vec<FlowRecord>,
-    store: &'a mut dyn FnMut(&Export),
+    writing: &'a Writing,
 }
 
 impl Out<'_> {
-    fn take(&mut self, engine: &mut Engine) {
+    fn take(&mut self, engine: &mut Engine) -> anyhow::Result<()> {
         self.records.extend(engine.take_records().into_iter().flatten());
         if self.records.len() >= RECORDS_MAX {
-            self.flush();
+            self.flush()?;
         }
         while let Some(block) = engine.take_block() {
-            let export = self.export(Exported::Packets(block));
-            (self.store)(&export);
-            if let Exported::Packets(block) = export.body {
-                engine.recycle(block);
-            }
+            self.writing.returned.try_iter().for_each(|block| engine.recycle(block));
+            self.send(Exported::Packets(block))?;
         }
+        Ok(())
     }
 
-    fn flush(&mut self) {
-        if !self.records.is_empty() {
-            let records = std::mem::take(&mut self.records);
-            let export = self.export(Exported::Flows(records));
-            (self.store)(&export);
+    fn flush(&mut self) -> anyhow::Result<()> {
+        if self.records.is_empty() {
+            return Ok(());
         }
+        let records = std::mem::take(&mut self.records);
+        self.send(Exported::Flows(records))
     }
 
-    fn export(&self, body: Exported) -> Export {
-        Export { worker: 0, interface: self.interface.clone(), epoch: self.epoch, body }
+    /// Waits for room.
+    fn send(&self, body: Exported) -> anyhow::Result<()> {
+        let export = Export { worker: 0, interface: self.interface.clone(), epoch: self.epoch, body };
+        self.writing
+            .exports
+            .send(export)
+            .ok()
+            .context("writing failed by a fault of gnomon's: what is left was not read")
     }
 }
 
@@ -276,27 +321,68 @@ fn digest(path: &Path) -> anyhow::Result<([u8; 16], u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gnomon_daemon::config::ByteSize;
 
-    /// Every hand-over in words that compare.
-    fn entries(source: &Source) -> (Vec<String>, Made) {
-        let config = engine_config(&Config::default()).unwrap();
-        let mut entries = Vec::new();
-        let made = import_file(source, config, &mut |export| entries.push(format!("{export:?}")), &|_| {});
-        (entries, made)
+    fn source(dir: &Path, content: &[u8]) -> Source {
+        let path = dir.join("udp.pcap");
+        std::fs::write(&path, content).unwrap();
+        let (digest, bytes) = digest(&path).unwrap();
+        Source { path, epoch: file_epoch(digest), bytes }
+    }
+
+    /// Every hand-over in words that compare, taken by a writer that takes `pause` for each.
+    fn entries(source: &Source, config: &Config, pause: Duration) -> (Vec<String>, Made) {
+        let (exports, queue) = sync_channel::<Export>(QUEUE);
+        let (written, returned) = mpsc::channel();
+        let writer = thread::spawn(move || {
+            let write = |export: Export| {
+                let words = format!("{export:?}");
+                thread::sleep(pause);
+                if let Exported::Packets(block) = export.body {
+                    let _ = written.send(block);
+                }
+                words
+            };
+            queue.into_iter().map(write).collect::<Vec<_>>()
+        });
+        let made =
+            import_file(source, engine_config(config).unwrap(), &Writing { exports, returned }, &|_| {});
+        (writer.join().unwrap(), made)
     }
 
     #[test]
     fn the_same_file_gives_the_same_entries() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("udp.pcap");
-        std::fs::write(&path, super::super::flows::tests::udp_pcap(5000)).unwrap();
-        let (content, bytes) = digest(&path).unwrap();
-        let source = Source { path, epoch: file_epoch(content), bytes };
-        let (first, made) = entries(&source);
+        let source = source(dir.path(), &super::super::flows::tests::udp_pcap(5000));
+        let config = Config::default();
+        let (first, made) = entries(&source, &config, Duration::ZERO);
         assert_eq!((made.packets, made.kept, made.failures.len()), (5000, 5000, 0));
         assert!(made.records >= 1 && first.len() >= 2);
-        assert_eq!(entries(&source).0, first);
+        assert_eq!(entries(&source, &config, Duration::from_millis(1)).0, first);
         assert_ne!(import_agent("a"), import_agent("b"));
+    }
+
+    #[test]
+    fn a_slow_writer_is_waited_for_and_every_packet_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = source(dir.path(), &super::super::flows::tests::udp_pcap(2000));
+        let mut config = Config::default();
+        // Each packet is a block.
+        config.slices.block_bytes = ByteSize::from_bytes(1);
+        let (entries, made) = entries(&source, &config, Duration::from_micros(100));
+        assert_eq!((made.kept, made.failures), (2000, Vec::new()));
+        assert_eq!(entries.iter().filter(|entry| entry.contains("Packets")).count(), 2000);
+    }
+
+    #[test]
+    fn a_writer_that_is_gone_is_a_failure_and_ends_the_reading() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = source(dir.path(), &super::super::flows::tests::udp_pcap(5000));
+        let (exports, queue) = sync_channel(QUEUE);
+        drop(queue);
+        let writing = Writing { exports, returned: mpsc::channel().1 };
+        let made = import_file(&source, engine_config(&Config::default()).unwrap(), &writing, &|_| {});
+        assert!(made.failures[0].contains("writing failed"), "{:?}", made.failures);
     }
 
     #[test]
