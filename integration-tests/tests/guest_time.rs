@@ -1,7 +1,7 @@
 //! The field's incident and its relatives, on a real kernel: a clock that is wrong, set, slewed, paused or lied to while
 //! the agent captures. Every frame's claimed time must hold the true one, and none may ever be shown in the future.
 //!
-//! The incident runs by default, the others with GNOMON_GUEST=all (docs/guest-tests.md).
+//! The incident runs by default (and once more where it fails but every claim held), the others with GNOMON_GUEST=all (docs/guest-tests.md).
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -52,9 +52,36 @@ struct Doubt {
 
 const NONE: Doubt = Doubt { pending_share: 0.0, wrong_by_ns: SECOND_NS, visible_ms: 2_000.0 };
 
+/// A claim that does not hold the truth, or a record in the future: whatever time the machine had, it must not be.
+#[derive(Debug)]
+struct Untrue(String);
+
+impl std::error::Error for Untrue {}
+
+impl std::fmt::Display for Untrue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Once more where anything but the truth was missed: this machine may have had no time to run the other.
+fn tried_twice(run: impl Fn() -> Result<()>) -> Result<()> {
+    match run() {
+        Err(error) if !error.is::<Untrue>() => {
+            println!("TRIED AGAIN: {error:#}");
+            run()
+        }
+        ended => ended,
+    }
+}
+
 /// What every run must show, and what shows that the check can fail.
 fn judge(outcome: &Outcome, doubt: Doubt) -> Result<()> {
     let verdict = outcome.verdict(0);
+    let untrue = verdict.violations(1.0);
+    if !untrue.is_empty() {
+        return Err(Untrue(untrue.join("\n")).into());
+    }
     let violations = verdict.violations(doubt.pending_share);
     ensure!(violations.is_empty(), "{}", violations.join("\n"));
     // What is captured is visible or a counted loss: when this machine leaves the guest without time for a second, the
@@ -77,17 +104,19 @@ fn judge(outcome: &Outcome, doubt: Doubt) -> Result<()> {
 #[test]
 fn a_clock_nine_hours_ahead_that_ntp_sets_right() -> Result<()> {
     let Some((parts, _one)) = parts() else { return Ok(()) };
-    let mut run = TimeRun::boot(&parts, Rtc::Tokyo)?;
-    let ahead = run.guest_ahead_s()?;
-    ensure!((ahead - 9 * HOUR_S).abs() <= 2, "the guest is {ahead} s ahead: not the incident");
-    // No source of time at all.
-    run.send_for(5)?;
-    run.go_online()?;
-    run.send_for(6)?;
-    run.start_chronyd(&["makestep 1 3"])?;
-    run.send_until_clock(0, 60)?;
-    run.send_for(8)?;
-    judge(&run.finish("nine hours ahead")?, NONE)
+    tried_twice(|| {
+        let mut run = TimeRun::boot(&parts, Rtc::Tokyo)?;
+        let ahead = run.guest_ahead_s()?;
+        ensure!((ahead - 9 * HOUR_S).abs() <= 2, "the guest is {ahead} s ahead: not the incident");
+        // No source of time at all.
+        run.send_for(5)?;
+        run.go_online()?;
+        run.send_for(6)?;
+        run.start_chronyd(&["makestep 1 3"])?;
+        run.send_until_clock(0, 60)?;
+        run.send_for(8)?;
+        judge(&run.finish("nine hours ahead")?, NONE)
+    })
 }
 
 #[test]
