@@ -136,6 +136,9 @@ pub(crate) async fn status(client: &mut Client, format: Format) -> Result<Outcom
         if let Some(why) = &status.stopped {
             writeln!(out, "nothing is taken in, agents keep what they have: {}", terminal_safe(why))?;
         }
+        if let Some(what) = &status.damage {
+            writeln!(out, "damaged: {}", terminal_safe(what))?;
+        }
         writeln!(out)?;
     }
     let pairs: Vec<(&str, Cell)> = vec![
@@ -157,6 +160,7 @@ pub(crate) async fn status(client: &mut Client, format: Format) -> Result<Outcom
         ("packets_reach_back_to", time(status.oldest_packet_unix_ns)),
         ("disk_free_bytes", status.disk_free_bytes.into()),
         ("stopped", status.stopped.clone().into()),
+        ("damage", status.damage.clone().into()),
         ("now", time(Some(status.now_unix_ns))),
         ("now_err_ns", status.now_err_ns.into()),
         ("clock_proven", status.clock_proven.into()),

@@ -35,6 +35,7 @@ impl Api {
             flow_bytes_a_day: status.flow_bytes_a_day,
             packets_full_in_s: status.packets_full_in_s,
             flows_full_in_s: status.flows_full_in_s,
+            damage: status.damage(),
             stopped: status.stopped,
         })
     }

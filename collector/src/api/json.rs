@@ -157,6 +157,7 @@ pub(super) fn status(status: &v1::StatusResponse) -> Value {
         "packets_full_in_s": status.packets_full_in_s,
         "flows_full_in_s": status.flows_full_in_s,
         "stopped": status.stopped,
+        "damage": status.damage,
     })
 }
 

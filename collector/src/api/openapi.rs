@@ -255,6 +255,7 @@ fn schemas() -> Value {
             "packets_full_in_s": {"type": ["integer", "null"], "description": "until the oldest packets are given up, at this rate"},
             "flows_full_in_s": {"type": ["integer", "null"], "description": "until the oldest flows are given up, at this rate"},
             "stopped": {"type": ["string", "null"], "description": "why nothing is taken in at the moment"},
+            "damage": {"type": ["string", "null"], "description": "what is missing because the disk damaged or lost it, and what can be done"},
         })),
         "CollectorClock": object(json!({
             "state": {"type": "string", "enum": ["proven", "unproven"]}, "reason": text(), "source": text(),

@@ -7,6 +7,7 @@ use gnomon_clock::UtcNs;
 use gnomon_flow::TimeState;
 
 use super::intake::full_in_s;
+use super::trouble::ADVICE;
 use super::{Limits, Rate, Store, StoreError, retention};
 
 /// What the store holds and how it fares.
@@ -45,8 +46,26 @@ pub struct StoreStatus {
     /// Writes of the database that failed, and how often it was opened anew because of that.
     pub write_failures: u64,
     pub reopened: u64,
+    /// Files of the database are not merged any more, since one of them is damaged.
+    pub unmerged: bool,
     /// Why nothing is taken in at the moment, in words.
     pub stopped: Option<String>,
+}
+
+impl StoreStatus {
+    /// What is missing because the disk damaged or lost it, and what can be done; in words.
+    pub fn damage(&self) -> Option<String> {
+        let blocks = format!("{} blocks of records or packets cannot be read", self.damaged_blocks);
+        let lost = format!("{} bytes of acknowledged packets are gone from the disk", self.lost_bytes);
+        let unmerged = "a file of the database is damaged, so that files are not merged and take more room";
+        let found = [
+            (self.damaged_blocks > 0, blocks.as_str()),
+            (self.lost_bytes > 0, &lost),
+            (self.unmerged, unmerged),
+        ];
+        let words: Vec<&str> = found.into_iter().filter(|(is, _)| *is).map(|(_, words)| words).collect();
+        (!words.is_empty()).then(|| format!("{}; {ADVICE}", words.join("; ")))
+    }
 }
 
 impl Store {
@@ -127,6 +146,7 @@ impl Store {
             damaged_indexes: shared.segments.damaged_indexes(),
             write_failures: shared.write_failures.load(Ordering::Relaxed),
             reopened: shared.reopened.load(Ordering::Relaxed),
+            unmerged: shared.rocks.is_unmerged(),
             stopped: shared.stopped.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         })
     }

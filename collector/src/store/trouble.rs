@@ -193,6 +193,7 @@ mod tests {
         assert!(!files.is_empty());
         let total = 6 * ROWS as usize;
         assert_eq!(count(&store), (total, 0));
+        assert_eq!(store.status().unwrap().damage(), None);
         drop(store);
         damage(&files[0]);
         let (store, mut writer) = open(dir.path(), &clock);
@@ -209,7 +210,11 @@ mod tests {
         }
         let status = store.status().unwrap();
         assert!(status.reopened == 1 && status.stopped.is_none(), "{status:?}");
-        assert!(store.shared.rocks.is_unmerged());
+        let damage = status.damage().unwrap();
+        assert!(
+            damage.contains("cannot be read") && damage.contains("not merged") && damage.contains(ADVICE),
+            "{damage}"
+        );
         assert_eq!(count(&store), (found + 3 * ROWS as usize, damaged));
         writer.close().unwrap();
     }
