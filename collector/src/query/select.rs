@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use gnomon_expression::{IpSet, Predicate, Test, ValueSet, Wanted};
+use gnomon_expression::{IpSet, Predicate, Test, TextSet, ValueSet, Wanted};
 use gnomon_flow::field::{ATTRIBUTE_ID_FIRST, PROTOCOL_NAMES};
 use gnomon_flow::{AttributeValue, Field, FieldId, FieldKind, Value};
 
@@ -11,6 +11,7 @@ use super::one_column::one_column;
 use super::plan::Plan;
 use super::values::{Codes, Values, attribute_value, values};
 use crate::store::block::columns::{self, Way};
+use crate::store::block::entries::Entries;
 use crate::store::block::{Column, Dictionary, Summary, Token, address_token, network_token, text_token};
 use crate::store::live::RowSet;
 use crate::store::{Ends, Filter, Outline, Reader, StoreError};
@@ -185,8 +186,17 @@ impl OfBlock for Test {
                     block.learn_texts(column, &entries);
                 }
                 let has = |entry: &[u8]| entry_value(self.field, entry).is_some_and(|value| set.has(&value));
-                let few = needle.and_then(|needle| entries.with_text(needle));
+                let few = match set {
+                    ValueSet::Ip(ips) if self.field.id.0 < ATTRIBUTE_ID_FIRST => {
+                        near_addresses(ips, &entries)
+                    }
+                    ValueSet::Text(set) => {
+                        needle.or_else(|| only_text(set)).and_then(|text| entries.with_text(text))
+                    }
+                    _ => None,
+                };
                 let wanted: Vec<bool> = match few {
+                    Some(few) if few.is_empty() => continue,
                     Some(few) => {
                         let mut wanted = vec![false; entries.len()];
                         few.into_iter().for_each(|code| wanted[code] = has(entries.get(code)));
@@ -240,6 +250,26 @@ fn dictionary_columns(field: FieldId) -> Option<Vec<Column>> {
         id if id >= ATTRIBUTE_ID_FIRST => Some(vec![Column(id)]),
         _ => None,
     }
+}
+
+/// The codes of all addresses that may be in a set, by the order of the entries; `None` where it has so many parts that a look at
+/// each entry is no more work.
+fn near_addresses(ips: &IpSet, entries: &Entries) -> Option<Vec<usize>> {
+    const STEPS: usize = 32;
+    let (v4, v6) = (ips.v4.list(), ips.v6.list());
+    if (v4.len() + v6.len()) * STEPS > entries.len() {
+        return None;
+    }
+    // Addresses of the other family may lie between two of one: they are `near`, too.
+    let v4 = v4.iter().map(|(from, to)| entries.between(&from.to_be_bytes(), &to.to_be_bytes()));
+    let v6 = v6.iter().map(|(from, to)| entries.between(&from.to_be_bytes(), &to.to_be_bytes()));
+    Some(v4.chain(v6).flatten().collect())
+}
+
+/// The text, in lower case, that a set is, if it is one.
+fn only_text(set: &TextSet) -> Option<&str> {
+    let mut texts = set.exact_only()?;
+    texts.next().filter(|_| texts.next().is_none())
 }
 
 /// The rows that have an entry that is wanted.

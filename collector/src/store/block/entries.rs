@@ -1,4 +1,6 @@
-//! The entries of a dictionary, behind each other in memory: found by code, or all at once by a text in them.
+//! The entries of a dictionary, behind each other in memory: found by code, by their order, or all at once by a text in them.
+
+use std::ops::Range;
 
 /// The different values of a column of texts or addresses, sorted.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -28,6 +30,22 @@ impl Entries {
         let Some(&end) = self.ends.get(code) else { return &[] };
         let start = code.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
         self.bytes.get(start as usize..end as usize).unwrap_or(&[])
+    }
+
+    /// The codes of all entries from `from` to `to`, both included.
+    pub(crate) fn between(&self, from: &[u8], to: &[u8]) -> Range<usize> {
+        let first = self.first(|entry| entry >= from);
+        first..self.first(|entry| entry > to).max(first)
+    }
+
+    /// The first code whose entry `is`, where all behind one that is are, too.
+    fn first(&self, is: impl Fn(&[u8]) -> bool) -> usize {
+        let (mut from, mut to) = (0, self.len());
+        while from < to {
+            let middle = from.midpoint(to);
+            if is(self.get(middle)) { to = middle } else { from = middle + 1 }
+        }
+        from
     }
 
     pub(crate) fn is_ascii(&self) -> bool {
@@ -70,6 +88,19 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        #[test]
+        fn what_lies_between_two_entries_is_found_by_their_order(
+            all in prop::collection::btree_set(prop::collection::vec(0..4u8, 0..4), 0..40),
+            from in prop::collection::vec(0..4u8, 0..4), to in prop::collection::vec(0..4u8, 0..4),
+        ) {
+            let mut entries = Entries::default();
+            all.iter().for_each(|entry| entries.push(entry));
+            let found = entries.between(&from, &to);
+            for (code, entry) in all.iter().enumerate() {
+                prop_assert_eq!(found.contains(&code), from <= *entry && *entry <= to, "{} of {:?}", code, all);
+            }
+        }
+
         #[test]
         fn a_text_is_found_in_every_entry_that_has_it(
             texts in prop::collection::btree_set("[abAB]{0,5}|[aé]{0,2}", 1..40), text in "[ab]{1,3}",
