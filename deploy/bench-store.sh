@@ -13,10 +13,10 @@ figures=${FIGURES:-$work/figures}
 mkdir -p "$figures"
 
 "$bench" "$work/gnomon" "$rows" --figures "$figures/gnomon.tsv" ${PACED:+--paced "$PACED"}
-# Once more, from the disk and as after a crash: how long an open takes.
+# Once more, from the disk and as after a crash: how long an open takes, and what records take when it has emptied the log.
 "$bench" "$work/gnomon" "$rows" --only nothing --figures "$work/opened.tsv" > "$work/opened.log"
 cat "$work/opened.tsv" >> "$figures/gnomon.tsv"
-grep ^open: "$work/opened.log"
+grep -E '^(open|size):' "$work/opened.log"
 rm -rf "$work/gnomon"
 if [ -z "${PEERS:-}" ]; then
     exit 0

@@ -136,9 +136,6 @@ impl Load<'_> {
             roll_up(store, n, report)?;
             self.at_a_pace(&mut writer, store, queries, payloads, &mut taken, report)?;
         }
-        let bytes_each = bytes_under(&self.dir.join("db")) as f64 / rows as f64;
-        println!("size: {bytes_each:.1} bytes a record");
-        report.figure("size", "bytes a record", bytes_each)?;
         Ok(writer)
     }
 

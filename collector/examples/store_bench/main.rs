@@ -129,6 +129,10 @@ fn main() -> anyhow::Result<()> {
             &mut report,
         )?
     } else {
+        // The open emptied the log of the database, which has up to 96 MiB however many records there are.
+        let bytes_each = bytes_under(&Path::new(&dir).join("db")) as f64 / held as f64;
+        println!("size: {bytes_each:.1} bytes a record");
+        report.figure("size", "bytes a record", bytes_each)?;
         writer
     };
     ask(&store, &queries, rows, &mut report)?;
