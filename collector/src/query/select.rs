@@ -419,3 +419,51 @@ fn singles(set: &IpSet) -> Option<impl Iterator<Item = IpAddr>> {
         v4.chain(set.v6.list().iter().map(|(ip, _)| IpAddr::V6((*ip).into())))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use gnomon_clock::UtcNs;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Of few different beginnings, so that addresses of both families lie between each other.
+    fn address() -> impl Strategy<Value = IpAddr> {
+        let byte = || 0..3u8;
+        let v4 = (byte(), byte(), byte(), byte()).prop_map(|(a, b, c, d)| IpAddr::from([10 + a, b, c, d]));
+        let v6 = (byte(), byte(), byte(), byte()).prop_map(|(a, b, c, d)| {
+            let mut octets = [0; 16];
+            (octets[0], octets[1], octets[2], octets[15]) = (10 + a, b, c, d);
+            IpAddr::from(octets)
+        });
+        prop_oneof![v4, v6]
+    }
+
+    proptest! {
+        #[test]
+        fn every_address_of_a_set_is_near_it(
+            all in prop::collection::btree_set(address(), 64..200), asked in address(), bits in 0..=32u8,
+        ) {
+            let bytes = |ip: &IpAddr| match ip {
+                IpAddr::V4(v4) => v4.octets().to_vec(),
+                IpAddr::V6(v6) => v6.octets().to_vec(),
+            };
+            let mut entries = Entries::default();
+            all.iter().map(bytes).collect::<BTreeSet<_>>().iter().for_each(|entry| entries.push(entry));
+            let expression = gnomon_expression::parse(&format!("ip.src == {asked}/{bits}")).unwrap();
+            let Predicate::Test(Test { wanted: Wanted::OneOf(set), .. }) =
+                Predicate::of(&expression, UtcNs::from_unix_ns(0))
+            else {
+                panic!("a test of one set")
+            };
+            let ValueSet::Ip(ips) = &set else { panic!("a set of addresses") };
+            let near = near_addresses(ips, &entries).unwrap();
+            for (code, entry) in entries.iter().enumerate() {
+                let ip = columns::ip_of(entry).unwrap();
+                prop_assert!(!set.has(&Value::Ip(ip)) || near.contains(&code), "{ip} of {asked}/{bits}");
+            }
+        }
+    }
+}
