@@ -44,6 +44,15 @@ finish_parts() {
     say "$what: in $parts ($(du -sh "$parts" | cut -f1))"
 }
 
+# For a script without arguments: runs it once for each of these, as one that cannot be had does not take the others away.
+each_alone() {
+    local one missing=0
+    for one in "$@"; do
+        "$0" "$one" || missing=1
+    done
+    exit "$missing"
+}
+
 unpack() {
     local into=$1 deb
     shift

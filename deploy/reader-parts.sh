@@ -59,13 +59,6 @@ fetch_ecs() {
     fi
 }
 
-# Each by a run of its own: one that cannot be had does not take the others away.
-if [ $# = 0 ]; then
-    missing=0
-    for one in python eve ecs; do
-        "$0" "$one" || missing=1
-    done
-    exit "$missing"
-fi
+[ $# -gt 0 ] || each_alone python eve ecs
 "fetch_$1"
 echo "$parts"

@@ -9,15 +9,7 @@ what=Suricata
 # Packages whose files Suricata itself does not load.
 unneeded='^(lib(python|systemd|acl|selinux)|python|dpkg$|tar$|debconf$|init-system|media-types|netbase|tzdata|isa-support|sse|procps|readline)'
 
-# Each by a run of its own: one that cannot be had does not take the other away.
-if [ $# = 0 ]; then
-    missing=0
-    for suite in trixie trixie-backports; do
-        "$0" "$suite" || missing=1
-    done
-    exit "$missing"
-fi
-
+[ $# -gt 0 ] || each_alone trixie trixie-backports
 suite=$1
 if begin_parts suricata "$suite-1"; then
     need apt-get apt-cache dpkg dpkg-deb

@@ -131,11 +131,6 @@ fn get(client: &Netns, server: &Netns, path: &'static str) -> Result<()> {
     Ok(())
 }
 
-/// That of a major version, or says that what needs it is skipped.
-fn found(major: u32) -> Option<Suricata> {
-    Suricata::find(major).map_err(|why| eprintln!("SKIPPED: {why}")).ok()
-}
-
 #[test]
 fn an_alert_of_suricata_7_leads_to_its_packets() -> Result<()> {
     an_alert_leads_to_its_packets(7)
@@ -150,7 +145,7 @@ fn an_alert_leads_to_its_packets(major: u32) -> Result<()> {
     if skip() {
         return Ok(());
     }
-    let Some(suricata) = found(major) else { return Ok(()) };
+    let Some(suricata) = Suricata::found(major) else { return Ok(()) };
     let scene = Scene::new()?;
     let _watching = suricata.watch(&scene.server, "s0", scene.dir.path(), RULES)?;
     get(&scene.client, &scene.server, "/index.html")?;
@@ -211,7 +206,7 @@ fn what_suricata_8_says_of_a_file_meets_the_flows_of_the_same_file() -> Result<(
 }
 
 fn what_is_said_of_a_file_meets_its_flows(major: u32) -> Result<()> {
-    let Some(suricata) = found(major) else { return Ok(()) };
+    let Some(suricata) = Suricata::found(major) else { return Ok(()) };
     let (bin_dir, dir) = (built_binaries()?, tempfile::tempdir()?);
     let collector = Collector::start(&bin_dir, &dir.path().join("collector"), &[])?;
     let (pcap, config) = (dir.path().join("old.pcap"), dir.path().join("empty.toml"));

@@ -141,13 +141,7 @@ fn compare(major: u32) -> Result<()> {
     if skip() {
         return Ok(());
     }
-    let suricata = match Suricata::find(major) {
-        Ok(suricata) => suricata,
-        Err(why) => {
-            eprintln!("SKIPPED: {why}");
-            return Ok(());
-        }
-    };
+    let Some(suricata) = Suricata::found(major) else { return Ok(()) };
     let (bin_dir, dir) = (built_binaries()?, tempfile::tempdir()?);
     let file = record(dir.path())?;
     suricata.read(&file, dir.path(), "")?;
