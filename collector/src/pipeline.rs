@@ -22,6 +22,7 @@ use gnomon_daemon::exit::WithHint;
 use gnomon_daemon::reload::Reload;
 use gnomon_daemon::telemetry::Telemetry;
 use gnomon_daemon::{build_info, notify};
+use gnomon_proto::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
@@ -49,9 +50,6 @@ pub const STOP_MAX: Duration = Duration::from_secs(10);
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Between two looks for blocks without a rollup.
 const ROLL_UP_EVERY: Duration = Duration::from_secs(1);
-/// HTTP/2 flow control: bytes of one stream, and of one connection, sent ahead of the reader.
-const STREAM_WINDOW_BYTES: u32 = 4 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 
 /// Run until `stop`.
 ///

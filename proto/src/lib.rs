@@ -27,3 +27,7 @@ pub const PROTOCOL_VERSION: u32 = 1;
 
 /// Largest gRPC message either side takes: an entry holds at most one slice block or one batch of records.
 pub const MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// HTTP/2 flow control of who takes entries: bytes of one stream, and of one connection, sent ahead of the reader.
+pub const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+pub const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;

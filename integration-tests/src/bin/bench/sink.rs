@@ -19,9 +19,6 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// What is unacknowledged at most while everything is acknowledged.
 const WINDOW_BYTES: u64 = 64 << 20;
-/// HTTP/2's, as the collector has them.
-const COLLECTORS_STREAM_WINDOW_BYTES: u32 = 4 << 20;
-const COLLECTORS_CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// A modest claim: nothing is indexed here by what is said of time.
 const COLLECTOR_ERR_NS: u64 = 1_000_000_000;
 
@@ -125,10 +122,10 @@ impl Sink {
                 stream.set_nodelay(true)?;
                 Ok::<_, std::io::Error>(stream)
             });
-            // Else the agent would wait for its small defaults.
+            // As the collector: else the agent would wait for the small defaults.
             let served = tonic::transport::Server::builder()
-                .initial_stream_window_size(COLLECTORS_STREAM_WINDOW_BYTES)
-                .initial_connection_window_size(COLLECTORS_CONNECTION_WINDOW_BYTES)
+                .initial_stream_window_size(gnomon_proto::STREAM_WINDOW_BYTES)
+                .initial_connection_window_size(gnomon_proto::CONNECTION_WINDOW_BYTES)
                 .add_service(service)
                 .serve_with_incoming(incoming);
             served.await.map_err(std::io::Error::other)
