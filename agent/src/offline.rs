@@ -25,14 +25,14 @@ pub fn file_epoch(digest: [u8; 16]) -> EpochId {
 /// The time of a batch of a file: that of its earliest packet, so that one packet with a wrong stamp does not end
 /// everybody's flows. `None` for an empty batch.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct BatchTime(Option<RawNs>);
+struct BatchTime(Option<RawNs>);
 
 impl BatchTime {
-    pub fn add(&mut self, stamp: Stamp) {
+    fn add(&mut self, stamp: Stamp) {
         self.0 = Some(self.0.map_or(stamp.raw, |earliest| earliest.min(stamp.raw)));
     }
 
-    pub fn earliest(self) -> Option<RawNs> {
+    fn earliest(self) -> Option<RawNs> {
         self.0
     }
 }
@@ -58,7 +58,7 @@ pub fn flows<E>(
     table: TableConfig,
     rules: Arc<Rules>,
     origin: &Origin,
-    mut drain: impl FnMut(&mut dyn FnMut(&[Frame<'_>])) -> Result<usize, E>,
+    drain: impl FnMut(&mut dyn FnMut(&[Frame<'_>])) -> Result<usize, E>,
     mut found: impl FnMut(StoredFlow),
 ) -> Result<EngineStats, E> {
     // An open segment has lasted for at most the active timeout and been silent for at most the longest idle one.
@@ -69,7 +69,6 @@ pub fn flows<E>(
     let open_max = table.active_timeout_ns.saturating_add(idle_max).saturating_add(1 << 30);
     let mut engine = Engine::new(0, EngineConfig { rules, origin: origin.clone(), ..engine_config(table) });
     let mut waiting: BinaryHeap<Reverse<InOrder>> = BinaryHeap::new();
-    let mut now = RawNs(0);
     let mut release = |engine: &mut Engine, until: RawNs, waiting_max: usize| {
         waiting.extend(engine.take_records().into_iter().flatten().map(|record| Reverse(InOrder(record))));
         while waiting.len() > waiting_max
@@ -79,6 +78,26 @@ pub fn flows<E>(
             found(stored(record, origin));
         }
     };
+    let ended = drive(&mut engine, drain, |engine, now| {
+        // While all flows end nothing is certain to be the earliest.
+        release(engine, now.map_or(RawNs(0), |now| now.saturating_sub(open_max)), WAITING_MAX);
+        Ok(())
+    });
+    release(&mut engine, RawNs(0), 0);
+    ended.map(|()| engine.stats())
+}
+
+/// Feeds an engine all that `drain` gives, by the file's own time, then ends every flow. After each step `take` has what was
+/// made, and the time of the file while it is read.
+///
+/// # Errors
+/// What `drain` says, behind all frames before it; what `take` says, at once.
+pub fn drive<E>(
+    engine: &mut Engine,
+    mut drain: impl FnMut(&mut dyn FnMut(&[Frame<'_>])) -> Result<usize, E>,
+    mut take: impl FnMut(&mut Engine, Option<RawNs>) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut now = RawNs(0);
     let ended = loop {
         let mut time = BatchTime::default();
         let drained = drain(&mut |frames| {
@@ -87,9 +106,9 @@ pub fn flows<E>(
         });
         now = time.earliest().unwrap_or(now);
         while engine.end_batch(now) {
-            release(&mut engine, now.saturating_sub(open_max), WAITING_MAX);
+            take(engine, Some(now))?;
         }
-        release(&mut engine, now.saturating_sub(open_max), WAITING_MAX);
+        take(engine, Some(now))?;
         match drained {
             Ok(0) => break Ok(()),
             Ok(_) => {}
@@ -97,10 +116,10 @@ pub fn flows<E>(
         }
     };
     while engine.finish_some(now) {
-        release(&mut engine, RawNs(0), WAITING_MAX);
+        take(engine, None)?;
     }
-    release(&mut engine, RawNs(0), 0);
-    ended.map(|()| engine.stats())
+    take(engine, None)?;
+    ended
 }
 
 /// A file's stamps are taken as they are: POSIX nanoseconds.

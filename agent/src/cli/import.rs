@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use gnomon_capture::PcapFile;
-use gnomon_clock::{Clock, EpochId, RawNs};
+use gnomon_capture::{Frame, PcapFile};
+use gnomon_clock::{Clock, EpochId};
 use gnomon_daemon::exit::WithHint;
 use gnomon_daemon::shutdown::CancellationToken;
 use gnomon_flow::{FlowRecord, Origin};
@@ -22,7 +22,7 @@ use super::delivery::{Delivery, first_16, import_agent};
 use crate::config::Config;
 use crate::engine::{Engine, EngineConfig};
 use crate::export::{Export, Exported, PacketBlock};
-use crate::offline::{BatchTime, file_epoch};
+use crate::offline::{drive, file_epoch};
 use crate::slicer::SlicerConfig;
 use crate::spool::Writer;
 use crate::table::TableConfig;
@@ -190,7 +190,14 @@ fn import_file(source: &Source, mut config: EngineConfig, writing: &Writing, pro
     let mut out = Out { interface: name.into(), epoch: source.epoch, records: Vec::new(), writing };
     config.origin.interface = Arc::clone(&out.interface);
     let mut engine = Engine::new(0, config);
-    if let Err(error) = read(&mut file, &mut engine, &mut out, progress) {
+    let drain = |sink: &mut dyn FnMut(&[Frame<'_>])| {
+        let drained = file.drain(BATCH_FRAMES_MAX, sink);
+        progress(file.progress().bytes_read);
+        Ok(drained?)
+    };
+    // What came before damage is handed over.
+    let read: anyhow::Result<()> = drive(&mut engine, drain, |engine, _| out.take(engine));
+    if let Err(error) = out.flush().and(read) {
         made.failures.push(error.to_string());
     }
     let stats = engine.stats();
@@ -212,40 +219,6 @@ fn import_file(source: &Source, mut config: EngineConfig, writing: &Writing, pro
         )));
     }
     made
-}
-
-/// Reads a file to its end, or to where it is damaged: what came before is handed over.
-fn read(
-    file: &mut PcapFile,
-    engine: &mut Engine,
-    out: &mut Out<'_>,
-    progress: &dyn Fn(u64),
-) -> anyhow::Result<()> {
-    let mut now = RawNs(0);
-    let ended = loop {
-        let mut time = BatchTime::default();
-        let drained = file.drain(BATCH_FRAMES_MAX, |frames| {
-            frames.iter().for_each(|frame| time.add(frame.stamp));
-            engine.on_frames(frames);
-        });
-        now = time.earliest().unwrap_or(now);
-        while engine.end_batch(now) {
-            out.take(engine)?;
-        }
-        out.take(engine)?;
-        progress(file.progress().bytes_read);
-        match drained {
-            Ok(0) => break Ok(()),
-            Ok(_) => {}
-            Err(error) => break Err(error),
-        }
-    };
-    while engine.finish_some(now) {
-        out.take(engine)?;
-    }
-    out.take(engine)?;
-    out.flush()?;
-    Ok(ended?)
 }
 
 /// The way to the thread that writes; and the buffers of written blocks back.
