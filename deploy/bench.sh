@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # `make bench`: builds the generator and the bare receiver, then runs gnomon-bench where nothing can outlive it (as
-# demo.sh does). About five minutes. ONLY="speed profile visibility" picks parts; WRITE=1 puts the results into
+# demo.sh does). About five minutes. ONLY="speed stall profile visibility" picks parts; WRITE=1 puts the results into
 # docs/benchmarks.md.
 set -euo pipefail
 bin_dir=$(readlink -f "$1")

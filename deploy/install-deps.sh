@@ -19,7 +19,7 @@ wanted=(
     gcc:cc g++:c++ pkg-config:pkg-config
     librocksdb-dev:/usr/include/rocksdb/c.h
     libclang-dev:libclang
-    iproute2:ip ethtool:ethtool tcpdump:tcpdump iputils-ping:ping
+    iproute2:ip ethtool:ethtool tcpdump:tcpdump nftables:nft iputils-ping:ping
     curl:curl dnsmasq-base:dnsmasq bind9-dnsutils:dig openssl:openssl netcat-openbsd:nc iperf3:iperf3 busybox:busybox
     xz-utils:xz zstd:zstd util-linux:unshare procps:ps ca-certificates:/etc/ssl/certs/ca-certificates.crt
 )

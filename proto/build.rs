@@ -5,8 +5,13 @@ use std::path::PathBuf;
 
 use prost::Message;
 
-const FILES: [&str; 4] =
-    ["gnomon/v1/flow.proto", "gnomon/v1/ingest.proto", "gnomon/v1/query.proto", "gnomon/v1/store.proto"];
+const FILES: [&str; 5] = [
+    "gnomon/v1/flow.proto",
+    "gnomon/v1/ingest.proto",
+    "gnomon/v1/query.proto",
+    "gnomon/v1/admin.proto",
+    "gnomon/v1/store.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=gnomon");
@@ -14,6 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out_dir = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out_dir.join("descriptors.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
+        .codec_path("crate::codec::Codec")
         .bytes(".gnomon.v1.Entry")
         .bytes(".gnomon.v1.SliceBlock")
         .bytes(".gnomon.v1.PcapChunk")

@@ -5,20 +5,22 @@ mod eve;
 mod flows;
 mod import;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use gnomon_capture::interface;
+use gnomon_capture::interface::{self, Interface};
 use gnomon_clock::{Clock, KernelClock};
-use gnomon_daemon::config::Loaded;
+use gnomon_daemon::config::{Loaded, Validate};
 use gnomon_daemon::shutdown::Shutdown;
 use gnomon_daemon::{build_info, exit, telemetry};
 
 use crate::config::{self, Config, DEFAULT_FILE};
 use crate::pipeline;
+use crate::selection::{Decision, LeftOut};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -46,7 +48,8 @@ struct Options {
     /// Set a key of the configuration, as in `--set spool.bytes_max=4GiB`; may stand several times
     #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = key_value)]
     set: Vec<(String, String)>,
-    /// Capture this interface instead of those configured or picked; may stand several times
+    /// Capture this interface instead of those configured or picked: a name, a pattern (`veth*`), a class (`nic`, `addressed`,
+    /// `all`), or what to leave out (`!docker0`); may stand several times
     #[arg(long, short, global = true, value_name = "NAME")]
     interface: Vec<String>,
     /// Capture only what this lets pass, in the language of tcpdump (pcap-filter(7)); with `flows`, of the files
@@ -67,7 +70,7 @@ enum Command {
     Import(import::Import),
     /// Send alerts that Suricata wrote (EVE JSON lines) to the collector; ends when everything is durable there
     Eve(eve::Eve),
-    /// List the interfaces, which would be captured, and why
+    /// List the interfaces: which are captured with this configuration, which are not, and why
     Interfaces,
     /// Show or check the configuration
     #[command(subcommand)]
@@ -119,6 +122,7 @@ impl Options {
         let mut loaded = config::load(self.config.as_deref(), &overrides)?;
         if !self.interface.is_empty() {
             loaded.value.take_interfaces(&self.interface);
+            loaded.value.validate()?;
         }
         Ok(loaded)
     }
@@ -130,7 +134,7 @@ impl Cli {
         match self.command {
             None | Some(Command::Run) => {
                 let loaded = self.options.load()?;
-                loaded.value.check_filter()?;
+                loaded.value.check_start()?;
                 let telemetry = telemetry::init(config::PROGRAM, &loaded.value.telemetry)?;
                 let shutdown = Shutdown::install().context("cannot take signals")?;
                 let options = self.options.clone();
@@ -161,7 +165,7 @@ impl Cli {
                 telemetry.shutdown();
                 ended
             }
-            Some(Command::Interfaces) => interfaces(),
+            Some(Command::Interfaces) => interfaces(&self.options.load()?.value),
             Some(Command::Config(command)) => configuration(&self.options, &command),
             Some(Command::Version) => {
                 println!("gnomon-agent {}", build_info::long_version());
@@ -171,12 +175,32 @@ impl Cli {
     }
 }
 
-fn interfaces() -> anyhow::Result<()> {
-    for plan in interface::pick().context("cannot list the interfaces")? {
-        let mark = if plan.taken { "+" } else { "-" };
-        println!("{mark} {}\n    {}", plan.interface, plan.reason);
+/// What would be captured now with this configuration, and why the others not.
+fn interfaces(config: &Config) -> anyhow::Result<()> {
+    let listed = interface::list().context("cannot list the interfaces")?;
+    let decision = config.selection()?.decide(listed.clone(), &BTreeSet::new());
+    for interface in &listed {
+        let chosen = decision.chosen.iter().find(|chosen| chosen.interface.index == interface.index);
+        let left = decision.left_out.iter().find(|left| left.name == interface.name);
+        let (mark, reason) = match (chosen, left) {
+            (Some(chosen), _) => ("+", chosen.reason.as_str()),
+            (None, Some(left)) => ("-", left.reason.as_str()),
+            (None, None) => continue,
+        };
+        println!("{mark} {interface}\n    {reason}");
+        if let Some(twice) = chosen.and_then(|chosen| chosen.seen_twice.as_ref()) {
+            println!("    {twice}");
+        }
+    }
+    for left in missing(&decision, &listed) {
+        println!("? {}\n    {}", left.name, left.reason);
     }
     Ok(())
+}
+
+/// Entries that match nothing now.
+fn missing<'a>(decision: &'a Decision, listed: &'a [Interface]) -> impl Iterator<Item = &'a LeftOut> {
+    decision.left_out.iter().filter(|left| !listed.iter().any(|interface| interface.name == left.name))
 }
 
 fn configuration(options: &Options, command: &ConfigCommand) -> anyhow::Result<()> {
@@ -187,7 +211,7 @@ fn configuration(options: &Options, command: &ConfigCommand) -> anyhow::Result<(
         }
         ConfigCommand::Check => {
             let config = options.load()?.value;
-            config.check_filter()?;
+            config.check_start()?;
             let rules = config.rules()?;
             let file = options.config.clone().unwrap_or_else(|| DEFAULT_FILE.into());
             println!(
@@ -195,6 +219,13 @@ fn configuration(options: &Options, command: &ConfigCommand) -> anyhow::Result<(
                 file.display(),
                 if file.exists() { "" } else { " (it is not there: defaults)" }
             );
+            // Where the interfaces cannot be listed there is nothing to say of them.
+            if let Ok(listed) = interface::list() {
+                let decision = config.selection()?.decide(listed.clone(), &BTreeSet::new());
+                for left in missing(&decision, &listed) {
+                    println!("  interface {}: {}", left.name, left.reason);
+                }
+            }
             for rule in rules.list() {
                 println!("  rule {}, decided {}: {}", rule.name, rule.decided.name(), rule.when);
             }

@@ -36,7 +36,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     pub collector: CollectorConfig,
     pub tls: TlsConfig,
-    /// What to capture. If empty, the agent picks: `gnomon-agent interfaces` shows what and why.
+    /// What to capture. If empty, the agent picks. Asked again whenever a link or an address changes; `gnomon-agent interfaces`
+    /// shows what is captured, what is left out, and why.
     pub interfaces: Vec<InterfaceConfig>,
     pub capture: CaptureConfig,
     pub flows: FlowsConfig,
@@ -53,14 +54,16 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CollectorConfig {
-    /// Addresses of the collector, tried in this order: `https://host:port`, or `http://` on this machine. If empty,
-    /// nothing is sent and the spool keeps what fits.
+    /// Addresses of the collector, tried in this order: `https://host:port`, `unix:///path` for its socket on this machine,
+    /// or, with `tls.insecure`, `http://host:port`. If empty, nothing is sent and the spool keeps what fits. A socket is
+    /// used only if its directory is root's, this user's or made by root for somebody, and its owner answers.
     pub urls: Vec<String>,
     /// How long an agent that stops goes on sending what is in its spool. What is left stays there. Allowed: 0s to 5m.
     pub drain: HumanDuration,
 }
 
-/// Encryption. Set `ca`, `certificate` and `key` together: `gnomon-collector certs` makes all three.
+/// Encryption. Set `ca`, `certificate` and `key` together: `gnomon-collector certs` makes all three. The files are read again
+/// for each connection, so that a renewed certificate is used from the next on; that it will end is said 30, 7 and 1 day before.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsConfig {
@@ -76,7 +79,8 @@ pub struct TlsConfig {
     /// The name in the collector's certificate, if it is not the host of the URL.
     #[schemars(example = &"collector.example")]
     pub server_name: Option<String>,
-    /// Send in plain text (`http://`) to other machines. Everyone on the network can then read what was captured.
+    /// Send in plain text (`http://`). On the way to another machine everyone can then read what was captured; on this one
+    /// any user who takes the port while the collector is away is sent it, and can tell the agent a wrong time.
     pub insecure: bool,
 }
 
@@ -84,7 +88,10 @@ pub struct TlsConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InterfaceConfig {
-    /// Its name, as `ip link` shows it. It may appear later.
+    /// A name, as `ip link` shows it; a pattern (`veth*`, `eth[0-9]`); or a class: `nic` (network cards that are up),
+    /// `addressed` (with an address, loopback not), `all`. With `!` before it (`!docker0`) what it matches is left out. An interface
+    /// may appear later, come back, or be renamed; the first entry that matches it says how it is captured. With nothing but
+    /// exclusions the agent picks among the others.
     #[schemars(example = &"eth0")]
     pub name: String,
     #[serde(default)]
@@ -95,6 +102,11 @@ pub struct InterfaceConfig {
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 64))]
     pub workers: u8,
+    /// Memory for frames, for each worker, instead of `capture.ring_bytes`. If unset, a virtual pair (veth) that no entry names
+    /// has 4 MiB at the most. Allowed: 1MiB to 4GiB.
+    #[serde(default)]
+    #[schemars(example = &"8MiB")]
+    pub ring_bytes: Option<ByteSize>,
     /// Let a tap take frames from an interface that has an address: the host loses them.
     #[serde(default)]
     pub steal_addressed: bool,
@@ -113,6 +125,7 @@ impl InterfaceConfig {
             stance: StanceConfig::default(),
             backend: BackendConfig::default(),
             workers: one(),
+            ring_bytes: None,
             steal_addressed: false,
         }
     }
@@ -161,12 +174,29 @@ pub struct CaptureConfig {
     pub ring_frames: u32,
     /// Memory for frames, for each worker of each interface. Allowed: 1MiB to 4GiB.
     pub ring_bytes: ByteSize,
+    /// Memory for the frames of all interfaces. One that is not named (that a pattern, a class or the agent picks) is left out when it
+    /// would take more. Allowed: 1MiB to 1TiB.
+    pub rings_bytes_max: ByteSize,
     /// Have network cards stamp frames as they come off the wire, where a card can stamp all of them and has a clock that can be
     /// read (`/dev/ptpN`); on a tap (AF_XDP) its driver must tell XDP programs too. `gnomon agents` says whether it does.
     /// Switches that on in the card, and leaves it on.
     pub hardware_stamps: bool,
     /// AF_PACKET: how long the kernel may hold packets of a quiet link back. Allowed: 1ms to 1s.
     pub block_retire: HumanDuration,
+    /// What is done with gnomon's own streams: an agent's to the collector, and all others to the collector's ports.
+    pub own_uplink: OwnUplinkConfig,
+}
+
+/// See `capture.own_uplink`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OwnUplinkConfig {
+    /// Count them, in records with `own_uplink`, and keep none of their packets.
+    #[default]
+    Count,
+    /// Capture them like any other stream. Only where they pass on a link that no agent captures: otherwise what is sent is
+    /// captured and sent again, without end.
+    Keep,
 }
 
 /// How packets become flow records.
@@ -253,6 +283,10 @@ pub struct AlertsConfig {
 pub struct SpoolConfig {
     /// The most disk it uses. When it is full the oldest packets go first, flow records last. Allowed: 16MiB to 64TiB.
     pub bytes_max: ByteSize,
+    /// The most memory that entries take while the disk does not take them: it carries packets over a disk that stalls, and
+    /// what is captured is sent from there while the disk fails. In use only then. When it is full the oldest packets go
+    /// first. The default holds three seconds of 1 Gbit/s. Allowed: 16MiB to 64GiB.
+    pub memory_max: ByteSize,
     /// Size of its files, which are deleted as a whole. Allowed: 1MiB to 256MiB.
     pub segment_bytes: ByteSize,
     /// Leave this much of the disk free, or `free_percent_min` of it, whichever is less.
@@ -290,7 +324,10 @@ impl Default for Config {
 
 impl Default for CollectorConfig {
     fn default() -> CollectorConfig {
-        CollectorConfig { urls: vec!["http://127.0.0.1:7440".to_owned()], drain: HumanDuration::from_secs(3) }
+        CollectorConfig {
+            urls: vec!["unix:///run/gnomon/collector.sock".to_owned()],
+            drain: HumanDuration::from_secs(3),
+        }
     }
 }
 
@@ -303,8 +340,10 @@ impl Default for CaptureConfig {
             snaplen: options.snaplen,
             ring_frames: options.ring_frames,
             ring_bytes: ByteSize::from_bytes(options.umem_bytes),
+            rings_bytes_max: ByteSize::from_gib(4),
             hardware_stamps: options.hardware_stamps,
             block_retire: HumanDuration::from_millis(u64::from(options.block_retire_ms)),
+            own_uplink: OwnUplinkConfig::default(),
         }
     }
 }
@@ -360,6 +399,7 @@ impl Default for SpoolConfig {
     fn default() -> SpoolConfig {
         SpoolConfig {
             bytes_max: ByteSize::from_gib(2),
+            memory_max: ByteSize::from_mib(384),
             segment_bytes: ByteSize::from_mib(16),
             free_bytes_min: ByteSize::from_gib(1),
             free_percent_min: 5,
@@ -439,6 +479,16 @@ mod tests {
         let rules = Config::default().rules().unwrap();
         assert_eq!((rules.list().len(), rules.otherwise()), (0, Keep::All));
         assert!(reference().contains("spool"));
+    }
+
+    /// What the guide to the store says of blocks is what an agent does by default.
+    #[test]
+    fn the_guide_says_the_defaults_of_blocks() {
+        let guide = include_str!("../../docs/store.md");
+        let SlicesConfig { block_bytes, block_age, .. } = SlicesConfig::default();
+        let (kib, ms) = (block_bytes.bytes() >> 10, block_age.get().as_millis());
+        assert!(guide.contains(&format!("({kib} KiB or {ms} ms of packets)")), "{kib} KiB, {ms} ms");
+        assert!(guide.contains(&format!("a block every {ms} ms in which")), "{ms} ms");
     }
 
     #[test]

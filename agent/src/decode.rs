@@ -26,11 +26,11 @@ mod ports;
 mod ppp;
 mod rest;
 mod sll;
+mod tags;
 mod tcp;
 mod transport;
 mod udp;
 mod udp_tunnel;
-mod vlan;
 mod wifi;
 
 #[cfg(test)]
@@ -41,6 +41,7 @@ use std::ops::{Deref, DerefMut};
 use gnomon_capture::{Frame, LinkType, VlanTag};
 use gnomon_flow::{DecodeProblem, FlowKey};
 
+pub(crate) use arp::{ArpClaim, ArpOperation, arp_claim};
 pub use fragment::Fragment;
 pub(crate) use fragment::{Piece, piece};
 pub(crate) use icmp::{Quoted, quoted};
@@ -68,6 +69,8 @@ pub struct Packet<'a> {
     pub tcp: Option<TcpHeader>,
     /// ICMP or ICMPv6 type and code.
     pub icmp: Option<(u8, u8)>,
+    /// Of ARP for IPv4 on Ethernet, whose key is the asking and the asked IP address.
+    pub(crate) arp: Option<ArpOperation>,
     pub fragment: Fragment,
     /// TTL or hop limit.
     pub ttl: Option<u8>,
@@ -91,6 +94,8 @@ struct Decoding<'a> {
     frame: &'a [u8],
     /// Where the last IP header begins in it.
     ip_at: u32,
+    /// Where the ARP header does; valid with `packet.arp`.
+    arp_at: u32,
     on_ethernet: bool,
     /// What the packet is wrapped in, if it is.
     layers: Option<Layers>,
@@ -133,6 +138,7 @@ fn walk<'a>(frame: &Frame<'a>) -> Decoding<'a> {
         header_len: 0,
         tcp: None,
         icmp: None,
+        arp: None,
         fragment: Fragment::Whole,
         ttl: None,
         source_mac: None,
@@ -145,6 +151,7 @@ fn walk<'a>(frame: &Frame<'a>) -> Decoding<'a> {
         packet,
         frame: frame.data,
         ip_at: 0,
+        arp_at: 0,
         on_ethernet: frame.link == LinkType::Ethernet,
         layers: None,
         piece: None,
@@ -185,6 +192,12 @@ impl<'a> Decoding<'a> {
         self.problem = Some(problem);
         self.key_complete = false;
         self.header_len = rest.at() + rest.captured().len().min(UNDECODED_HEADER_BYTES) as u32;
+    }
+
+    /// A flow of its talkers: what follows layer 2 is not read, and no payload of a transport.
+    fn end_undecoded(&mut self, rest: Rest<'a>) {
+        self.note(DecodeProblem::Undecoded);
+        self.header_len = rest.at();
     }
 
     /// Something is wrong with the packet, but whose it is is known.

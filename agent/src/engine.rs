@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use gnomon_capture::{FRAMES_AT_ONCE, Frame, memory};
 use gnomon_clock::RawNs;
-use gnomon_flow::{DecodeProblem, FlowRecord, Origin};
+use gnomon_flow::{DecodeProblem, FlowRecord, Origin, OwnStreams};
 
 use crate::decode::{Fragment, Packet, decode};
 use crate::export::PacketBlock;
@@ -22,6 +22,8 @@ pub struct EngineConfig {
     pub rules: Arc<Rules>,
     /// Whose flows these are, where rules ask for it.
     pub origin: Origin,
+    /// Flows that were numbered before by a worker of the same number.
+    pub flows_before: u64,
 }
 
 /// Cumulative. `packets` is what the records will add up to.
@@ -40,6 +42,11 @@ pub struct EngineStats {
     pub fragments: FragmentStats,
 }
 
+/// How often it is looked at whether buffers are in use.
+const LOOK_NS: u64 = 5_000_000_000;
+/// A quiet worker closes a block each 150 ms at the most.
+const BLOCKS_WHEN_QUIET_MAX: u64 = 40;
+
 /// Where the headers of nearly all frames end; the shortest on Ethernet.
 const HEADER_BYTES: usize = 60;
 
@@ -55,12 +62,16 @@ pub struct Engine {
     packets_ignored: u64,
     bytes_ignored: u64,
     problems: [u64; DecodeProblem::ALL.len()],
+    looked_at: RawNs,
+    blocks_at_look: u64,
+    was_busy: bool,
 }
 
 impl Engine {
     pub fn new(worker: u8, config: EngineConfig) -> Engine {
         Engine {
-            table: Table::new(worker, config.table, Judge::new(config.rules, config.origin)),
+            table: Table::new(worker, config.table, Judge::new(config.rules, config.origin))
+                .numbering_after(config.flows_before),
             fragments: Fragments::default(),
             slicer: Slicer::new(config.slicer),
             records: Vec::new(),
@@ -69,12 +80,20 @@ impl Engine {
             packets_ignored: 0,
             bytes_ignored: 0,
             problems: [0; DecodeProblem::ALL.len()],
+            looked_at: RawNs(0),
+            blocks_at_look: 0,
+            was_busy: false,
         }
     }
 
     /// From now on these rules hold, for the flows that there are too.
     pub fn replace_rules(&mut self, rules: Arc<Rules>) {
         self.table.replace_rules(rules);
+    }
+
+    /// From now on these streams are gnomon's own, of the flows that there are too.
+    pub fn replace_own_streams(&mut self, own_streams: Arc<OwnStreams>) {
+        self.table.replace_own_streams(own_streams);
     }
 
     /// The per-packet path, for at most [`FRAMES_AT_ONCE`] frames. With more flows than the caches hold, most of a packet's
@@ -174,7 +193,22 @@ impl Engine {
             self.count_released(&released);
         }
         self.slicer.close_due(now);
+        if now.since(self.looked_at) >= LOOK_NS {
+            self.look(now);
+        }
         self.table.tick(now, &mut self.records)
+    }
+
+    /// After a time of much, a time of little: buffers are given back.
+    #[cold]
+    #[inline(never)]
+    fn look(&mut self, now: RawNs) {
+        let blocks = self.slicer.stats().blocks;
+        let is_busy = blocks - self.blocks_at_look > BLOCKS_WHEN_QUIET_MAX;
+        if self.was_busy && !is_busy {
+            self.slicer.give_back();
+        }
+        (self.looked_at, self.blocks_at_look, self.was_busy) = (now, blocks, is_busy);
     }
 
     /// End everything, in steps between which records and blocks must be taken away. Whether there is more.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use gnomon_clock::{Clock, EpochId, MonoNs};
 use gnomon_proto::v1;
 
+use crate::capture_set::LEFT_OUT_SHOWN_MAX;
 use crate::spool::{Spool, SpoolStatus};
 
 /// What one capture thread counted since it began, written about once a second.
@@ -58,12 +59,15 @@ impl WorkerCounts {
 struct InterfaceState {
     mode: String,
     error: Option<String>,
+    seen_twice: Option<String>,
+    /// Of workers that ended.
+    past: WorkerCounts,
     workers: BTreeMap<u8, WorkerCounts>,
 }
 
 impl InterfaceState {
     fn total(&self) -> WorkerCounts {
-        let mut total = WorkerCounts::default();
+        let mut total = self.past.clone();
         self.workers.values().for_each(|counts| total.add(counts));
         total
     }
@@ -75,22 +79,34 @@ pub struct InterfaceReport {
     pub name: String,
     pub mode: String,
     pub error: Option<String>,
+    /// That its packets are seen on another captured interface as well.
+    pub seen_twice: Option<String>,
     pub counts: WorkerCounts,
 }
 
 /// Where capture threads write and heartbeat and metrics read. Clones are the same board.
 #[derive(Clone, Debug, Default)]
-pub struct Board(Arc<Mutex<BTreeMap<String, InterfaceState>>>);
+pub struct Board(Arc<Mutex<Posted>>);
+
+#[derive(Debug, Default)]
+struct Posted {
+    interfaces: BTreeMap<String, InterfaceState>,
+    /// Interfaces that are not captured, and why.
+    left_out: Vec<(String, String)>,
+}
+
+/// Where the counts of interfaces that are long gone stand: no interface has this name.
+pub const GONE: &str = "(gone)";
 
 impl Board {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, InterfaceState>> {
+    fn lock(&self) -> MutexGuard<'_, Posted> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Capture runs in this mode.
     pub fn running(&self, interface: &str, mode: String) {
         let mut board = self.lock();
-        let state = board.entry(interface.to_owned()).or_default();
+        let state = board.interfaces.entry(interface.to_owned()).or_default();
         state.mode = mode;
         state.error = None;
     }
@@ -98,22 +114,74 @@ impl Board {
     /// Capture does not run, and why; `None` when it was stopped on purpose. True when that is news.
     pub fn failed(&self, interface: &str, error: Option<String>) -> bool {
         let mut board = self.lock();
-        let state = board.entry(interface.to_owned()).or_default();
+        let state = board.interfaces.entry(interface.to_owned()).or_default();
         let news = state.error != error;
         state.error = error;
         news
     }
 
     pub fn publish(&self, interface: &str, worker: u8, counts: WorkerCounts) {
-        self.lock().entry(interface.to_owned()).or_default().workers.insert(worker, counts);
+        let mut board = self.lock();
+        board.interfaces.entry(interface.to_owned()).or_default().workers.insert(worker, counts);
+    }
+
+    /// A worker of the interface ended: what it counted stays, what it held is gone.
+    pub fn left(&self, interface: &str, worker: u8) {
+        let mut board = self.lock();
+        let Some(state) = board.interfaces.get_mut(interface) else { return };
+        let Some(counts) = state.workers.remove(&worker) else { return };
+        state.past.add(&WorkerCounts { flows_active: 0, queues: BTreeMap::new(), ..counts });
+    }
+
+    /// An interface that is gone: what it counted goes to [`GONE`].
+    pub fn forget(&self, interface: &str) {
+        let mut board = self.lock();
+        let Some(state) = board.interfaces.remove(interface) else { return };
+        let gone = board.interfaces.entry(GONE.to_owned()).or_default();
+        gone.past.add(&WorkerCounts { flows_active: 0, queues: BTreeMap::new(), ..state.total() });
+        gone.error = Some("interfaces that were captured and are gone".into());
+    }
+
+    pub fn seen_twice(&self, interface: &str, words: Option<String>) {
+        if let Some(state) = self.lock().interfaces.get_mut(interface) {
+            state.seen_twice = words;
+        }
+    }
+
+    /// These are not captured, and why.
+    pub fn left_out(&self, left_out: Vec<(String, String)>) {
+        self.lock().left_out = left_out;
+    }
+
+    /// Names of the interfaces that are captured now.
+    pub fn captured(&self) -> Vec<String> {
+        let is_captured = |state: &InterfaceState| !state.mode.is_empty() && state.error.is_none();
+        let board = self.lock();
+        board
+            .interfaces
+            .iter()
+            .filter(|(_, state)| is_captured(state))
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// The first of those that are left out, and how many more there are.
+    fn left_out_shown(&self) -> (Vec<v1::InterfaceLeftOut>, u32) {
+        let board = self.lock();
+        let shown = board.left_out.iter().take(LEFT_OUT_SHOWN_MAX);
+        let shown =
+            shown.map(|(name, reason)| v1::InterfaceLeftOut { name: name.clone(), reason: reason.clone() });
+        let more = board.left_out.len().saturating_sub(LEFT_OUT_SHOWN_MAX);
+        (shown.collect(), u32::try_from(more).unwrap_or(u32::MAX))
     }
 
     pub fn report(&self) -> Vec<InterfaceReport> {
         let board = self.lock();
-        let reports = board.iter().map(|(name, state)| InterfaceReport {
+        let reports = board.interfaces.iter().map(|(name, state)| InterfaceReport {
             name: name.clone(),
             mode: state.mode.clone(),
             error: state.error.clone(),
+            seen_twice: state.seen_twice.clone(),
             counts: state.total(),
         });
         reports.collect()
@@ -139,6 +207,8 @@ impl Heart {
     pub fn beat(&mut self, epoch: &EpochId, clock: Option<v1::ClockStatus>) -> v1::Heartbeat {
         let now = self.clock.monotonic();
         let reports = self.board.report();
+        self.last.retain(|name, _| reports.iter().any(|report| report.name == *name));
+        let (left_out, left_out_more) = self.board.left_out_shown();
         let interfaces = reports.into_iter().map(|report| self.interface(report, now)).collect();
         v1::Heartbeat {
             epoch: Some(epoch.into()),
@@ -148,6 +218,9 @@ impl Heart {
             clock,
             uptime_ms: now.since(self.started) / 1_000_000,
             resident_bytes: resident_bytes(),
+            left_out,
+            left_out_more,
+            ..v1::Heartbeat::default()
         }
     }
 
@@ -177,6 +250,7 @@ impl Heart {
             flows_evicted: counts.flows_evicted,
             queues: counts.queues.into_iter().collect(),
             error: report.error.unwrap_or_default(),
+            seen_twice: report.seen_twice.unwrap_or_default(),
         }
     }
 }
@@ -192,6 +266,16 @@ fn spool_to_wire(status: SpoolStatus) -> v1::SpoolStatus {
         sacrificed_flow_entries: status.sacrificed_flows.entries,
         sacrificed_flow_records: status.sacrificed_flows.items,
         error: status.error.unwrap_or_default(),
+        memory_bytes: status.memory_bytes,
+        memory_bytes_max: status.memory_bytes_max,
+        damaged_entries: status.damaged.entries,
+        damaged_items: status.damaged.items,
+        missing_entries: status.missing,
+        set_aside_files: status.set_aside_files + status.strangers,
+        set_aside_bytes: status.set_aside_bytes,
+        ledger_conflicts: status.ledger_conflicts,
+        unsettled_bytes: status.unsettled_bytes,
+        asked_again_entries: status.asked_again,
     }
 }
 
@@ -229,6 +313,16 @@ mod tests {
         board.running("eth0", "af_packet".into());
         board.publish("eth0", 0, counts(11, 1));
         assert_eq!((board.report()[0].counts.packets, &board.report()[0].error), (31, &None));
+        // What a worker counted that ended stays, also when another one has its number; what it held does not.
+        board.left("eth0", 0);
+        board.publish("eth0", 0, counts(1, 0));
+        board.left("eth0", 1);
+        let report = &board.report()[0];
+        assert_eq!((report.counts.packets, report.counts.flows_active), (32, 5));
+        board.forget("eth0");
+        let report = &board.report()[0];
+        assert_eq!((report.name.as_str(), report.counts.packets, report.counts.flows_active), (GONE, 32, 0));
+        assert!(board.captured().is_empty());
     }
 
     #[test]

@@ -9,6 +9,11 @@ use gnomon_clock::{Clock, EpochId};
 use gnomon_flow::AgentId;
 use rustix::fs::{FlockOperation, flock};
 
+use crate::private;
+
+/// Files of the state directory, besides the spool's.
+const FILES: [&str; 4] = ["agent-id", "lock", "clock", "alerts"];
+
 /// The state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
@@ -45,9 +50,22 @@ impl Identity {
             let path = path.to_owned();
             move |source| IdentityError::File { what, path, source }
         };
-        fs::create_dir_all(state_dir).map_err(file_error("cannot make", state_dir))?;
+        private::directory(state_dir).map_err(file_error("cannot make", state_dir))?;
+        for name in FILES {
+            // What an earlier version left open to others.
+            let path = state_dir.join(name);
+            if let Ok(metadata) = fs::symlink_metadata(&path)
+                && metadata.is_file()
+            {
+                let _ = File::open(&path).and_then(|file| private::tighten(&file));
+            }
+        }
         let lock_path = state_dir.join("lock");
-        let lock = File::options().create(true).truncate(false).write(true).open(&lock_path);
+        let lock = match private::open(&lock_path) {
+            // On a disk that is read-only, a lock that is there can be taken all the same.
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => File::open(&lock_path),
+            opened => opened,
+        };
         let lock = lock.map_err(file_error("cannot open", &lock_path))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
@@ -83,7 +101,7 @@ fn agent_id(path: &Path) -> Result<AgentId, IdentityError> {
             let id = AgentId(bytes);
             // Renamed into place: a crash leaves an id or none, never half of one.
             let new = path.with_extension("new");
-            let written = File::create(&new).and_then(|mut file| {
+            let written = private::create(&new).and_then(|mut file| {
                 writeln!(file, "{id}")?;
                 file.sync_all()?;
                 fs::rename(&new, path)?;

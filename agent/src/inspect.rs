@@ -30,6 +30,7 @@ mod ntlm;
 mod ntp;
 mod pop3;
 mod postgresql;
+mod preamble;
 mod protocol;
 mod quic;
 mod radius;
@@ -58,7 +59,7 @@ use gnomon_flow::{Attributes, FieldId, field};
 
 use held::{Held, Need};
 use protocol::Protocol;
-use stream::{Memory, Stage, Step, Turn};
+use stream::{Memory, Rest, Stage, Step, Turn};
 
 pub use first::FirstBytes;
 pub use held::{BufferBudget, HELD_BYTES_MAX};
@@ -66,6 +67,8 @@ pub use held::{BufferBudget, HELD_BYTES_MAX};
 /// Segments or datagrams of one direction that are looked at before its protocol counts as unknown. More than one,
 /// because a capture may begin in the middle and because some protocols begin in the clear and then start TLS.
 const TRIES_MAX: u8 = 8;
+/// Messages looked for in what is left of a stream that was cut.
+const CUT_STEPS_MAX: usize = 8;
 
 /// A flow's inspection: what is recognised so far and what is held. Give back what it holds with
 /// [`Inspection::release`] when the flow ends.
@@ -138,9 +141,17 @@ impl Inspection {
         looked_at
     }
 
-    /// Bytes of a TCP stream that were not captured. What is half read is given up; the next segment may start anew.
-    pub fn tcp_gap(&mut self, from_originator: bool, bytes: u64, budget: &mut BufferBudget) {
-        let side = &mut self.sides[usize::from(!from_originator)];
+    /// Bytes of a TCP stream that were not captured. Of what is half read is said what there is; the next segment may start
+    /// anew.
+    pub fn tcp_gap(
+        &mut self,
+        from_originator: bool,
+        bytes: u64,
+        out: &mut Attributes,
+        budget: &mut BufferBudget,
+    ) {
+        let index = usize::from(!from_originator);
+        let side = &mut self.sides[index];
         if side.held.is_none()
             && let Ok(passed) = u32::try_from(bytes)
             && side.pass > passed
@@ -148,30 +159,67 @@ impl Inspection {
             side.pass -= passed;
             return;
         }
-        if let Some(mut held) = side.held.take() {
-            held.release(budget);
+        if side.held.is_some() {
+            self.read_cut(index, out, budget);
+        } else if side.pass == 0
+            && let Memory::Http(_) = self.memory
+        {
+            // Nobody knows how many requests or responses were lost.
+            self.memory.set(Memory::Nothing);
         }
+        let side = &mut self.sides[index];
         side.pass = 0;
         if side.stage != Stage::Done {
             side.stage = Stage::Unknown;
         }
     }
 
-    /// One UDP datagram.
+    /// No more bytes will come: says what there is of messages that are not whole.
+    pub fn conclude(&mut self, out: &mut Attributes, budget: &mut BufferBudget) {
+        for index in 0..self.sides.len() {
+            self.read_cut(index, out, budget);
+        }
+    }
+
+    /// Reads what is held as far as it goes: the rest of the message was not captured. The record says that it was cut.
+    fn read_cut(&mut self, index: usize, out: &mut Attributes, budget: &mut BufferBudget) {
+        let Some(mut held) = self.sides[index].held.take() else { return };
+        let before = (out.len(), self.protocol);
+        let mut at = 0;
+        for _ in 0..CUT_STEPS_MAX {
+            if at >= held.bytes.len() || self.sides[index].stage == Stage::Done {
+                break;
+            }
+            match self.step(index, &held.bytes[at..], Rest::Lost, out, budget) {
+                Step::Took(taken) => at += taken,
+                // A line that is not whole is read as far as it goes.
+                Step::Need(Need::Line) if !held.bytes.ends_with(b"\n") => held.bytes.extend(b"\r\n"),
+                Step::Need(_) | Step::Finished | Step::Anew(_) | Step::Mistaken => break,
+            }
+        }
+        if (out.len(), self.protocol) != before
+            && let Some(name) = self.protocol.name()
+        {
+            out.text(field::INSPECT_CUT, name);
+        }
+        held.release(budget);
+    }
+
+    /// One UDP datagram from the first of two ports to the second; `is_cut`: it was longer than `bytes`.
     pub fn udp_payload(
         &mut self,
         from_originator: bool,
-        source_port: u16,
-        destination_port: u16,
+        ports: [u16; 2],
         bytes: &[u8],
+        is_cut: bool,
         out: &mut Attributes,
         budget: &mut BufferBudget,
     ) {
         let side = &mut self.sides[usize::from(!from_originator)];
-        if side.stage == Stage::Done || bytes.is_empty() {
+        if side.stage == Stage::Done || is_keep_alive(bytes) {
             return;
         }
-        let ports = [source_port, destination_port];
+        let said = out.len();
         let outcome =
             datagram::read(bytes, from_originator, ports, &mut side.held, &mut self.memory, out, budget);
         if let Some(protocol) = outcome.protocol
@@ -181,6 +229,12 @@ impl Inspection {
             if let Some(name) = protocol.name() {
                 out.text(field::PROTOCOLS, name);
             }
+        }
+        if is_cut
+            && out.len() != said
+            && let Some(name) = outcome.protocol.and_then(Protocol::name)
+        {
+            out.text(field::INSPECT_CUT, name);
         }
         let side = &mut self.sides[usize::from(!from_originator)];
         match outcome.next {
@@ -248,7 +302,8 @@ impl Inspection {
             }
             // What follows a message in the same bytes may yet be held.
             let full = full && rest.len() == bytes.len();
-            match self.step(index, rest, full, out, budget) {
+            let more = if full { Rest::TooMuch } else { Rest::MayCome };
+            match self.step(index, rest, more, out, budget) {
                 Step::Took(taken) => {
                     debug_assert!(taken > 0);
                     rest = &rest[taken.min(rest.len())..];
@@ -281,7 +336,7 @@ impl Inspection {
         &mut self,
         index: usize,
         bytes: &[u8],
-        full: bool,
+        rest: Rest,
         out: &mut Attributes,
         budget: &mut BufferBudget,
     ) -> Step {
@@ -291,7 +346,8 @@ impl Inspection {
         let step = stream::step(
             &mut Turn {
                 from_originator: index == 0,
-                full,
+                full: rest != Rest::MayCome,
+                cut: rest == Rest::Lost,
                 stage: &mut side.stage,
                 other: &mut other.stage,
                 pass: &mut side.pass,
@@ -319,6 +375,13 @@ impl Side {
             held.release(budget);
         }
     }
+}
+
+/// A datagram that only keeps a path open: it tells nothing, and uses up no try.
+fn is_keep_alive(bytes: &[u8]) -> bool {
+    const BYTES_MAX: usize = 4;
+    bytes.is_empty()
+        || (bytes.len() <= BYTES_MAX && bytes.iter().all(|byte| matches!(byte, 0 | 0xff | b'\r' | b'\n')))
 }
 
 /// Text as a packet has it; what is no UTF-8 is replaced.

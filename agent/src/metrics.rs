@@ -117,6 +117,20 @@ metrics! {
         "Size of the spool's files.";
     "gnomon.agent.spool.bytes_max", Gauge, "By", [], Read::Spool(|s| s.bytes_max),
         "The most they may have.";
+    "gnomon.agent.spool.memory", Gauge, "By", [], Read::Spool(|s| s.memory_bytes),
+        "Entries that wait for the disk.";
+    "gnomon.agent.spool.memory_max", Gauge, "By", [], Read::Spool(|s| s.memory_bytes_max),
+        "The most they may take (`spool.memory_max`).";
+    "gnomon.agent.spool.missing.entries", Gauge, "{entry}", [], Read::Spool(|s| s.missing),
+        "Entries written before the agent started, and neither acknowledged nor in any file then.";
+    "gnomon.agent.spool.set_aside", Gauge, "By", [], Read::Spool(|s| s.set_aside_bytes),
+        "Files that cannot be read, kept until their room is needed.";
+    "gnomon.agent.spool.unsettled", Gauge, "By", [], Read::Spool(|s| s.unsettled_bytes),
+        "Files kept only until the collector has what they hold safe in its tables.";
+    "gnomon.agent.spool.ledger_conflicts", Counter, "1", [], Read::Spool(|s| s.ledger_conflicts),
+        "Times a collector claimed to have entries that it was never sent; they are kept and sent under other numbers.";
+    "gnomon.agent.spool.asked_again.entries", Counter, "{entry}", [], Read::Spool(|s| s.asked_again),
+        "Entries acknowledged once that a collector asked for again, because its store lost them.";
     "gnomon.agent.spool.sacrificed.records", Counter, "{record}", [], Read::Spool(|s| s.sacrificed_flows.items),
         "Flow records given up because the disk was full.";
     "gnomon.agent.spool.sacrificed.packets", Counter, "{packet}", [], Read::Spool(|s| s.sacrificed_slices.items),
@@ -124,7 +138,7 @@ metrics! {
     "gnomon.agent.spool.damaged", Counter, "{entry}", [], Read::Spool(|s| s.damaged.entries),
         "Entries whose checksum did not hold.";
     "gnomon.agent.spool.failing", Gauge, "1", [], Read::Spool(|s| u64::from(s.error.is_some())),
-        "1 while the disk takes nothing.";
+        "1 while the disk fails or stalls: what is captured is sent from memory.";
     "gnomon.agent.uplink.connected", Gauge, "1", [], Read::Link(|l| u64::from(l.connected.load(Ordering::Relaxed))),
         "1 while there is a session with the collector.";
     "gnomon.agent.uplink.sessions", Counter, "{session}", [], Read::Link(|l| load(&l.sessions)),
@@ -139,6 +153,8 @@ metrics! {
         "Bytes of entries sent.";
     "gnomon.agent.uplink.unacked", Gauge, "By", [], Read::Link(|l| load(&l.unacked_bytes)),
         "Bytes of entries sent and not acknowledged.";
+    "gnomon.agent.certificate.end", Gauge, "s", [], Read::Link(|l| load(&l.certificate_end_unix_s)),
+        "When the agent's own certificate ends, in seconds since 1970; 0 without one.";
     "gnomon.agent.clock.exchanges.rejected", Counter, "{exchange}", [], Read::Link(|l| load(&l.exchanges_rejected)),
         "Clock exchanges that got no answer or proved nothing.";
     "gnomon.agent.clock.state", Gauge, "1", [], Read::Clock(|c| c.state as u64),

@@ -43,7 +43,7 @@ pub fn engine_config(table: TableConfig) -> EngineConfig {
         table: TableConfig { interim: None, ..table },
         slicer: SlicerConfig { block_bytes_max: 0, blocks_max: 1, ..SlicerConfig::default() },
         rules: Arc::new(Rules::keep(Keep::Nothing)),
-        origin: Origin::default(),
+        ..EngineConfig::default()
     }
 }
 

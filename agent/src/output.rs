@@ -65,6 +65,8 @@ const COLUMNS: [(&str, usize); 9] = [
 /// Writes flows one by one as they come.
 pub(crate) struct Printer<W: Write> {
     out: W,
+    /// Where a record's JSON is made, again and again.
+    line: Vec<u8>,
     output: Output,
     printed: u64,
     exported: Option<Exported>,
@@ -97,7 +99,7 @@ impl Exported {
 
 impl<W: Write> Printer<W> {
     pub(crate) fn new(out: W, output: Output) -> Printer<W> {
-        Printer { out, output, printed: 0, exported: output.exported().map(Exported::new) }
+        Printer { out, output, line: Vec::new(), printed: 0, exported: output.exported().map(Exported::new) }
     }
 
     /// What was left out so far, where the form cannot say everything.
@@ -134,12 +136,16 @@ impl<W: Write> Printer<W> {
         }
         match self.output {
             Output::Jsonl => {
-                serde_json::to_writer(&mut self.out, &AsJson(flow)).map_err(io::Error::from)?;
-                self.out.write_all(b"\n")?;
+                self.line.clear();
+                gnomon_export::append_json(&AsJson(flow), &mut self.line);
+                self.line.push(b'\n');
+                self.out.write_all(&self.line)?;
             }
             Output::Json => {
-                self.out.write_all(if self.printed == 0 { b"\n" } else { b",\n" })?;
-                serde_json::to_writer(&mut self.out, &AsJson(flow)).map_err(io::Error::from)?;
+                self.line.clear();
+                self.line.extend_from_slice(if self.printed == 0 { b"\n" } else { b",\n" });
+                gnomon_export::append_json(&AsJson(flow), &mut self.line);
+                self.out.write_all(&self.line)?;
             }
             Output::Table => {
                 let cells = COLUMNS.map(|(name, width)| {
@@ -184,7 +190,7 @@ fn columns() -> impl Iterator<Item = &'static Field> {
 /// Several values are joined by `;`; quoted as RFC 4180 has it.
 fn csv_cell(field: &Field, flow: &StoredFlow) -> String {
     let mut values = Vec::new();
-    field.each(flow, &mut |value| values.push(value.to_string()));
+    field.each(flow, &mut |value| values.push(terminal_safe(&value.to_string()).into_owned()));
     let cell = values.join(";");
     if cell.contains([',', '"', '\n', '\r']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell }
 }

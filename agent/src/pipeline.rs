@@ -2,20 +2,18 @@
 //!
 //! ```text
 //! EVE files ──alerts──╮
-//! capture threads (one a worker) ──exports──▶ writer thread ──▶ spool ──▶ uplink (two threads) ──▶ collector
+//! capture threads (`capture_set.rs`) ─exports─▶ writer thread ──▶ spool ──▶ uplink (two threads) ──▶ collector
 //!        ▲                                        │
 //!        └──────────── buffers of blocks ◀────────┘
 //! ```
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use anyhow::Context;
-use gnomon_capture::{CaptureError, Fanout, FilterError, Options, Source, interface};
+use gnomon_capture::{CaptureError, FilterError};
 use gnomon_clock::{Clock, EpochId};
 use gnomon_daemon::exit::WithHint;
 use gnomon_daemon::notify;
@@ -26,19 +24,21 @@ use gnomon_flow::{AgentId, Origin};
 use gnomon_proto::v1;
 
 use crate::alerts::{self, AlertCounters, Follow};
-use crate::config::{Config, InterfaceConfig, WORKERS_MAX};
-use crate::engine::{Engine, EngineConfig};
-use crate::export::{Export, Exported, PacketBlock};
-use crate::feed::{Feed, Place, STUCK};
+use crate::capture_set::{CaptureSet, Start};
+use crate::config::{Config, OwnUplinkConfig, WORKERS_MAX};
+use crate::engine::EngineConfig;
+use crate::export::{Export, Exported};
+use crate::feed::STUCK;
 use crate::heartbeat::{Board, Heart};
 use crate::identity::{CurrentEpoch, Identity};
 use crate::metrics;
+use crate::own_streams::CurrentOwnStreams;
 use crate::reload::{Load, Reloader, StatusLine};
+use crate::roster::Roster;
 use crate::rules::current::CurrentRules;
 use crate::spool::{self, Writer};
 use crate::timekeeper::{self, ClockView, Duties, Evidence, Timekeeper};
 use crate::uplink::{LinkState, Settings, TimeSource, Uplink};
-use crate::worker::{self, Channels, Worker, WorkerCounters};
 
 /// Places in the queue of exports for each worker beyond its blocks: for batches of flow records.
 const FLOW_EXPORTS_PER_WORKER: usize = 16;
@@ -64,6 +64,10 @@ pub fn run(
     let evidence_path = config.state_dir.join("clock");
     let keeper = Timekeeper::new(epoch.get(), Evidence::load(&evidence_path));
 
+    let own_streams =
+        CurrentOwnStreams::new(&config.collector.urls, config.capture.own_uplink == OwnUplinkConfig::Keep);
+    telemetry.watch_sockets(Arc::new(own_streams.clone()));
+
     let mut uplink = None;
     if !config.collector.urls.is_empty() {
         let settings = Settings {
@@ -72,6 +76,7 @@ pub fn run(
             insecure: config.tls.insecure,
             hello: hello(config, identity.agent.0.to_vec()),
             time: TimeSource::Live(keeper.clone()),
+            own_streams: own_streams.clone(),
         };
         let heart = Heart::new(board.clone(), spool.clone(), clock.clone());
         uplink =
@@ -83,7 +88,14 @@ pub fn run(
     let meter = telemetry.meter("gnomon-agent");
     metrics::register(&meter, &board, &spool, &link, (&keeper, clock), &rules, &alerts);
 
-    let capture = Capture::start(config, clock, &board, (&epoch, identity.agent), (&rules, alerts), writer)?;
+    let mut capture = Capture::start(
+        config,
+        clock,
+        (&board, &own_streams),
+        (&epoch, identity.agent),
+        (&rules, alerts),
+        writer,
+    )?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(UPLINK_THREADS)
         .thread_name("uplink")
@@ -97,10 +109,11 @@ pub fn run(
     let stop_uplink = CancellationToken::new();
     let drain = config.collector.drain.get();
     let uplink = uplink.map(|uplink| uplink.spawn(runtime.handle(), stop_uplink.clone(), drain));
-    let status = format!("capturing {}", capture.names.join(", "));
+    let status = capture.status.clone();
     tracing::info!(agent = %identity.agent, epoch = %epoch.get(), "{status}");
     notify::ready(&status);
     let line = StatusLine::new(status);
+    capture.keep(line.clone())?;
     runtime.spawn(Reloader::new(load, config.clone(), rules).run(signal, line.clone()));
     let duties = Duties {
         open_epoch: capture.epoch_opener(Arc::clone(&identity), epoch, Arc::clone(clock)),
@@ -124,6 +137,13 @@ pub fn run(
         let _ = watchdog.await;
     });
     clock_thread.stop();
+    let in_memory = spool.entries_in_memory();
+    if in_memory > 0 {
+        tracing::error!(
+            entries = in_memory,
+            "the disk took nothing to the end, and no collector: what was in memory is lost"
+        );
+    }
     let left = spool.status();
     tracing::info!(
         entries_left = left.entries,
@@ -152,41 +172,18 @@ pub(crate) fn hello(config: &Config, agent_id: Vec<u8>) -> v1::Hello {
         version: gnomon_daemon::build_info::VERSION.to_owned(),
         epoch: None,
         labels: config.labels.clone().into_iter().collect(),
+        acked: Vec::new(),
     }
-}
-
-/// The interfaces to capture: those configured, or those picked. Says which and why.
-///
-/// # Errors
-/// When there is none.
-fn interfaces(config: &Config) -> anyhow::Result<Vec<InterfaceConfig>> {
-    if !config.interfaces.is_empty() {
-        return Ok(config.interfaces.clone());
-    }
-    let plans = interface::pick().context("cannot list the interfaces")?;
-    let mut taken = Vec::new();
-    for plan in &plans {
-        tracing::info!(interface = %plan.interface.name, "{}", plan.reason);
-        if plan.taken {
-            taken.push(InterfaceConfig::named(&plan.interface.name));
-        }
-    }
-    if taken.is_empty() {
-        let known: Vec<&str> = plans.iter().map(|plan| plan.interface.name.as_str()).collect();
-        return Err(anyhow::anyhow!("no interface here is one to pick (there are: {})", known.join(", ")))
-            .hint("name one with --interface NAME; `gnomon-agent interfaces` says why each was left out");
-    }
-    taken.truncate(WORKERS_MAX);
-    Ok(taken)
 }
 
 /// The capture threads and the writer behind them.
 struct Capture {
-    names: Vec<String>,
+    status: String,
+    roster: Roster,
     stop: Arc<AtomicBool>,
-    epochs: Vec<Sender<EpochId>>,
-    alive: Vec<Arc<AtomicU64>>,
-    workers: Vec<JoinHandle<()>>,
+    /// Keeps the capture threads, and ends after them.
+    set: Option<CaptureSet>,
+    threads: Vec<JoinHandle<()>>,
     writer: JoinHandle<()>,
 }
 
@@ -194,83 +191,70 @@ impl Capture {
     fn start(
         config: &Config,
         clock: &Arc<dyn Clock>,
-        board: &Board,
+        (board, own_streams): (&Board, &CurrentOwnStreams),
         (epoch, agent): (&CurrentEpoch, AgentId),
         (rules, alerts): (&CurrentRules, Arc<AlertCounters>),
         writer: Writer,
     ) -> anyhow::Result<Capture> {
-        let interfaces = interfaces(config)?;
         let engine = EngineConfig {
             table: config.table(),
             slicer: config.slicer(),
             rules: rules.get(),
             origin: Origin { agent, agent_name: config.name().into(), ..Origin::default() },
+            ..EngineConfig::default()
         };
-        // All sources are opened before any is read: a fanout group shares frames only once it is complete.
-        let mut opened = Vec::new();
-        for (number, interface) in interfaces.iter().enumerate() {
-            for _ in 0..interface.workers {
-                let options = worker_options(config, interface, number);
-                let source = gnomon_capture::open(&interface.name, &options, clock.clone());
-                opened.push((Arc::<str>::from(interface.name.as_str()), options, source));
-            }
-        }
-        refuse_hopeless(&opened)?;
         let per_worker = engine.slicer.blocks_max + FLOW_EXPORTS_PER_WORKER;
-        let (exports, queue) = sync_channel(per_worker * opened.len());
-        let rules = rules.clone();
-        let mut capture = Starting { engine, rules, exports, stop: Arc::default(), returns: HashMap::new() };
-        let (mut epochs, mut alive, mut workers) = (Vec::new(), Vec::new(), Vec::new());
-        for (number, (interface, options, source)) in opened.into_iter().enumerate() {
-            let worker = u8::try_from(number).context("more than 256 workers")?;
-            let place = Place {
-                interface,
-                worker,
-                options,
-                board: board.clone(),
-                counters: Arc::default(),
-                written: Arc::default(),
-                alive_ns: Arc::new(AtomicU64::new(clock.monotonic().0)),
-            };
-            alive.push(place.alive_ns.clone());
-            let (thread, new_epoch) = capture.worker(place, clock, epoch.get(), source)?;
-            epochs.push(new_epoch);
-            workers.push(thread);
-        }
+        // Room for each worker's share, whose bound each worker keeps: workers come and go.
+        let (exports, queue) = sync_channel(per_worker * WORKERS_MAX);
+        let (stop, roster) = (Arc::<AtomicBool>::default(), Roster::default());
+        let set = CaptureSet::new(Start {
+            config: config.clone(),
+            clock: clock.clone(),
+            board: board.clone(),
+            own_streams: own_streams.clone(),
+            epoch: epoch.clone(),
+            engine,
+            rules: rules.clone(),
+            exports: exports.clone(),
+            exports_per_worker: per_worker as u64,
+            roster: roster.clone(),
+            stop: stop.clone(),
+        })?;
+        let mut threads = Vec::new();
         if !config.alerts.eve.is_empty() {
             let follow = Follow {
                 files: config.alerts.eve.clone(),
                 places: config.state_dir.join("alerts"),
                 epoch: epoch.clone(),
                 clock: clock.clone(),
-                exports: capture.exports.clone(),
+                exports,
                 counters: alerts,
             };
-            let thread = alerts::start(follow, capture.stop.clone());
-            workers.push(thread.context("cannot start the thread of alerts")?);
+            let thread = alerts::start(follow, stop.clone());
+            threads.push(thread.context("cannot start the thread of alerts")?);
         }
-        // The threads hold the only senders now: the writer ends with the last of them.
-        let Starting { stop, returns, .. } = capture;
+        // The threads and the set hold the only senders now: the writer ends with the last of them.
+        let written = roster.clone();
         let writer = std::thread::Builder::new()
             .name("spool-writer".into())
-            .spawn(move || write(writer, &queue, &returns))
+            .spawn(move || write(writer, &queue, &written))
             .context("cannot start the writer thread")?;
-        let names = interfaces.iter().map(|interface| interface.name.clone()).collect();
-        Ok(Capture { names, stop, epochs, alive, workers, writer })
+        let status = set.status().to_owned();
+        Ok(Capture { status, roster, stop, set: Some(set), threads, writer })
+    }
+
+    /// Follows the interfaces from now on.
+    fn keep(&mut self, status: StatusLine) -> anyhow::Result<()> {
+        let Some(set) = self.set.take() else { return Ok(()) };
+        let thread = std::thread::Builder::new().name("capture-set".into()).spawn(move || set.run(&status));
+        self.threads.push(thread.context("cannot start the thread that follows the interfaces")?);
+        Ok(())
     }
 
     /// Whether every worker still goes round: for the watchdog.
     fn watch(&self, clock: Arc<dyn Clock>) -> impl FnMut() -> bool + use<> {
-        let alive = self.alive.clone();
-        let stop = self.stop.clone();
-        move || {
-            let now = clock.monotonic();
-            let fresh = |beat: &Arc<AtomicU64>| {
-                let last = gnomon_clock::MonoNs(beat.load(Ordering::Relaxed));
-                Duration::from_nanos(now.since(last)) < STUCK
-            };
-            stop.load(Ordering::Relaxed) || alive.iter().all(fresh)
-        }
+        let (roster, stop) = (self.roster.clone(), self.stop.clone());
+        move || stop.load(Ordering::Relaxed) || roster.all_alive(clock.monotonic(), STUCK)
     }
 
     /// What opens an epoch: the workers end their flows, and what follows belongs to the new one.
@@ -280,17 +264,13 @@ impl Capture {
         current: CurrentEpoch,
         clock: Arc<dyn Clock>,
     ) -> Box<dyn Fn() -> EpochId + Send> {
-        let workers = self.epochs.clone();
+        let roster = self.roster.clone();
         Box::new(move || {
             let opened = identity.open_epoch(clock.as_ref()).unwrap_or_else(|error| {
                 tracing::error!(%error, "the boot id cannot be read again: it is taken to be the same");
                 EpochId { opened: clock.raw(), ..current.get() }
             });
-            for worker in &workers {
-                // One that has ended has no flows.
-                let _ = worker.send(opened);
-            }
-            current.set(opened);
+            roster.open_epoch(opened, &current);
             opened
         })
     }
@@ -298,61 +278,10 @@ impl Capture {
     /// Ends the flows, hands over what is left and closes the spool.
     fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
-        for thread in self.workers {
+        for thread in self.threads {
             let _ = thread.join();
         }
         let _ = self.writer.join();
-    }
-}
-
-/// What workers are started with.
-struct Starting {
-    engine: EngineConfig,
-    rules: CurrentRules,
-    exports: SyncSender<Export>,
-    stop: Arc<AtomicBool>,
-    returns: HashMap<u8, Return>,
-}
-
-/// Where a worker's written hand-overs are counted and its buffers go back.
-struct Return {
-    blocks: Sender<PacketBlock>,
-    written: Arc<AtomicU64>,
-}
-
-impl Starting {
-    fn worker(
-        &mut self,
-        place: Place,
-        clock: &Arc<dyn Clock>,
-        epoch: EpochId,
-        source: Result<Source, CaptureError>,
-    ) -> anyhow::Result<(JoinHandle<()>, Sender<EpochId>)> {
-        // Neither grows: there are as many blocks as a worker has buffers, and an epoch a second at most.
-        let (blocks, returned) = mpsc::channel();
-        let (new_epoch, epochs) = mpsc::channel();
-        self.returns.insert(place.worker, Return { blocks, written: place.written.clone() });
-        let identity = worker::Identity { worker: place.worker, interface: place.interface.clone(), epoch };
-        let channels =
-            Channels { exports: self.exports.clone(), returned, epochs, rules: self.rules.follow() };
-        let mut engine = self.engine.clone();
-        engine.origin.interface = place.interface.clone();
-        let (stop, clock) = (self.stop.clone(), clock.clone());
-        let name = format!("cap-{}-{}", place.interface, place.worker);
-        let thread = std::thread::Builder::new().name(name).spawn(move || {
-            let counters: Arc<WorkerCounters> = place.counters.clone();
-            // Made here, so that its memory is of this thread's node.
-            let engine = Engine::new(place.worker, engine);
-            let interface = place.interface.clone();
-            let mut feed = Feed::new(place, clock.clone(), source);
-            let ended =
-                Worker::new(engine, identity, channels, counters)
-                    .run(clock.as_ref(), &stop, |engine| feed.drain(engine));
-            if let Err(error) = ended {
-                tracing::error!(%interface, %error, "a capture thread ended");
-            }
-        });
-        Ok((thread.context("cannot start a capture thread")?, new_epoch))
     }
 }
 
@@ -360,35 +289,24 @@ impl Starting {
 /// frames, a writer that does not run only kept bytes.
 const WRITER_NICE: i32 = 10;
 
-fn write(writer: Writer, queue: &Receiver<Export>, returns: &HashMap<u8, Return>) {
+fn write(writer: Writer, queue: &Receiver<Export>, roster: &Roster) {
     // Of this thread alone, as Linux has it. To be nicer is never refused.
     let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), WRITER_NICE);
     writer.run(queue, |export| {
-        if let Exported::Alerts(batch) = export.body {
-            let _ = batch.stored.send(());
-            return;
-        }
-        let Some(back) = returns.get(&export.worker) else { return };
-        back.written.fetch_add(1, Ordering::Relaxed);
-        if let Exported::Packets(block) = export.body {
-            let _ = back.blocks.send(block);
+        // Alerts say themselves when they are stored, and no capture thread waits for them.
+        if !matches!(export.body, Exported::Alerts(_)) {
+            roster.written(export);
         }
     });
-}
-
-/// `number`: the interface's, in the order of the configuration.
-fn worker_options(config: &Config, interface: &InterfaceConfig, number: usize) -> Options {
-    let fanout = (interface.workers > 1).then(|| Fanout {
-        // Another agent in this network namespace has another process id, most likely in its low byte too.
-        group: u16::from_be_bytes([std::process::id().to_le_bytes()[0], number.to_le_bytes()[0]]),
-        workers: u16::from(interface.workers),
-    });
-    Options { fanout, ..config.options(interface) }
 }
 
 /// Some failures pass by themselves (the interface comes later); others need a person.
-fn refuse_hopeless(opened: &[(Arc<str>, Options, Result<Source, CaptureError>)]) -> anyhow::Result<()> {
-    let mut failures = opened.iter().filter_map(|(_, _, source)| source.as_ref().err());
+///
+/// # Errors
+/// The first of those that need a person.
+pub(crate) fn refuse_hopeless<'a>(
+    mut failures: impl Iterator<Item = &'a CaptureError> + Clone,
+) -> anyhow::Result<()> {
     let hopeless = |error: &&CaptureError| match error {
         CaptureError::InvalidOption { .. } | CaptureError::Addressed { .. } => true,
         CaptureError::Filter(error) => !matches!(error, FilterError::NotNow { .. }),

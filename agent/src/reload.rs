@@ -55,7 +55,7 @@ impl Reloader {
             }
             Err(error) => {
                 self.rules.refuse();
-                Reloaded::Refused(format!("{error:#}"))
+                Reloaded::Refused(gnomon_flow::causes::in_one_line(error.as_ref()))
             }
         }
     }
@@ -98,6 +98,10 @@ impl StatusLine {
 
     pub fn clock(&self, words: String) {
         self.set(1, words);
+    }
+
+    pub fn capture(&self, words: String) {
+        self.set(0, words);
     }
 
     fn rules(&self, words: String) {

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use gnomon_capture::{Frame, LinkType, VlanTag};
+use gnomon_capture::{Frame, LinkType, VlanTag, memory};
 use gnomon_clock::RawNs;
 use gnomon_flow::slice::{PACKET_HEADER_BYTES, SlicedPacket};
 
@@ -53,6 +53,9 @@ pub struct Slicer {
     free: Vec<PacketBlock>,
     stats: SlicerStats,
 }
+
+/// Buffers that keep their memory when few are used.
+const BLOCKS_KEPT_WARM: usize = 4;
 
 /// The two addresses before a tag.
 const TAG_AT: usize = 12;
@@ -193,6 +196,16 @@ impl Slicer {
         block.packets = 0;
         if self.free.len() < self.config.blocks_max {
             self.free.push(block);
+        }
+    }
+
+    /// Few packets are kept now: the pages of buffers that wait go back to the kernel, but for some.
+    pub fn give_back(&mut self) {
+        let waiting = self.free.len().saturating_sub(BLOCKS_KEPT_WARM);
+        // The last ones are used first.
+        for block in &mut self.free[..waiting] {
+            memory::give_back(block.bytes.spare_capacity_mut());
+            memory::give_back(block.flows.spare_capacity_mut());
         }
     }
 

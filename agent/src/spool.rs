@@ -1,27 +1,40 @@
-//! The spool: everything an agent exports goes through these files before it goes to the collector.
+//! The spool: everything an agent exports goes through it, numbered, before it goes to the collector.
 //!
-//! Constraints: what was written survives SIGKILL at once and a power cut after `sync_interval`; nothing the collector
-//! acknowledged is kept, nothing else is forgotten; the files stay inside a budget and leave the disk a reserve; no
-//! error of the disk ends the agent. What has to go is counted: slices before flows, the oldest first.
+//! Constraints: what is on the disk survives SIGKILL at once and a power cut after `sync_interval`; nothing the collector
+//! has safe is kept, nothing else is forgotten; the files stay inside a budget and leave the disk a reserve, what waits
+//! for the disk stays inside another; no error of the disk ends the agent, and none keeps what is captured from a
+//! collector that is there. What has to go is counted: slices before flows, the oldest first.
 //!
 //! ```text
-//! workers ──Export──▶ Writer (encode, compress) ──▶ Appender ──▶ flows-….spool, slices-….spool
-//!                                                                     │ (segment: layout, crash story)
-//!            collector ◀── uplink ◀── Reader, by epoch and seq ◀──────┘
+//! workers ──Export──▶ Writer (encode, compress) ──▶ Appender ──▶ memory ──▶ disk thread ──▶ flows-….spool, slices-….spool
+//!                                                                  ┊                              │ (segment: layout, crash story)
+//!                                                    while the disk fails or stalls               │
+//!                                                                  ┊                              │
+//!            collector ◀── uplink ◀── Reader, by epoch and seq ◀───┴──────────────────────────────╯
 //!                └── Ack ──▶ Spool::ack ──▶ ledger, whole segments deleted
 //! ```
 //!
 //! Entries are numbered from 1 within an epoch, over both lanes; a process opens an epoch of its own, so a number is
-//! never given twice, whatever a crash took. Only the writer thread appends, only the uplink reads.
+//! never given twice, whatever a crash took. Only the disk thread writes segments, only the uplink reads.
+//!
+//! An acknowledged entry is kept until the collector says that it is settled there, i.e. survives damage of the
+//! collector's log; such entries are no backlog and the first to go when room is needed.
 
 mod encode;
-mod index;
-mod ledger;
-mod reader;
+mod writer;
+
+mod appender;
+mod disk;
+mod memory;
 mod retention;
 mod segment;
 mod sync;
-mod writer;
+
+mod epoch;
+mod index;
+mod ledger;
+mod open;
+mod reader;
 
 use std::fs::{self, File};
 use std::io;
@@ -29,17 +42,20 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use gnomon_clock::{Clock, EpochId, RawNs};
+use gnomon_clock::{Clock, EpochId, MonoNs, RawNs};
 
+pub use appender::{Appended, Appender};
 pub use index::Sacrificed;
+pub use open::open;
 pub use reader::{Reader, SpoolEntry};
 pub use retention::{Limits, WhenFull};
 pub use segment::{Lane, PAYLOAD_BYTES_MAX};
-pub use writer::{Appended, Appender, Writer};
+pub use writer::Writer;
 
-use index::{Acked, Index, Segment};
-use ledger::Ledger;
-use segment::{FileHeader, SEAL_BYTES, SegmentFile, Step, Totals};
+use epoch::Epoch;
+use index::{Acked, Finished, Index};
+use ledger::{Ledger, Noted};
+use segment::{SegmentFile, Step};
 
 /// The spool could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -61,16 +77,49 @@ pub struct SpoolStatus {
     /// Of all files.
     pub bytes: u64,
     pub bytes_max: u64,
+    /// Of entries that are not on the disk.
+    pub memory_bytes: u64,
+    pub memory_bytes_max: u64,
+    /// Of files kept only until the collector has what they hold safe.
+    pub unsettled_bytes: u64,
     /// When the oldest of them was written, or a little earlier.
     pub oldest: Option<RawNs>,
     pub sacrificed_slices: Sacrificed,
     pub sacrificed_flows: Sacrificed,
-    /// Entries whose checksum did not hold.
+    /// Entries that are damaged.
     pub damaged: Sacrificed,
+    /// Entries that were written by earlier processes and are in no file now.
+    pub missing: u64,
     /// Half-written tails cut off when the spool was opened.
     pub torn_bytes: u64,
+    /// Files with what cannot be read, kept until their room is needed.
+    pub set_aside_files: u64,
+    pub set_aside_bytes: u64,
+    /// Files in the spool's directory that are none of the spool's.
+    pub strangers: u64,
+    /// Times a collector claimed to have what it was never sent.
+    pub ledger_conflicts: u64,
+    /// Entries that a collector acknowledged and asked for again.
+    pub asked_again: u64,
     /// Why the disk takes nothing, while that is so.
     pub error: Option<String>,
+}
+
+/// What the collector says it has of an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Durable {
+    pub epoch: EpochId,
+    pub seq: u64,
+    /// Absent where the collector does not know of settling: what it acknowledges can be forgotten.
+    pub settled: Option<u64>,
+}
+
+/// The collector claims more of an epoch than it was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    pub epoch: EpochId,
+    pub claimed: u64,
+    pub sent: u64,
 }
 
 /// The part of the spool that all its users share.
@@ -86,8 +135,12 @@ struct Shared {
     ledger: Mutex<Ledger>,
     /// There is something to read.
     readable: tokio::sync::Notify,
-    /// Something was deleted.
+    /// Something was deleted, or left the memory.
     room: Condvar,
+    /// There is something to write.
+    work: Condvar,
+    /// Something was written, or could not be.
+    progress: Condvar,
     sync: sync::SyncQueue,
 }
 
@@ -97,21 +150,71 @@ impl Shared {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn path(&self, lane: Lane, number: u64) -> PathBuf {
         self.limits.dir.join(segment::file_name(lane, number))
     }
 
-    fn delete(&self, files: &[(Lane, u64)]) {
-        for (lane, number) in files {
-            let path = self.path(*lane, *number);
-            if let Err(error) = fs::remove_file(&path) {
+    /// Deletes what nobody needs any more; what holds damage is set aside.
+    fn dispose(&self) {
+        let finished = self.index().take_finished();
+        for file in &finished {
+            let path = self.path(file.lane, file.number);
+            let gone = if file.damaged { self.set_aside(&path, file) } else { fs::remove_file(&path) };
+            if let Err(error) = gone
+                && self.index().write_error.is_none()
+            {
                 tracing::warn!(path = %path.display(), %error, "cannot delete a finished spool segment");
             }
         }
-        if !files.is_empty() {
+        if !finished.is_empty() {
             self.room.notify_all();
         }
     }
+
+    fn set_aside(&self, path: &Path, file: &Finished) -> io::Result<()> {
+        let name = set_aside(path)?;
+        self.index().set_aside(name, file.file_bytes);
+        Ok(())
+    }
+
+    /// Writes down what is known of an epoch.
+    fn note(&self, noted: &Noted) {
+        let written = self.ledger().note(noted, || kept(&self.index()));
+        self.complain(written);
+    }
+
+    fn rewrite_ledger(&self) {
+        let kept = kept(&self.index());
+        let written = self.ledger().rewrite(&kept);
+        self.complain(written);
+    }
+
+    fn complain(&self, written: io::Result<()>) {
+        // A disk that takes nothing is spoken of where entries are written.
+        if let Err(error) = written
+            && self.index().write_error.is_none()
+        {
+            tracing::warn!(%error, "cannot write the spool's ledger: entries may be sent again");
+        }
+    }
+}
+
+/// Renames a file that cannot be read, so that it is kept and not read again; its new name.
+fn set_aside(path: &Path) -> io::Result<String> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut new = format!("{name}.damaged");
+    for n in 1.. {
+        if fs::symlink_metadata(path.with_file_name(&new)).is_err() {
+            break;
+        }
+        new = format!("{name}.{n}.damaged");
+    }
+    fs::rename(path, path.with_file_name(&new))?;
+    Ok(new)
 }
 
 /// Makes the names in `dir` outlive a power cut.
@@ -119,163 +222,111 @@ pub(crate) fn sync_directory(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Opens or makes the spool in `limits.dir`, which nobody else may use.
-///
-/// # Errors
-/// When the directory cannot be made or read. Damaged files are put aside and counted, not an error.
-pub fn open(limits: Limits, clock: Arc<dyn Clock>) -> Result<(Spool, Appender, Reader), SpoolError> {
-    let dir = limits.dir.clone();
-    let error = |what| {
-        let path = dir.clone();
-        move |source| SpoolError { path, what, source }
-    };
-    fs::create_dir_all(&dir).map_err(error("cannot make the directory"))?;
-    // Its own name has to outlive a power cut before anything in it can.
-    if let Some(above) = dir.parent().filter(|above| !above.as_os_str().is_empty()) {
-        sync_directory(above).map_err(error("cannot sync the directory above"))?;
-    }
-    let mut ledger = Ledger::new(&dir);
-    let acked = ledger.read().map_err(error("cannot read the ledger"))?;
-    let mut index = Index::new();
-    let mut files: Vec<(u64, Lane)> = Vec::new();
-    for entry in fs::read_dir(&dir).map_err(error("cannot read the directory"))? {
-        let name = entry.map_err(error("cannot read the directory"))?.file_name();
-        let Some(name) = name.to_str() else { continue };
-        if let Some((lane, number)) = segment::parse_file_name(name) {
-            files.push((number, lane));
-        } else if name.ends_with(".damaged") {
-            // Reported when it was put aside; kept for one run of the agent.
-            let _ = fs::remove_file(dir.join(name));
-        }
-    }
-    files.sort_unstable();
-    for (number, lane) in files {
-        let path = dir.join(segment::file_name(lane, number));
-        match open_segment(&path, lane, number, &acked, &mut index) {
-            Ok(true) => {}
-            Ok(false) => {
-                tracing::error!(path = %path.display(), "spool segment has no valid header, putting it aside");
-                index.damaged.entries += 1;
-                let _ = fs::rename(&path, path.with_extension("damaged"));
-            }
-            Err(problem) => {
-                tracing::error!(path = %path.display(), error = %problem, "cannot read a spool segment, leaving it");
-                index.damaged.entries += 1;
-            }
-        }
-        index.next_number = index.next_number.max(number + 1);
-    }
-    if let Err(problem) = ledger.rewrite(&kept_acks(&index)) {
-        tracing::warn!(error = %problem, "cannot write the spool's ledger: entries may be sent again");
-    }
-    let shared = Arc::new(Shared {
-        limits,
-        clock,
-        index: Mutex::new(index),
-        ledger: Mutex::new(ledger),
-        readable: tokio::sync::Notify::new(),
-        room: Condvar::new(),
-        sync: sync::SyncQueue::default(),
-    });
-    let spool = Spool { shared: Arc::clone(&shared) };
-    spool.skim();
-    let finished = shared.index().take_finished();
-    shared.delete(&finished);
-    Ok((spool, Appender::new(Arc::clone(&shared)), Reader::new(shared)))
-}
-
-/// Takes a file of an earlier run into the index. False when its header is no good.
-fn open_segment(
-    path: &Path,
-    lane: Lane,
-    number: u64,
-    acked: &[ledger::Acked],
-    index: &mut Index,
-) -> io::Result<bool> {
-    let file = File::options().read(true).write(true).open(path)?;
-    let file_bytes = file.metadata()?.len();
-    if file_bytes < segment::FILE_HEADER_BYTES {
-        // The process died while it made the file: nothing was in it.
-        index.torn_bytes += file_bytes;
-        fs::remove_file(path)?;
-        return Ok(true);
-    }
-    let Some(header) = FileHeader::read(&file)?.filter(|h| h.lane == lane && h.number == number) else {
-        return Ok(false);
-    };
-    let file = SegmentFile { file, salt: header.salt() };
-    let (totals, end) = match Totals::read_seal(&file.file, file_bytes)? {
-        Some(totals) => (totals, file_bytes - SEAL_BYTES),
-        None => {
-            let scan = file.scan(file_bytes)?;
-            if scan.torn_bytes > 0 {
-                tracing::warn!(path = %path.display(), bytes = scan.torn_bytes, "cut a half-written tail off a spool segment");
-                index.torn_bytes += scan.torn_bytes;
-            }
-            file.file.set_len(scan.end)?;
-            (scan.totals, scan.end)
-        }
-    };
-    let epoch = index.epoch_index(&header.epoch).unwrap_or_else(|| {
-        let acked = acked.iter().find(|(id, _)| *id == header.epoch).map_or(0, |(_, seq)| *seq);
-        index.add_epoch(header.epoch, header.suspended_ns, acked)
-    });
-    index.insert(number, Segment::new(lane, epoch, header.salt(), totals, end));
-    let sealed_bytes =
-        if writer::write_seal(&file.file, &totals, end).is_ok() { end + SEAL_BYTES } else { end };
-    index.sealed(number, sealed_bytes);
-    Ok(true)
-}
-
-/// The acknowledgements worth keeping: of epochs that have files, and of the newest.
-fn kept_acks(index: &Index) -> Vec<ledger::Acked> {
+/// What is worth keeping in the ledger: of epochs that have files, and of the newest.
+fn kept(index: &Index) -> Vec<Noted> {
     let newest = index.epochs.len().saturating_sub(1);
     let has_files = |number: usize| index.segments.values().any(|segment| segment.epoch == number);
     let epochs = index.epochs.iter().enumerate();
     epochs
-        .filter(|(number, epoch)| epoch.acked > 0 && (*number == newest || has_files(*number)))
-        .map(|(_, epoch)| (epoch.id, epoch.acked))
+        .filter(|(number, _)| *number == newest || has_files(*number))
+        .map(|(_, epoch)| Noted::of(epoch))
         .collect()
 }
 
 impl Spool {
-    /// Everything of `epoch` up to and including `seq` is durable at the collector: it is forgotten here.
-    /// An epoch the spool does not know is no error. Reads and writes files.
-    pub fn ack(&self, epoch: &EpochId, seq: u64) {
+    /// Everything of `epoch`, as it is named on the wire, up to and including `seq` is durable at the collector, and up to
+    /// `settled` it survives damage of the collector's log: that is forgotten here. An epoch the spool does not know is no
+    /// error. Reads and writes files.
+    pub fn ack(&self, epoch: &EpochId, seq: u64, settled: Option<u64>) {
         let mut index = self.shared.index();
-        let Some(number) = index.epoch_index(epoch) else { return };
+        let Some(number) = index.epochs.iter().rposition(|known| known.wire_id == *epoch) else { return };
+        let state = &index.epochs[number];
+        let (seq, settled) = (state.seq_of(seq), state.seq_of(settled.unwrap_or(seq)));
         let news = index.ack(number, seq);
-        if news == Acked::Known {
+        let has_settled = index.settle(number, settled);
+        if news == Acked::Known && !has_settled {
             return;
         }
-        let acked = index.epochs[number].acked;
+        let noted = Noted::of(&index.epochs[number]).acks();
+        let is_stalled = index.is_stalled(self.shared.clock.monotonic());
         drop(index);
+        self.shared.room.notify_all();
+        if is_stalled {
+            // The disk thread does the rest once the disk moves: the uplink goes on.
+            return;
+        }
         if news == Acked::BeyondReader {
-            self.skim();
+            self.shared.skim();
         }
-        let finished = self.shared.index().take_finished();
-        let mut ledger = self.shared.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = ledger.note((*epoch, acked), || kept_acks(&self.shared.index())) {
-            tracing::warn!(%error, "cannot write the spool's ledger: entries may be sent again");
-        }
-        drop(ledger);
-        self.shared.delete(&finished);
+        self.shared.note(&noted);
+        self.shared.dispose();
     }
 
-    /// Passes the acknowledged entries at the beginning of segments that are acknowledged in part.
-    fn skim(&self) {
-        let half_acked = self.shared.index().half_acked();
-        for mut at in half_acked {
-            let acked = self.shared.index().epochs[at.epoch].acked;
-            let Ok(file) = File::open(self.shared.path(at.lane, at.number)) else { continue };
-            let file = SegmentFile { file, salt: at.salt };
-            while let Ok(Step::Entry(header)) = file.step(at.at, at.end)
-                && header.seq <= acked
-            {
-                self.shared.index().pass_acked(&at, &header);
-                at.at += header.entry_bytes();
+    /// Takes the collector's word for what it has of this agent, as a session begins: forgets what it has, reads again
+    /// what it lost, and where it claims what it was never sent, keeps everything and sends it under other numbers.
+    /// `asked`: the epochs it was asked about; of those it says nothing of, it has nothing. `current` is being captured in.
+    pub fn durable(&self, durable: &[Durable], asked: &[EpochId], current: &EpochId) -> Vec<Conflict> {
+        let mut index = self.shared.index();
+        if index.epoch_index(current).is_none() && durable.iter().any(|said| said.epoch == *current) {
+            let suspended_ns = self.shared.clock.suspended_ns();
+            index.add_epoch(Epoch::new(*current, suspended_ns));
+        }
+        let pending = index.pending().entries;
+        let mut conflicts = Vec::new();
+        let mut changed = false;
+        for number in 0..index.epochs.len() {
+            let epoch = index.epochs[number];
+            let said = durable.iter().find(|said| said.epoch == epoch.wire_id);
+            let claimed = said.map_or(0, |said| said.seq);
+            let seq = epoch.seq_of(claimed);
+            if said.is_some() && seq > epoch.sent() {
+                let sent = epoch.wire_seq(epoch.sent());
+                index.epochs[number].renumber(claimed);
+                index.ledger_conflicts += 1;
+                changed = true;
+                conflicts.push(Conflict { epoch: epoch.wire_id, claimed, sent });
+            } else if seq < epoch.acked && (said.is_some() || asked.contains(&epoch.wire_id)) {
+                index.unack(number, seq);
+                changed = true;
             }
         }
+        drop(index);
+        if changed {
+            self.shared.skim();
+            let mut index = self.shared.index();
+            index.asked_again += index.pending().entries.saturating_sub(pending);
+            drop(index);
+            self.shared.rewrite_ledger();
+        }
+        let is_conflict = |epoch: &EpochId| conflicts.iter().any(|conflict| conflict.epoch == *epoch);
+        for said in durable.iter().filter(|said| !is_conflict(&said.epoch)) {
+            self.ack(&said.epoch, said.seq, said.settled);
+        }
+        self.shared.index().rewind();
+        self.shared.skim();
+        conflicts
+    }
+
+    /// What was acknowledged of each epoch that the spool still has files of, the newest last.
+    pub fn acked(&self) -> Vec<Durable> {
+        let index = self.shared.index();
+        let epochs = index.epochs.iter().enumerate().filter(|(number, epoch)| {
+            epoch.acked > 0 && index.segments.values().any(|segment| segment.epoch == *number)
+        });
+        let all: Vec<Durable> = epochs
+            .map(|(_, epoch)| Durable {
+                epoch: epoch.wire_id,
+                seq: epoch.wire_seq(epoch.acked),
+                settled: Some(epoch.wire_seq(epoch.settled)),
+            })
+            .collect();
+        all[all.len().saturating_sub(ACKED_MAX)..].to_vec()
+    }
+
+    /// The name that `epoch` has on the wire.
+    pub fn wire_epoch(&self, epoch: &EpochId) -> EpochId {
+        let index = self.shared.index();
+        index.epoch_index(epoch).map_or(*epoch, |number| index.epochs[number].wire_id)
     }
 
     pub fn status(&self) -> SpoolStatus {
@@ -286,19 +337,40 @@ impl Spool {
             items: pending.items,
             bytes: index.bytes,
             bytes_max: self.shared.limits.bytes_max,
+            memory_bytes: index.memory.bytes(),
+            memory_bytes_max: self.shared.limits.memory_bytes_max,
+            unsettled_bytes: index.unsettled_bytes(),
             oldest: index.oldest_written(),
             sacrificed_flows: index.sacrificed[0],
             sacrificed_slices: index.sacrificed[1],
             damaged: index.damaged,
+            missing: index.missing,
             torn_bytes: index.torn_bytes,
-            error: index.error.clone(),
+            set_aside_files: index.set_aside.len() as u64,
+            set_aside_bytes: index.set_aside.iter().map(|file| file.bytes).sum(),
+            strangers: index.strangers,
+            ledger_conflicts: index.ledger_conflicts,
+            asked_again: index.asked_again,
+            error: self.trouble(&index),
         }
     }
 
-    /// The highest number given out in `epoch`; an honest acknowledgement is never above it.
-    pub fn last_seq(&self, epoch: &EpochId) -> Option<u64> {
-        let index = self.shared.index();
-        index.epoch_index(epoch).map(|number| index.epochs[number].last_seq)
+    fn trouble(&self, index: &Index) -> Option<String> {
+        let stalled = || {
+            let now: MonoNs = self.shared.clock.monotonic();
+            let since = index.writing_since.filter(|_| index.is_stalled(now))?;
+            let seconds = now.since(since) as f64 / 1e9;
+            Some(format!(
+                "the disk stalls: a write to {} takes {seconds:.1} s",
+                self.shared.limits.dir.display()
+            ))
+        };
+        index.write_error.clone().or_else(|| index.sync_error.clone()).or_else(stalled)
+    }
+
+    /// Entries that are in memory alone: what ends with the process.
+    pub fn entries_in_memory(&self) -> u64 {
+        self.shared.index().memory.len() as u64
     }
 
     /// Epochs of this boot during which CLOCK_MONOTONIC_RAW ran on without a suspension until now, as far as the spool
@@ -322,17 +394,47 @@ impl Spool {
         index.in_flight() == 0 && index.pending().entries == 0
     }
 
+    /// Nothing in it is needed any more: it stops, wherever it is, and its directory can go.
+    pub fn abandon(&self) {
+        let mut index = self.shared.index();
+        (index.abandoned, index.closed) = (true, true);
+        drop(index);
+        self.shared.work.notify_all();
+        self.shared.room.notify_all();
+    }
+
     /// Comes back when there may be something new to read. One waiter only.
     pub async fn readable(&self) {
         self.shared.readable.notified().await;
     }
 }
 
+impl Shared {
+    /// Passes the acknowledged entries at the beginning of segments that are acknowledged in part.
+    fn skim(&self) {
+        let half_acked = self.index().half_acked();
+        for mut at in half_acked {
+            let acked = self.index().epochs[at.epoch].acked;
+            let Ok(file) = File::open(self.path(at.lane, at.number)) else { continue };
+            let file = SegmentFile { file, format: at.format };
+            while let Ok(Step::Entry(header)) = file.step(at.at, at.end)
+                && header.seq <= acked
+            {
+                self.index().pass_acked(&at, &header);
+                at.at += header.entry_bytes();
+            }
+        }
+    }
+}
+
 /// The two clocks behind [`Clock::suspended_ns`] are read one after the other.
 const SUSPENDED_NS_TOLERANCE: u64 = 1_000_000;
 
-/// How long an append waits before it looks again, under [`WhenFull::Wait`].
+/// How long somebody waits for room, or for an entry to be written, before it looks again.
 const ROOM_WAIT: Duration = Duration::from_millis(100);
+
+/// Epochs of which a Hello says what was acknowledged.
+const ACKED_MAX: usize = 1024;
 
 #[cfg(test)]
 mod tests;

@@ -8,12 +8,16 @@
 //! had no second packet since the hand last passed. Floods of one-packet flows evict each other and not the flows that
 //! live; the hand looks at no more than [`EVICTION_STEPS_MAX`] entries a time.
 
+mod challenge;
+mod direction;
 mod entry;
 mod index;
 mod key;
 mod layer7;
 mod reassembly;
 mod sequence;
+mod shrink;
+mod split;
 mod tcp;
 mod timeouts;
 mod wheel;
@@ -23,11 +27,12 @@ use std::sync::Arc;
 
 use gnomon_capture::{Frame, Stamp, memory};
 use gnomon_clock::RawNs;
-use gnomon_flow::{FlowEndReason, FlowId, FlowRecord};
+use gnomon_flow::{FlowEndReason, FlowId, FlowRecord, OwnStreams};
 
 use crate::decode::Packet;
 use crate::rules::Rules;
 use crate::rules::judge::Judge;
+use challenge::Challenges;
 use entry::Entry;
 pub use entry::{FlowSlice, InterimPolicy};
 use index::Index;
@@ -133,7 +138,10 @@ pub struct Table {
     /// The wheel's tick that `interims` counts in.
     interim_tick: u64,
     interims: u32,
+    /// Since when there have been few flows for so large a table.
+    quiet_since: Option<RawNs>,
     budget: Budget,
+    challenges: Challenges,
     judge: Judge,
     stats: TableStats,
 }
@@ -156,15 +164,27 @@ impl Table {
             flows_numbered: 0,
             interim_tick: 0,
             interims: 0,
+            quiet_since: None,
             budget: Budget::new(config.inspect_bytes_max, config.metadata_bytes_max),
+            challenges: Challenges::default(),
             judge,
             stats: TableStats::default(),
         }
     }
 
+    /// Flows get numbers beyond the first `flows`.
+    pub(crate) fn numbering_after(self, flows: u64) -> Table {
+        Table { flows_numbered: flows, ..self }
+    }
+
     /// From now on these rules hold, for the flows that there are too.
     pub fn replace_rules(&mut self, rules: Arc<Rules>) {
         self.judge.replace(rules);
+    }
+
+    /// From now on these streams are gnomon's own, of the flows that there are too.
+    pub fn replace_own_streams(&mut self, own_streams: Arc<OwnStreams>) {
+        self.judge.replace_own_streams(own_streams);
     }
 
     /// Where to look for a packet's flow. Asks memory for it, without waiting.
@@ -204,8 +224,13 @@ impl Table {
         let side = entry.side(from_high);
         if self.judge.is_news(&entry.verdict) {
             entry.ask(&mut self.judge, stamp);
+            if entry.verdict.is_own() {
+                entry.inspected.stop(&mut self.budget);
+            }
         }
         let is_ignored = entry.verdict.is_ignored();
+        let last = entry.last;
+        let is_challenge = packet.tcp.is_some_and(|tcp| entry.tcp.is_challenge(&tcp, side));
         if is_ignored {
             if entry.packets() > 0 {
                 self.close_segment(at, stamp.raw, out);
@@ -213,12 +238,15 @@ impl Table {
             self.entries[at as usize].pass_over(packet, side, stamp);
         } else {
             let (in_order, mut learned) = entry.add(frame, packet, side, self.config.interim.as_ref());
-            if self.config.inspect {
+            if self.config.inspect && !entry.verdict.is_own() {
                 learned |= entry.inspected.feed(packet, side, in_order, stamp.raw, &mut self.budget);
             }
             if learned && self.judge.waits_for_metadata() {
                 entry.ask(&mut self.judge, stamp);
             }
+        }
+        if is_challenge {
+            self.challenge(at, from_high, packet, stamp, last);
         }
         let entry = &mut self.entries[at as usize];
         entry.used |= !is_new;
@@ -232,8 +260,8 @@ impl Table {
 
     /// Inspect the payload of a datagram whose last fragment was just observed.
     pub(crate) fn inspect_datagram(&mut self, packet: &Packet<'_>, seen: Seen) {
-        if self.config.inspect && !seen.is_ignored {
-            let entry = &mut self.entries[seen.entry as usize];
+        let entry = &mut self.entries[seen.entry as usize];
+        if self.config.inspect && !seen.is_ignored && !entry.verdict.is_own() {
             let side = usize::from(seen.from_responder);
             let learned = entry.inspected.feed(packet, side, InOrder::Nothing, entry.last, &mut self.budget);
             if learned && self.judge.waits_for_metadata() {
@@ -249,62 +277,6 @@ impl Table {
         &mut self.entries[seen.entry as usize].slice
     }
 
-    /// End the flow or its segment if `packet` belongs to the next one. Whether a new flow begins.
-    #[inline(always)]
-    fn split(
-        &mut self,
-        at: u32,
-        key: TableKey,
-        from_high: bool,
-        packet: &Packet<'_>,
-        stamp: Stamp,
-        out: &mut Vec<FlowRecord>,
-    ) -> bool {
-        let entry = &mut self.entries[at as usize];
-        let idle_ns = idle_ns(&self.config, entry);
-        // Stamps of a capture file may go back: too early is as far from the flow as too late.
-        let distance = stamp.raw.since(entry.last).max(entry.first.since(stamp.raw));
-        let reason = if distance > idle_ns {
-            ended_by_silence(entry)
-        } else if entry.is_reopened_by(packet.tcp.as_ref(), entry.side(from_high)) {
-            FlowEndReason::EndOfFlow
-        } else if entry.is_silent() {
-            return false;
-        } else if stamp.raw.since(entry.first) >= self.config.active_timeout_ns
-            || entry.packets() >= u64::from(self.config.active_packets_max)
-        {
-            self.close_segment(at, stamp.raw, out);
-            return false;
-        } else {
-            return false;
-        };
-        self.begin_anew(at, key, from_high, packet, stamp, reason, out);
-        true
-    }
-
-    /// End the flow for `reason`; another one with its key begins with `packet`.
-    #[cold]
-    #[inline(never)]
-    fn begin_anew(
-        &mut self,
-        at: u32,
-        key: TableKey,
-        from_high: bool,
-        packet: &Packet<'_>,
-        stamp: Stamp,
-        reason: FlowEndReason,
-        out: &mut Vec<FlowRecord>,
-    ) {
-        self.conclude(at, reason, stamp.raw, out);
-        let timer = self.entries[at as usize].timer;
-        let id = self.number();
-        let entry = &mut self.entries[at as usize];
-        *entry = Entry::new(key, from_high, id, packet, stamp);
-        // Still on the wheel.
-        entry.timer = timer;
-        self.stats.flows_made += 1;
-    }
-
     /// The segment's record; the flow goes on.
     #[cold]
     #[inline(never)]
@@ -312,7 +284,7 @@ impl Table {
         self.settle(at, now);
         let entry = &mut self.entries[at as usize];
         out.push(entry.record(Some(FlowEndReason::Active), now, self.config.interim.as_ref(), &self.judge));
-        entry.next_segment(now);
+        entry.next_segment(now, &mut self.budget);
         self.stats.records_final += 1;
     }
 
@@ -410,7 +382,10 @@ impl Table {
             self.interims = 0;
         }
         for _ in 0..TIMERS_PER_TICK_MAX {
-            let Some(at) = self.wheel.pop_due() else { return false };
+            let Some(at) = self.wheel.pop_due() else {
+                self.shrink_some(now);
+                return false;
+            };
             self.due(at, now, out);
         }
         true

@@ -7,23 +7,27 @@ mod ack;
 mod backoff;
 mod endpoint;
 mod exchange;
+mod local_socket;
 mod session;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use gnomon_clock::{Clock, EpochId, Fix};
+use gnomon_clock::{Clock, EpochId, Fix, MonoNs};
+use gnomon_daemon::certificate::Expiry;
 use gnomon_daemon::certificate_time::{AskTime, CertificateTime};
+use gnomon_daemon::config::ConfigError;
 use gnomon_proto::v1;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-pub use endpoint::{EndpointError, Tls};
+pub use endpoint::{EndpointError, Tls, check};
 
 use crate::heartbeat::Heart;
 use crate::identity::CurrentEpoch;
+use crate::own_streams::CurrentOwnStreams;
 use crate::spool::{Reader, Spool};
 use crate::timekeeper::Timekeeper;
 use backoff::Backoff;
@@ -32,6 +36,8 @@ use exchange::Exchanges;
 
 /// A session that lasted this long, or in which anything was acknowledged, was a good one.
 const GOOD_SESSION: Duration = Duration::from_secs(10);
+/// Between two looks at when the agent's certificate ends.
+const LOOK_AT_CERTIFICATE_NS: u64 = 600_000_000_000;
 
 /// Where evidence for the time of entries comes from.
 #[derive(Clone, Debug)]
@@ -69,11 +75,13 @@ pub struct Settings {
     /// In the order in which they are tried.
     pub urls: Vec<String>,
     pub tls: Tls,
-    /// Send in plain text over more than the loopback.
+    /// Send in plain text.
     pub insecure: bool,
     /// Without `epoch`, which is the current one at each connection.
     pub hello: v1::Hello,
     pub time: TimeSource,
+    /// Told of the uplink's sockets, and of what the collector says.
+    pub own_streams: CurrentOwnStreams,
 }
 
 /// What others may know of the uplink.
@@ -87,6 +95,8 @@ pub struct LinkState {
     pub entries_acked: AtomicU64,
     pub unacked_bytes: AtomicU64,
     pub exchanges_rejected: AtomicU64,
+    /// When the agent's own certificate ends, in seconds since 1970; 0 without one.
+    pub certificate_end_unix_s: AtomicU64,
     error: Mutex<Option<String>>,
 }
 
@@ -106,12 +116,16 @@ pub struct Uplink {
     endpoints: Endpoints,
     hello: v1::Hello,
     time: TimeSource,
+    own_streams: CurrentOwnStreams,
     epoch: CurrentEpoch,
     clock: Arc<dyn Clock>,
     spool: Spool,
     reader: Reader,
     heart: Option<Heart>,
     exchanges: Exchanges,
+    expiry: Expiry,
+    /// Of this process, in CLOCK_MONOTONIC.
+    looked_at_certificate: Option<MonoNs>,
     state: Arc<LinkState>,
 }
 
@@ -125,7 +139,7 @@ impl Uplink {
         spool: Spool,
         reader: Reader,
         heart: Option<Heart>,
-    ) -> Result<Uplink, EndpointError> {
+    ) -> Result<Uplink, ConfigError> {
         Ok(Uplink {
             endpoints: Endpoints::new(
                 &settings.urls,
@@ -135,7 +149,10 @@ impl Uplink {
             )?,
             hello: settings.hello,
             time: settings.time,
+            own_streams: settings.own_streams,
             exchanges: Exchanges::default(),
+            expiry: Expiry::default(),
+            looked_at_certificate: None,
             epoch,
             clock,
             spool,
@@ -145,6 +162,27 @@ impl Uplink {
         })
     }
 
+    /// Says that the agent's own certificate will end, or has: at each session, and now and then.
+    fn look_at_certificate(&mut self) {
+        let now = self.clock.monotonic();
+        if self.looked_at_certificate.is_some_and(|at| now.since(at) < LOOK_AT_CERTIFICATE_NS) {
+            return;
+        }
+        self.looked_at_certificate = Some(now);
+        let Some(certificate) = self.endpoints.own_certificate() else { return };
+        let end = u64::try_from(certificate.not_after_unix_s).unwrap_or(0);
+        self.state.certificate_end_unix_s.store(end, Ordering::Relaxed);
+        let known = (self.time.certificate_time(&self.clock))();
+        let now = match known {
+            CertificateTime::Known(now) => i64::try_from(now).unwrap_or(i64::MAX),
+            // Better a warning by a clock that is wrong than none.
+            CertificateTime::AtLeast(_) => self.clock.bracket().realtime.unix_ns() / 1_000_000_000,
+        };
+        if let Some(text) = self.expiry.look(&certificate, now) {
+            tracing::warn!("tls.certificate: {text}");
+        }
+    }
+
     pub fn state(&self) -> Arc<LinkState> {
         Arc::clone(&self.state)
     }
@@ -152,8 +190,27 @@ impl Uplink {
     /// [`Uplink::run`] on a thread of its own, with `runtime` for its timers and sockets: what it reads from the spool
     /// blocks, and nothing else waits for it.
     pub fn spawn(self, runtime: &Handle, stop: CancellationToken, drain: Duration) -> JoinHandle<()> {
+        self.spawn_until(runtime, stop, drain, CancellationToken::new())
+    }
+
+    /// As [`Uplink::spawn`], until `gives_up`: then it ends wherever it is.
+    pub fn spawn_until(
+        self,
+        runtime: &Handle,
+        stop: CancellationToken,
+        drain: Duration,
+        gives_up: CancellationToken,
+    ) -> JoinHandle<()> {
         let handle = runtime.clone();
-        runtime.spawn_blocking(move || handle.block_on(self.run(stop, drain)))
+        // Made on its thread: what it holds between two steps need not pass to another.
+        runtime.spawn_blocking(move || {
+            handle.block_on(async {
+                tokio::select! {
+                    () = self.run(stop, drain) => {}
+                    () = gives_up.cancelled_owned() => {}
+                }
+            });
+        })
     }
 
     /// Runs until `stop`, then goes on for at most `drain` while the spool holds anything. Needs a runtime with more

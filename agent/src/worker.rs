@@ -42,6 +42,9 @@ pub struct Identity {
 #[derive(Debug)]
 pub struct Channels {
     pub exports: SyncSender<Export>,
+    /// Hand-overs of this worker that may wait to be written, and how many were: the queue is there for all workers.
+    pub unwritten_max: u64,
+    pub written: Arc<AtomicU64>,
     /// Blocks come back here once written, so that their buffers are used again.
     pub returned: Receiver<PacketBlock>,
     /// A new epoch: all flows end and what follows belongs to it.
@@ -205,7 +208,9 @@ impl Worker {
         if let Some(records) = self.engine.take_records() {
             self.send(Exported::Flows(records), stop)?;
         }
-        while let Some(block) = self.engine.take_block() {
+        while self.has_room()
+            && let Some(block) = self.engine.take_block()
+        {
             match self.channels.exports.try_send(self.export(Exported::Packets(block))) {
                 Ok(()) => self.counters.exports.fetch_add(1, Ordering::Relaxed),
                 Err(TrySendError::Full(Export { body: Exported::Packets(block), .. })) => {
@@ -230,12 +235,22 @@ impl Worker {
         Export { worker: *worker, interface: Arc::clone(interface), epoch: *epoch, body }
     }
 
+    /// Whether fewer hand-overs of this worker wait than may.
+    fn has_room(&self) -> bool {
+        let written = self.channels.written.load(Ordering::Relaxed);
+        self.counters.exports.load(Ordering::Relaxed).saturating_sub(written) < self.channels.unwritten_max
+    }
+
     /// Waits for room.
     fn send(&mut self, body: Exported, stop: &AtomicBool) -> Result<(), SpoolGone> {
         let mut export = self.export(body);
         let mut tries_at_stop = 0;
         loop {
-            export = match self.channels.exports.try_send(export) {
+            let sent = match self.has_room() {
+                true => self.channels.exports.try_send(export),
+                false => Err(TrySendError::Full(export)),
+            };
+            export = match sent {
                 Ok(()) => {
                     self.counters.exports.fetch_add(1, Ordering::Relaxed);
                     return Ok(());
@@ -335,7 +350,14 @@ mod tests {
         let worker = Worker::new(
             engine,
             identity,
-            Channels { exports, returned, epochs, rules: CurrentRules::default().follow() },
+            Channels {
+                exports,
+                unwritten_max: u64::MAX,
+                written: Arc::default(),
+                returned,
+                epochs,
+                rules: CurrentRules::default().follow(),
+            },
             Arc::clone(&counters),
         );
         let stop = AtomicBool::new(false);
@@ -384,7 +406,14 @@ mod tests {
         let worker = Worker::new(
             Engine::new(0, EngineConfig::default()),
             identity,
-            Channels { exports, returned, epochs, rules: CurrentRules::default().follow() },
+            Channels {
+                exports,
+                unwritten_max: u64::MAX,
+                written: Arc::default(),
+                returned,
+                epochs,
+                rules: CurrentRules::default().follow(),
+            },
             Arc::default(),
         );
         let clock = KernelClock;
@@ -410,7 +439,14 @@ mod tests {
         let worker = Worker::new(
             Engine::new(0, EngineConfig::default()),
             identity,
-            Channels { exports, returned, epochs, rules: CurrentRules::default().follow() },
+            Channels {
+                exports,
+                unwritten_max: u64::MAX,
+                written: Arc::default(),
+                returned,
+                epochs,
+                rules: CurrentRules::default().follow(),
+            },
             Arc::default(),
         );
         let clock = KernelClock;

@@ -1,5 +1,6 @@
 //! What can be typed. The doc comments are the help and the man page.
 
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -36,15 +37,10 @@ pub struct Arguments {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Connection {
-    /// The collector's gRPC address.
-    #[arg(
-        long,
-        global = true,
-        env = "GNOMON_SERVER",
-        default_value = "http://127.0.0.1:7440",
-        value_name = "URL"
-    )]
-    pub(crate) server: String,
+    /// The collector's gRPC address: https://HOST:PORT, http://HOST:PORT, or unix:///PATH of its socket [default: the socket of
+    /// the collector on this machine, /run/gnomon/collector.sock, else http://127.0.0.1:7440].
+    #[arg(long, global = true, env = "GNOMON_SERVER", value_name = "URL")]
+    pub(crate) server: Option<String>,
     /// Certificate of the authority that signed the collector's (PEM).
     #[arg(long, global = true, env = "GNOMON_CA", value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
@@ -57,6 +53,22 @@ pub(crate) struct Connection {
     /// Talk to a collector beyond this machine without encryption.
     #[arg(long, global = true, env = "GNOMON_INSECURE")]
     pub(crate) insecure: bool,
+}
+
+/// Where a collector on this machine has its socket.
+const LOCAL_SOCKETS: [&str; 2] = ["/run/gnomon/collector.sock", "/var/lib/gnomon-collector/collector.sock"];
+/// And its port.
+const LOCAL_PORT: &str = "http://127.0.0.1:7440";
+
+impl Connection {
+    /// The collector's URL: what was said, or where one on this machine is.
+    pub(crate) fn url(&self) -> String {
+        let local = || {
+            let there = LOCAL_SOCKETS.into_iter().find(|path| UnixStream::connect(path).is_ok());
+            there.map_or_else(|| LOCAL_PORT.to_owned(), |path| format!("unix://{path}"))
+        };
+        self.server.clone().unwrap_or_else(local)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -21,8 +21,24 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Dial the collector.
 pub(crate) async fn connect(connection: &Connection) -> Result<Client> {
-    let server = &connection.server;
-    let uri: Uri = server.parse().map_err(|e| Usage(format!("--server {server:?} is no URL: {e}")))?;
+    let server = connection.url();
+    let mut endpoint = if server.starts_with("unix:") {
+        Endpoint::from_shared(server.clone())
+            .map_err(|e| Usage(format!("--server {server:?} names no socket: {e}")))?
+    } else {
+        let uri: Uri = server.parse().map_err(|e| Usage(format!("--server {server:?} is no URL: {e}")))?;
+        network(connection, &server, uri)?
+    };
+    endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT);
+    let channel = endpoint.connect().await.with_context(|| {
+        format!("cannot reach the collector at {server} (is gnomon-collector running? --server or GNOMON_SERVER names another)")
+    })?;
+    Ok(QueryClient::new(channel)
+        .accept_compressed(CompressionEncoding::Zstd)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX * 8))
+}
+
+fn network(connection: &Connection, server: &str, uri: Uri) -> Result<Endpoint> {
     let encrypted = uri.scheme_str() == Some("https");
     if !encrypted && !connection.insecure && !is_loopback(uri.host().unwrap_or_default()) {
         return Err(Usage(format!(
@@ -30,16 +46,8 @@ pub(crate) async fn connect(connection: &Connection) -> Result<Client> {
         ))
         .into());
     }
-    let mut endpoint = Endpoint::from(uri).connect_timeout(CONNECT_TIMEOUT);
-    if encrypted {
-        endpoint = endpoint.tls_config(tls(connection)?).context("TLS settings")?;
-    }
-    let channel = endpoint.connect().await.with_context(|| {
-        format!("cannot reach the collector at {server} (is gnomon-collector running? --server or GNOMON_SERVER names another)")
-    })?;
-    Ok(QueryClient::new(channel)
-        .accept_compressed(CompressionEncoding::Zstd)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX * 8))
+    let endpoint = Endpoint::from(uri);
+    if encrypted { endpoint.tls_config(tls(connection)?).context("TLS settings") } else { Ok(endpoint) }
 }
 
 fn tls(connection: &Connection) -> Result<ClientTlsConfig> {

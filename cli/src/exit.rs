@@ -63,7 +63,7 @@ fn pointed_at(message: &str, expression: &str) -> Option<String> {
 /// after it has asked.
 fn hint(code: Code, connection: &Connection) -> Option<&'static str> {
     let broke = matches!(code, Code::Cancelled | Code::Unknown | Code::Unavailable);
-    (broke && connection.server.starts_with("https://")).then_some(if connection.cert.is_some() {
+    (broke && connection.url().starts_with("https://")).then_some(if connection.cert.is_some() {
         "is your certificate (--cert, --key) one of the collector's authority?"
     } else {
         "the collector may ask for a certificate of its authority: --cert and --key"
@@ -98,7 +98,8 @@ pub(crate) fn report(error: &anyhow::Error, expression: &str, connection: &Conne
             _ => ExitCode::from(FAILED),
         };
     }
-    eprintln!("error: {error:#}");
+    let told = gnomon_flow::causes::in_one_line(error.as_ref());
+    eprintln!("error: {}", gnomon_flow::escape::terminal_safe(&told));
     let usage = error.chain().any(|e| e.is::<Usage>());
     ExitCode::from(if usage { USAGE } else { FAILED })
 }

@@ -3,9 +3,9 @@
 //! For a start, and for small installations: who has a PKI uses that. Certificates begin 24 h before now, so that a host
 //! whose clock is some hours behind can still connect (and learn the time).
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -31,6 +31,15 @@ pub struct Order {
     pub clients: Vec<String>,
     /// Replace pairs that are there. The authority is never replaced.
     pub force: bool,
+    /// The group that may read the keys of agents and the collector; `None`: only who makes them.
+    pub group: Option<u32>,
+}
+
+/// The group that services of gnomon run in, where there is one (`deploy/systemd/gnomon.sysusers.conf`).
+pub fn service_group() -> Option<u32> {
+    let groups = fs::read_to_string("/etc/group").ok()?;
+    let line = groups.lines().find_map(|line| line.strip_prefix("gnomon:"))?;
+    line.split(':').nth(1)?.parse().ok()
 }
 
 /// Why nothing, or not all, was made.
@@ -84,15 +93,25 @@ pub fn make(order: &Order, now: UtcNs) -> Result<Vec<PathBuf>, CertsError> {
             }
         }
     }
-    fs::create_dir_all(&order.out).map_err(|source| CertsError::Io { path: order.out.clone(), source })?;
+    let is_new = !order.out.exists();
+    let made_dir = fs::create_dir_all(&order.out).and_then(|()| match order.group.filter(|_| is_new) {
+        Some(group) => open_to(&order.out, group, 0o750),
+        None => Ok(()),
+    });
+    made_dir.map_err(|source| CertsError::Io { path: order.out.clone(), source })?;
     let mut made = Vec::new();
     let authority = authority(&order.out, now, &mut made)?;
     for (file, name, purpose) in pairs {
         let error = |source| CertsError::Certificate { what: format!("the certificate of {name}"), source };
+        let for_service = !matches!(purpose, Purpose::Client);
         let params = params(name, purpose, now).map_err(error)?;
         let key = KeyPair::generate().map_err(error)?;
         let certificate = params.signed_by(&key, &authority).map_err(error)?;
-        made.push(write(&order.out, &file, "key", 0o600, &key.serialize_pem())?);
+        let path = write(&order.out, &file, "key", 0o600, &key.serialize_pem())?;
+        if let Some(group) = order.group.filter(|_| for_service) {
+            open_to(&path, group, 0o640).map_err(|source| CertsError::Io { path: path.clone(), source })?;
+        }
+        made.push(path);
         made.push(write(&order.out, &file, "crt", 0o644, &certificate.pem())?);
     }
     Ok(made)
@@ -170,6 +189,12 @@ fn authority(
     }
 }
 
+/// Lets a group in. The group first: with the mode first, it would be another's for a moment.
+fn open_to(path: &Path, group: u32, mode: u32) -> io::Result<()> {
+    chown(path, None, Some(group))?;
+    fs::set_permissions(path, Permissions::from_mode(mode))
+}
+
 /// Written whole beside its place and then moved there: a key is never half a key, nor readable by others for a moment.
 fn write(out: &Path, file: &str, extension: &str, mode: u32, text: &str) -> Result<PathBuf, CertsError> {
     let path = out.join(format!("{file}.{extension}"));
@@ -188,7 +213,7 @@ fn write(out: &Path, file: &str, extension: &str, mode: u32, text: &str) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::MetadataExt;
 
     const NOW: i64 = 1_800_000_000_000_000_000;
 
@@ -199,7 +224,20 @@ mod tests {
             agents: vec!["sensor-1".to_owned()],
             clients: vec!["ann".to_owned()],
             force: false,
+            group: None,
         }
+    }
+
+    #[test]
+    fn the_group_of_services_reads_their_keys_and_no_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("tls");
+        // One that this process may give files to.
+        let group = dir.path().metadata().unwrap().gid();
+        make(&Order { group: Some(group), ..order(&out) }, UtcNs::from_unix_ns(NOW)).unwrap();
+        let mode = |name: &str| out.join(name).metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(""), mode("collector.key"), mode("agent-sensor-1.key")), (0o750, 0o640, 0o640));
+        assert_eq!((mode("ca.key"), mode("client-ann.key")), (0o600, 0o600));
     }
 
     #[test]

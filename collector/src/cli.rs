@@ -1,9 +1,11 @@
 //! The command line of `gnomon-collector`.
 
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -11,14 +13,19 @@ use gnomon_clock::{Clock, KernelClock};
 use gnomon_daemon::config::{self, Loaded};
 use gnomon_daemon::exit::{self, WithHint};
 use gnomon_daemon::shutdown::Shutdown;
-use gnomon_daemon::{build_info, telemetry};
+use gnomon_daemon::{build_info, process, telemetry};
+use gnomon_flow::AgentId;
 
 use crate::config::{Config, DEFAULT_FILE, PROGRAM, example};
 use crate::output::{self, Output};
-use crate::pipeline;
-use crate::store::Report;
+use crate::owners;
+use crate::pipeline::{self, Ended};
+use crate::store::{self, ClockReset, Report};
 use crate::verify;
 use crate::{backup, certs};
+
+/// The collector answers between two groups of entries.
+const CLOCK_RESET_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Stores what agents send, and answers searches.
 #[derive(Debug, Parser)]
@@ -58,6 +65,17 @@ enum Command {
         #[arg(value_name = "TO")]
         to: PathBuf,
     },
+    /// List whom the agents' ids belong to: the certificate or user that used each first. Asks the collector that runs.
+    Owners,
+    /// Forget whom an agent's id belongs to: the next who uses it owns it. Asks the collector that runs.
+    Release {
+        /// The id, as `owners` and `gnomon agents` show it.
+        #[arg(value_name = "ID")]
+        agent: AgentId,
+    },
+    /// See to the collector's clock; `gnomon clock` shows it.
+    #[command(subcommand)]
+    Clock(ClockCommand),
     /// Look at the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -94,6 +112,14 @@ struct Verify {
 }
 
 #[derive(Debug, Subcommand)]
+enum ClockCommand {
+    /// Forget what agents said of the time, and go by this machine's clock again: undoes a time that turned out to be wrong,
+    /// and moves back what was stored by it. Works while the collector runs; else the next start does it. The
+    /// certificates that had a say are newcomers again.
+    Reset,
+}
+
+#[derive(Debug, Subcommand)]
 enum ConfigCommand {
     /// Print the configuration in force, and where each value comes from.
     Show,
@@ -114,6 +140,10 @@ impl Cli {
     /// # Errors
     /// Whatever went wrong, to be told by `gnomon_daemon::exit::report`.
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        if !matches!(self.command, Some(Command::Certs(_) | Command::Config(_) | Command::Version)) {
+            // RocksDB makes its files by the umask, and what is in them is nobody else's business.
+            rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+        }
         let done = match &self.command {
             Some(Command::Verify(order)) => return Ok(self.verify(order)),
             Some(Command::Backup { to }) => {
@@ -122,9 +152,14 @@ impl Cli {
             Some(Command::Restore { from, to }) => return copied(&backup::restore(from, to)?),
             None | Some(Command::Run) => self.serve(),
             Some(Command::Certs(order)) => make_certs(order),
+            Some(Command::Owners) => owners::run(&self.load()?.value, &owners::Order::List),
+            Some(Command::Release { agent }) => {
+                owners::run(&self.load()?.value, &owners::Order::Release(*agent))
+            }
+            Some(Command::Clock(ClockCommand::Reset)) => self.reset_clock(),
             Some(Command::Config(ConfigCommand::Show)) => print(&self.load()?.show(true)),
             Some(Command::Config(ConfigCommand::Check)) => {
-                self.load()?;
+                self.load()?.value.check_files()?;
                 print("the configuration is good\n")
             }
             Some(Command::Config(ConfigCommand::Example)) => print(&example()),
@@ -153,6 +188,19 @@ impl Cli {
         }
     }
 
+    fn reset_clock(&self) -> anyhow::Result<()> {
+        let dir = self.load()?.value.data_dir;
+        let done = store::ask_clock_reset(&dir, CLOCK_RESET_PATIENCE)
+            .with_context(|| format!("cannot reset the clock of the collector in {}", dir.display()))
+            .hint("name its data directory with --data-dir, and run this as root or as its user")?;
+        print(match done {
+            ClockReset::Done => {
+                "the collector goes by its machine's clock; `gnomon clock --events` says how far that moved it\n"
+            }
+            ClockReset::AtNextStart => "no collector runs there; its next start begins with it\n",
+        })
+    }
+
     fn load(&self) -> anyhow::Result<Loaded<Config>> {
         let mut overrides = self.set.clone();
         if let Some(dir) = &self.data_dir {
@@ -164,6 +212,7 @@ impl Cli {
 
     fn serve(&self) -> anyhow::Result<()> {
         let config = self.load()?.value;
+        process::keep_files_private();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
@@ -177,7 +226,16 @@ impl Cli {
             runtime.block_on(pipeline::run(&config, Arc::new(KernelClock), &telemetry, &shutdown.token()));
         runtime.shutdown_timeout(pipeline::STOP_MAX);
         telemetry.shutdown();
-        done
+        match done? {
+            Ended::Stopped => Ok(()),
+            Ended::HasRoom => {
+                // The same process with the same words, so that whoever supervises it sees no end.
+                let program =
+                    std::env::current_exe().context("cannot find this program to start it again")?;
+                let failed = std::process::Command::new(program).args(std::env::args_os().skip(1)).exec();
+                Err(failed).context("cannot start again, now that there is room")
+            }
+        }
     }
 }
 
@@ -193,6 +251,8 @@ fn make_certs(order: &Certs) -> anyhow::Result<()> {
         agents: order.agent.clone(),
         clients: order.client.clone(),
         force: order.force,
+        // Who is not root, nor in it, keeps the keys to themselves.
+        group: certs::service_group().filter(|_| rustix::process::geteuid().is_root()),
     };
     let now = KernelClock.bracket().realtime;
     if !now.is_plausible() {

@@ -2,16 +2,21 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gnomon_clock::{Policy, PolicyMode};
+use gnomon_daemon::certificate_time::CertificateTime;
 use gnomon_daemon::config::{ByteSize, ConfigError, HumanDuration, Validate, in_range};
 use gnomon_daemon::telemetry::TelemetryConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::enrich::Enrichment;
 use crate::query::QueryLimits;
-use crate::store::Limits;
+use crate::store::WantedLimits;
+use crate::timekeeper::VOTE_AFTER_NS;
+use crate::tls::Tls;
 
 /// Where the config is read from when none is named.
 pub const DEFAULT_FILE: &str = "/etc/gnomon/collector.toml";
@@ -42,12 +47,31 @@ pub struct Listen {
     /// gRPC: agents (`Ingest`) and people's programs (`Query`), health and reflection. 7440 and 7441 are registered to
     /// nobody, and lie far from the ports that OpenTelemetry (4317), Prometheus (9090) and agents of other systems use.
     pub grpc: SocketAddr,
-    /// HTTP: the JSON API, metrics and health.
+    /// HTTP: the JSON API, metrics and health. Both ports answer everything; two are there to be opened to different people.
     pub http: SocketAddr,
+    /// A Unix socket for this host's agent and people. If unset: `/run/gnomon/collector.sock`, or `collector.sock` in
+    /// `data_dir` where that cannot be had. Empty: none. Its directory is made if it is not there, and must be one that only
+    /// this user or root can write to.
+    #[schemars(example = "/run/gnomon/collector.sock")]
+    pub unix: Option<PathBuf>,
+    /// Users who may call through the Unix socket besides root and the collector's own, by name or number (`/etc/passwd`
+    /// is asked).
+    #[schemars(example = ["gnomon-agent"])]
+    pub unix_users: Vec<String>,
+    /// The group that the Unix socket belongs to, by name or number: whose primary group it is may call.
+    #[schemars(example = &"gnomon")]
+    pub unix_group: Option<String>,
+    /// Names by which people call this collector in plain text, besides `localhost`, addresses and this host's name. Requests
+    /// that call it otherwise are refused: a page of another site made a browser send them.
+    #[schemars(example = ["collector.example"])]
+    pub names: Vec<String>,
 }
 
 /// Encryption, and who may call. Set `ca`, `certificate` and `key` together: `gnomon-collector certs` makes all three.
-/// Agents then need a certificate of that CA.
+/// Agents then need a certificate of that CA. An agent's certificate may only send, a client's only ask; `certs` writes the
+/// role into it (`OU = gnomon agent`, `OU = gnomon client`), other authorities may write it into a URI of the subject
+/// alternative name (`gnomon:agent`, `gnomon:client`). `/healthz`, `/readyz`, `/metrics` and gRPC health need no certificate.
+/// SIGHUP (`systemctl reload`) reads the files again; connections stay.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsConfig {
@@ -63,9 +87,26 @@ pub struct TlsConfig {
     /// Whether people and their programs need a certificate of the CA too. If not, everyone who reaches the ports can
     /// read what was captured.
     pub people_need_certificate: bool,
+    /// What a certificate of the CA may do that says no role.
+    pub without_role: WithoutRole,
     /// Serve plain text on addresses other than loopback. Everyone on the network can then read what was captured, and
     /// send what they like.
     pub insecure: bool,
+}
+
+/// See `tls.without_role`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WithoutRole {
+    /// Nothing.
+    #[default]
+    Refuse,
+    /// Send, as an agent.
+    Agent,
+    /// Ask, as a client.
+    Client,
+    /// Both, as if there were no roles.
+    Both,
 }
 
 /// What agents may have under way.
@@ -74,12 +115,15 @@ pub struct TlsConfig {
 pub struct IngestConfig {
     /// How much one agent may send beyond what was acknowledged. Allowed: 8MiB to 1GiB.
     pub window: ByteSize,
-    /// How much all agents together may have in the collector's memory that is not stored yet; beyond it they wait.
+    /// How much memory what agents sent and is not stored yet may take: half of it as it came and as it decompresses, half of
+    /// it as it is read; beyond it they wait. Never less than one entry may take, which is about 150 MiB.
     /// Allowed: 8MiB to 64GiB.
     pub memory_max: ByteSize,
 }
 
-/// How long a question may take. One that takes longer is answered with what was found, and says so.
+/// What questions may take of time and memory. One that takes longer, or needs more, is answered with what was found and
+/// says so, or is refused. Callers are served in turn: no caller has more than half of the places and half of the memory, its
+/// other questions wait up to 5 s and are then refused (HTTP 429, gRPC `RESOURCE_EXHAUSTED`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct QueryConfig {
@@ -87,6 +131,10 @@ pub struct QueryConfig {
     pub time_max: HumanDuration,
     /// Hunts, which look at everything, some of it twice. Allowed: 1s to 1h.
     pub hunt_time_max: HumanDuration,
+    /// Memory of all questions under way and of answers that were not read yet; one question has a quarter of it at most.
+    /// An answer of which nothing is read for a minute is given up, and after 2 s already while others wait for the memory.
+    /// Allowed: 64MiB to 64GiB.
+    pub memory_max: ByteSize,
 }
 
 /// How much is kept. When a limit is reached the oldest goes: packets first, in whole files of up to 256 MiB, and flow
@@ -94,12 +142,17 @@ pub struct QueryConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetentionConfig {
-    /// Packets kept. At least 16MiB.
-    pub packets_max: ByteSize,
-    /// Flow records and indexes kept. At least 64MiB.
-    pub flows_max: ByteSize,
-    /// Flow records are not given up below this only because others fill the disk.
-    pub flows_kept: ByteSize,
+    /// Packets kept. At least 16MiB. Without it two fifths of what was free in `data_dir` at the first start; the file
+    /// `limits` there has the number.
+    #[schemars(example = "50GiB")]
+    pub packets_max: Option<ByteSize>,
+    /// Flow records and indexes kept. At least 64MiB. Without it three tenths, likewise.
+    #[schemars(example = "50GiB")]
+    pub flows_max: Option<ByteSize>,
+    /// Flow records are not given up below this only because others fill the disk. Without it half of `flows_max`, 1GiB at
+    /// most.
+    #[schemars(example = "1GiB")]
+    pub flows_kept: Option<ByteSize>,
     /// Packets are given up when they were written longer ago than this, in whole files; 0s keeps them until space is
     /// needed. While the collector's own time is unproven, and for an hour after it jumped by more than an hour, nothing
     /// is given up for its age; `gnomon clock` says so.
@@ -108,8 +161,10 @@ pub struct RetentionConfig {
     /// is needed. As above.
     pub flows_age_max: HumanDuration,
     /// Left free on the file system of `data_dir`. When nothing more may be given up to keep it free, the collector takes
-    /// nothing in until there is room: agents keep their data meanwhile.
-    pub free_min: ByteSize,
+    /// nothing in until there is room: agents keep their data meanwhile. Without it a fifth of what was free at the first
+    /// start, 1GiB at most.
+    #[schemars(example = "1GiB")]
+    pub free_min: Option<ByteSize>,
 }
 
 /// What to do with records whose time is in doubt.
@@ -124,11 +179,15 @@ pub struct ClockConfig {
     /// Records whose time is known worse than this wait, found by the time they came in, until more is known.
     /// Allowed: 1ms to 1m.
     pub index_error_max: HumanDuration,
+    /// Where no NTP proves the collector's time, most of the agents' certificates can. A certificate has a say once
+    /// agents were connected by it for this long, in all: who has just come moves no clock. Agents without a certificate
+    /// have none. Allowed: 0s to 30d.
+    pub vote_after: HumanDuration,
 }
 
 /// Files that tell more of a record's addresses. None is needed and none comes with gnomon; one that is named and cannot
-/// be used keeps the collector from starting. They are read at the start: restart the collector after replacing one, with
-/// a rename, so that no half-written file is read.
+/// be used keeps the collector from starting. SIGHUP (`systemctl reload`) reads them again after one was replaced: with a
+/// rename, so that no half-written file is read. Other files than those named at the start need a restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EnrichConfig {
@@ -177,13 +236,27 @@ impl Default for Config {
 impl Default for Listen {
     fn default() -> Listen {
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        Listen { grpc: at(7440), http: at(7441) }
+        Listen {
+            grpc: at(7440),
+            http: at(7441),
+            unix: None,
+            unix_users: Vec::new(),
+            unix_group: None,
+            names: Vec::new(),
+        }
     }
 }
 
 impl Default for TlsConfig {
     fn default() -> TlsConfig {
-        TlsConfig { ca: None, certificate: None, key: None, people_need_certificate: true, insecure: false }
+        TlsConfig {
+            ca: None,
+            certificate: None,
+            key: None,
+            people_need_certificate: true,
+            without_role: WithoutRole::default(),
+            insecure: false,
+        }
     }
 }
 
@@ -195,21 +268,25 @@ impl Default for IngestConfig {
 
 impl Default for QueryConfig {
     fn default() -> QueryConfig {
-        let QueryLimits { deadline_ms, hunt_deadline_ms, .. } = QueryLimits::default();
+        let QueryLimits { deadline_ms, hunt_deadline_ms, memory_bytes, .. } = QueryLimits::default();
         let time = |ms| HumanDuration::from(Duration::from_millis(ms));
-        QueryConfig { time_max: time(deadline_ms), hunt_time_max: time(hunt_deadline_ms) }
+        QueryConfig {
+            time_max: time(deadline_ms),
+            hunt_time_max: time(hunt_deadline_ms),
+            memory_max: ByteSize::from_bytes(memory_bytes as u64),
+        }
     }
 }
 
 impl Default for RetentionConfig {
     fn default() -> RetentionConfig {
         RetentionConfig {
-            packets_max: ByteSize::from_gib(50),
-            flows_max: ByteSize::from_gib(50),
-            flows_kept: ByteSize::from_gib(1),
+            packets_max: None,
+            flows_max: None,
+            flows_kept: None,
             packets_age_max: HumanDuration::from(Duration::ZERO),
             flows_age_max: HumanDuration::from(Duration::ZERO),
-            free_min: ByteSize::from_gib(1),
+            free_min: None,
         }
     }
 }
@@ -217,24 +294,26 @@ impl Default for RetentionConfig {
 impl Default for ClockConfig {
     fn default() -> ClockConfig {
         let second = HumanDuration::from(Duration::from_secs(1));
-        ClockConfig { policy: ClockPolicy::default(), tolerance: second, index_error_max: second }
+        let vote_after = HumanDuration::from(Duration::from_nanos(VOTE_AFTER_NS));
+        ClockConfig { policy: ClockPolicy::default(), tolerance: second, index_error_max: second, vote_after }
     }
 }
 
 impl Config {
-    /// The store's limits.
-    pub fn limits(&self) -> Limits {
+    /// The store's limits, as far as they were given.
+    pub fn limits(&self) -> WantedLimits {
         let age = |duration: HumanDuration| {
             let ns = u64::try_from(Duration::from(duration).as_nanos()).unwrap_or(u64::MAX);
             (ns > 0).then_some(ns)
         };
-        Limits {
+        let bytes = |size: Option<ByteSize>| size.map(|size| size.bytes());
+        WantedLimits {
             packets_age_ns_max: age(self.retention.packets_age_max),
             flows_age_ns_max: age(self.retention.flows_age_max),
-            packets_bytes_max: self.retention.packets_max.bytes(),
-            flows_bytes_max: self.retention.flows_max.bytes(),
-            flows_bytes_kept: self.retention.flows_kept.bytes(),
-            free_bytes_min: self.retention.free_min.bytes(),
+            packets_bytes_max: bytes(self.retention.packets_max),
+            flows_bytes_max: bytes(self.retention.flows_max),
+            flows_bytes_kept: bytes(self.retention.flows_kept),
+            free_bytes_min: bytes(self.retention.free_min),
         }
     }
 
@@ -245,8 +324,24 @@ impl Config {
         QueryLimits {
             deadline_ms: ms(self.query.time_max),
             hunt_deadline_ms: ms(self.query.hunt_time_max),
+            memory_bytes: self.query.memory_max.as_usize(),
             ..QueryLimits::default()
         }
+    }
+
+    /// From when on a certificate has a say in the collector's time.
+    pub fn vote_after_ns(&self) -> u64 {
+        u64::try_from(Duration::from(self.clock.vote_after).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Everything that keeps a collector from starting and needs a look at more than the text: the files that are named.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check_files(&self) -> Result<(), ConfigError> {
+        Tls::load(&self.tls, Arc::new(|| CertificateTime::at_least(0)))?;
+        Enrichment::load(&self.enrich)?;
+        Ok(())
     }
 
     /// The clock gate's policy.
@@ -307,15 +402,21 @@ impl Validate for Config {
         in_range("ingest.window", &self.ingest.window, &(mib(8)..=gib(1)))?;
         in_range("ingest.memory_max", &self.ingest.memory_max, &(mib(8)..=gib(64)))?;
         let most = ByteSize::from_bytes(i64::MAX.unsigned_abs());
-        in_range("retention.packets_max", &self.retention.packets_max, &(mib(16)..=most))?;
-        in_range("retention.flows_max", &self.retention.flows_max, &(mib(64)..=most))?;
+        if let Some(packets_max) = &self.retention.packets_max {
+            in_range("retention.packets_max", packets_max, &(mib(16)..=most))?;
+        }
+        if let Some(flows_max) = &self.retention.flows_max {
+            in_range("retention.flows_max", flows_max, &(mib(64)..=most))?;
+        }
         let time = |ms| HumanDuration::from(Duration::from_millis(ms));
         for (key, value) in
             [("query.time_max", &self.query.time_max), ("query.hunt_time_max", &self.query.hunt_time_max)]
         {
             in_range(key, value, &(time(1_000)..=time(3_600_000)))?;
         }
+        in_range("query.memory_max", &self.query.memory_max, &(mib(64)..=gib(64)))?;
         in_range("clock.tolerance", &self.clock.tolerance, &(time(0)..=time(3_600_000)))?;
+        in_range("clock.vote_after", &self.clock.vote_after, &(time(0)..=time(30 * 86_400_000)))?;
         in_range("clock.index_error_max", &self.clock.index_error_max, &(time(1)..=time(60_000)))?;
         if self.listen.grpc == self.listen.http && self.listen.grpc.port() != 0 {
             return Err(ConfigError::invalid(
@@ -358,7 +459,7 @@ mod tests {
 
     #[test]
     fn limits_are_said() {
-        let text = refused(|c| c.retention.packets_max = ByteSize::from_bytes(5));
+        let text = refused(|c| c.retention.packets_max = Some(ByteSize::from_bytes(5)));
         assert!(text.contains("retention.packets_max") && text.contains("16MiB"), "{text}");
         let text = refused(|c| c.query.hunt_time_max = HumanDuration::from(Duration::ZERO));
         assert!(text.contains("query.hunt_time_max") && text.contains("1s"), "{text}");

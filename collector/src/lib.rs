@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod backup;
+pub mod certificates;
 pub mod certs;
 pub mod cli;
 pub mod clock_gate;
@@ -12,11 +13,13 @@ pub mod config;
 pub mod enrich;
 pub mod fleet;
 pub mod ingest;
+pub mod listen;
 pub mod metrics;
 pub mod output;
+pub mod own_streams;
+pub mod owners;
 pub mod pipeline;
 pub mod query;
-pub mod secured;
 pub mod store;
 pub mod timekeeper;
 pub mod tls;

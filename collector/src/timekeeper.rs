@@ -5,6 +5,7 @@
 //! are moved by what the timeline turned out to be wrong by ([`Rebase`]), and the timeline gets another name, by which
 //! agents know that what it said before is void.
 
+mod electorate;
 mod event;
 mod votes;
 mod watch;
@@ -13,21 +14,29 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gnomon_clock::{
     AgeUnusable, Authority, Clock, CollectorClock, CollectorNow, CollectorState, EpochId, Fix, FixSource,
-    MonoNs, NtpDaemon, RawNs, Refreshed, UtcNs, timesyncd_runs,
+    FleetWord, MonoNs, NOTABLE_NS, NtpDaemon, RawNs, Refreshed, Standing, UnprovenReason, UtcNs,
+    timesyncd_runs,
 };
 
 use gnomon_daemon::certificate_time::CertificateTime;
+use gnomon_proto::v1;
 
+use electorate::Electorate;
+pub use electorate::Said;
 pub use event::{Event, EventKind, Events, differences};
 pub use votes::vote;
 pub use watch::{AskFleet, Watch, start};
 
-/// Corrections of a proven timeline below this are the ordinary course of things.
-const NOTABLE_NS: u64 = 50_000_000;
 /// A timeline that moves by less keeps its name.
 const SAME_TIMELINE_NS: u64 = 1_000_000;
 /// Corrections remembered for reports that were under way.
 const PAST_MAX: usize = 16;
+/// Known for so long, a certificate's word about the time counts, unless the configuration says otherwise.
+pub const VOTE_AFTER_NS: u64 = 86_400_000_000_000;
+/// Between two events that newcomers contradict this collector.
+const DISPUTE_SAID_NS: u64 = 600_000_000_000;
+/// An exchange that says something later than now by more than this was made by another time.
+const START_OVER_MARGIN_NS: i64 = 1_000_000_000;
 
 /// What to do to the exchanges that were relative to the collector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,13 +49,26 @@ pub struct Rebase {
     pub err_ns: u64,
     /// They need not be moved again.
     pub settled: bool,
+    /// The time of before is void: exchanges that say something later than this were made by it, whatever proved it then.
+    pub undone: Option<UtcNs>,
+}
+
+/// What a timeline rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Basis {
+    /// This machine's own sources proved it.
+    Own,
+    /// This machine's clock, which nothing proves.
+    Machine,
+    /// What the fleet told, whether it still says so or not.
+    Fleet,
 }
 
 /// The timeline as it is kept over a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Saved {
     pub timeline: u64,
-    pub relative: bool,
+    pub basis: Basis,
     pub boot_id: [u8; 16],
     /// BOOTTIME − MONOTONIC: RAW stands still in a suspend.
     pub asleep_ns: u64,
@@ -59,6 +81,8 @@ pub struct Saved {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
     pub now: CollectorNow,
+    /// This machine's own sources prove it: what is told an agent now need never be moved.
+    pub settled: bool,
     pub authority: Authority,
     pub timeline: u64,
 }
@@ -88,9 +112,12 @@ struct State {
     own: CollectorClock,
     boot_id: [u8; 16],
     timeline: u64,
-    relative: bool,
-    /// The fleet's word while nothing proves this clock.
-    agents_rule: bool,
+    standing: Standing,
+    electorate: Electorate,
+    vote_after_ns: u64,
+    disputed_said: Option<RawNs>,
+    /// Corrections are on their way to the exchanges stored, on which the fleet's word rests.
+    moving: bool,
     /// Not taken by the writer yet.
     rebases: Vec<Rebase>,
     past: Vec<Rebase>,
@@ -118,8 +145,11 @@ impl Timekeeper {
             own,
             boot_id: epoch.boot_id,
             timeline: new_name(),
-            relative: true,
-            agents_rule: false,
+            standing: Standing::Unproven,
+            electorate: Electorate::default(),
+            vote_after_ns: VOTE_AFTER_NS,
+            disputed_said: None,
+            moving: false,
             rebases: Vec::new(),
             past: Vec::new(),
             corrections: 0,
@@ -178,7 +208,7 @@ impl Timekeeper {
         View {
             moment: state.moment(raw),
             state: state.own.state(raw),
-            source: state.own.source(),
+            source: state.own.source(raw),
             age: state.own.age_usable(raw),
             corrections: state.corrections,
             last_correction: state.last_correction,
@@ -197,13 +227,13 @@ impl Timekeeper {
             && clock.suspended_ns().abs_diff(saved.asleep_ns) < 1_000_000;
         if runs_on {
             state.timeline = saved.timeline;
-            state.own.resume(saved.raw, saved.utc);
-            if !saved.relative {
+            state.own.resume(saved.raw, saved.utc, saved.basis == Basis::Fleet);
+            if saved.basis == Basis::Own {
                 // The proof holds as long as RAW runs on, and gets vaguer as ever.
                 let Saved { raw, utc, err_ns, .. } = *saved;
-                state.own.adopt(Fix { raw, utc, err_ns, source: FixSource::Kernel });
+                state.own.recall(Fix { raw, utc, err_ns, source: FixSource::Kernel });
             }
-        } else if !saved.relative {
+        } else if saved.basis == Basis::Own {
             // What was proven holds whatever became of the machine, and it cannot be earlier than then.
             state.timeline = saved.timeline;
             let err_ns = i64::try_from(saved.err_ns).unwrap_or(i64::MAX);
@@ -219,7 +249,11 @@ impl Timekeeper {
         let state = self.state();
         Saved {
             timeline: state.timeline,
-            relative: state.relative,
+            basis: match state.standing {
+                Standing::Own => Basis::Own,
+                _ if state.own.is_told_by_fleet(raw) => Basis::Fleet,
+                _ => Basis::Machine,
+            },
             boot_id: state.boot_id,
             asleep_ns: clock.suspended_ns(),
             raw,
@@ -253,57 +287,96 @@ impl Timekeeper {
         self.note(EventKind::Disruption, format!("this collector's clock broke: {kind}"), None);
     }
 
-    /// What most agents say while this machine's own sources prove nothing: the collector is off by so much, or (`None`)
-    /// there is no majority.
-    fn settled_by_fleet(&self, word: Option<(i64, u64)>) {
-        let raw = self.0.clock.raw();
-        let mut state = self.state();
-        let Some((off_ns, err_ns)) = word else {
-            state.agents_rule = false;
-            state.own.set_outvoted(false);
-            return;
-        };
-        // With sources of its own that contradict each other, one more does not make it right.
-        let conflict = matches!(
-            state.own.state(raw),
-            CollectorState::Unproven(
-                gnomon_clock::UnprovenReason::Conflict | gnomon_clock::UnprovenReason::Outvoted
-            )
-        );
-        if conflict {
-            state.agents_rule = true;
-            state.own.set_outvoted(off_ns.unsigned_abs() > err_ns);
-            return;
-        }
-        let now = state.own.at(raw);
-        let fix = Fix { raw, utc: now.utc.saturating_add_ns(off_ns), err_ns, source: FixSource::Collector };
-        let by_ns = state.own.adopt(fix);
-        self.settle(&mut state, raw, by_ns);
+    /// From when on a certificate's word about the time counts.
+    pub fn set_vote_after(&self, ns: u64) {
+        self.state().vote_after_ns = ns;
     }
 
-    fn proven_by_itself(&self) -> bool {
-        let raw = self.0.clock.raw();
-        self.state().own.is_proven_by_itself(raw)
+    /// What the connected agents say of this clock.
+    pub fn hear_fleet(&self, said: Vec<Said>) {
+        let clock = self.0.clock.as_ref();
+        let (raw, now) = (clock.raw(), clock.monotonic());
+        let mut state = self.state();
+        let vote_after_ns = state.vote_after_ns;
+        let voters = state.electorate.hear(said, now, vote_after_ns);
+        if state.own.is_proven_by_itself(raw) {
+            self.heard(&mut state, raw, &FleetWord::Silent);
+        } else if !state.moving {
+            self.heard(&mut state, raw, &FleetWord::of(&voters));
+        }
+    }
+
+    fn heard(&self, state: &mut State, raw: RawNs, word: &FleetWord) {
+        let by_ns = state.own.hear_fleet(raw, word);
+        if let FleetWord::Disputed { offset_ns, voters, .. } = *word
+            && state.disputed_said.is_none_or(|at| raw.since(at) >= DISPUTE_SAID_NS)
+        {
+            state.disputed_said = Some(raw);
+            let text = format!(
+                "agents of {voters} identities say that this collector's clock is off by {:+.3} s, but most of them have \
+                 no say: they are new or without a certificate",
+                offset_ns as f64 / -1e9
+            );
+            self.note_at(state.own.at(raw).utc, EventKind::Conflict, text, None);
+        }
+        self.settle(state, raw, by_ns);
+    }
+
+    /// Forgets what the fleet, or an earlier process, said of the time and who has a say, and goes by this machine's clock:
+    /// undoes a time that was wrong. Everything that rested on it moves back with the corrections to take.
+    pub fn start_over(&self) {
+        let clock = self.0.clock.as_ref();
+        let mut state = self.state();
+        state.own.start_over(clock, timesyncd_runs());
+        state.electorate.forget();
+        state.disputed_said = None;
+        let refreshed = state.own.refresh(clock, None);
+        let raw = refreshed.sampled.bracket.raw;
+        let (by_ns, now) = (refreshed.rebased_by_ns.unwrap_or(0), state.own.at(raw));
+        state.standing = state.own.standing(raw);
+        let late = i64::try_from(now.err_ns).unwrap_or(i64::MAX).saturating_add(START_OVER_MARGIN_NS);
+        let undone = Some(now.utc.saturating_add_ns(late));
+        let settled = state.standing == Standing::Own;
+        let from = state.timeline;
+        state.move_timeline(Rebase { from, to: new_name(), by_ns, err_ns: now.err_ns, settled, undone });
+        state.corrections += 1;
+        state.last_correction = Some((now.utc, by_ns));
+        let text = format!(
+            "by command this collector's time was started over from its machine's clock, which moved it by {:+.3} s",
+            by_ns as f64 / 1e9
+        );
+        self.note_at(now.utc, EventKind::Correction, text, Some(by_ns));
+        self.settle(&mut state, raw, None);
+    }
+
+    /// Who has a say, as it is kept over a restart.
+    pub fn voters(&self) -> v1::StoredVoters {
+        self.state().electorate.stored()
+    }
+
+    pub fn restore_voters(&self, stored: v1::StoredVoters) {
+        self.state().electorate.restore(stored);
     }
 
     /// The timeline moved by `by_ns`, or may have become proven.
     fn settle(&self, state: &mut State, raw: RawNs, by_ns: Option<i64>) {
         let now = state.own.at(raw);
-        let was_relative = std::mem::replace(&mut state.relative, !now.proven);
-        if was_relative && (by_ns.is_some() || now.proven) {
+        let is_standing = state.own.standing(raw);
+        let was_standing = std::mem::replace(&mut state.standing, is_standing);
+        let was_relative = was_standing == Standing::Unproven;
+        let settled = is_standing == Standing::Own;
+        let moves = match was_standing {
+            Standing::Unproven => by_ns.is_some() || now.proven,
+            // What was told meanwhile is right within its error.
+            Standing::Fleet => settled || by_ns.is_some_and(|by| by.unsigned_abs() > NOTABLE_NS),
+            Standing::Own => false,
+        };
+        if moves {
             let by_ns = by_ns.unwrap_or(0);
+            let renamed = by_ns.unsigned_abs() > SAME_TIMELINE_NS;
             let from = state.timeline;
-            if by_ns.unsigned_abs() > SAME_TIMELINE_NS {
-                state.timeline = new_name();
-            }
-            let rebase = Rebase { from, to: state.timeline, by_ns, err_ns: now.err_ns, settled: now.proven };
-            state.rebases.push(rebase);
-            if rebase.from != rebase.to {
-                if state.past.len() >= PAST_MAX {
-                    state.past.remove(0);
-                }
-                state.past.push(rebase);
-            }
+            let to = if renamed { new_name() } else { from };
+            state.move_timeline(Rebase { from, to, by_ns, err_ns: now.err_ns, settled, undone: None });
         }
         if let Some(by_ns) = by_ns.filter(|by| was_relative || by.unsigned_abs() > NOTABLE_NS) {
             state.corrections += 1;
@@ -317,7 +390,10 @@ impl Timekeeper {
             CollectorState::Proven(_) => None,
             CollectorState::Unproven(reason) => Some(*reason),
         };
-        if state.said.as_ref().map(kind) != Some(kind(&is)) {
+        // That is an event of its own, and comes and goes with whoever contradicts.
+        let disputed = is == CollectorState::Unproven(UnprovenReason::Disputed);
+        let was_proven = matches!(state.said, Some(CollectorState::Proven(_)) | None);
+        if state.said.as_ref().map(kind) != Some(kind(&is)) && (!disputed || was_proven) {
             state.said = Some(is);
             let text = match is {
                 CollectorState::Proven(_) => {
@@ -329,9 +405,21 @@ impl Timekeeper {
         }
     }
 
-    /// Corrections that were not applied to the exchanges stored. They are gone then.
+    /// Corrections that were not applied to the exchanges stored. They are gone then; call
+    /// [`rebased`](Self::rebased) when they are.
     pub fn take_rebases(&self) -> Vec<Rebase> {
         std::mem::take(&mut self.state().rebases)
+    }
+
+    /// All that were taken are applied.
+    pub fn rebased(&self) {
+        let mut state = self.state();
+        state.moving = !state.rebases.is_empty();
+    }
+
+    /// Corrections are not all applied yet.
+    pub fn is_moving(&self) -> bool {
+        self.state().moving
     }
 
     /// Puts back what could not be applied.
@@ -365,14 +453,28 @@ impl Timekeeper {
 }
 
 impl State {
+    /// The timeline moves and may get another name; exchanges that rest on it have to follow.
+    fn move_timeline(&mut self, rebase: Rebase) {
+        self.timeline = rebase.to;
+        self.rebases.push(rebase);
+        self.moving = true;
+        if rebase.from != rebase.to {
+            if self.past.len() >= PAST_MAX {
+                self.past.remove(0);
+            }
+            self.past.push(rebase);
+        }
+    }
+
     fn moment(&self, raw: RawNs) -> Moment {
         let now = self.own.at(raw);
-        let authority = match (now.proven, self.agents_rule) {
+        let authority = match (now.proven, self.own.agents_rule()) {
             (true, _) => Authority::Collector,
             (false, true) => Authority::Agent,
             (false, false) => Authority::Nobody,
         };
-        Moment { now, authority, timeline: self.timeline }
+        let settled = self.own.standing(raw) == Standing::Own;
+        Moment { now, settled, authority, timeline: self.timeline }
     }
 }
 

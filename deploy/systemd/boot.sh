@@ -41,7 +41,7 @@ inside() {
         cp "$bins/gnomon-$unit" "$root/usr/bin/"
     done
     cp "$here"/../examples/*.toml "$root/etc/gnomon/"
-    cp "$here/boot.sh" "$root/etc/gnomon/"
+    cp "$here/boot.sh" "$here/gnomon.sysusers.conf" "$root/etc/gnomon/"
     printf '[Service]\nType=oneshot\nExecStart=/etc/gnomon/boot.sh --try\n' > "$root/etc/systemd/system/try.service"
     printf '[Unit]\nRequires=basic.target\nAfter=basic.target\nWants=try.service\n' \
         > "$root/etc/systemd/system/try.target"
@@ -61,14 +61,23 @@ try() {
     ip link set lo up
     ip link add left type veth peer name right
     ip link set left up && ip link set right up
+    # As docs/tls.md has it.
+    systemd-sysusers /etc/gnomon/gnomon.sysusers.conf
+    gnomon-collector certs --out /etc/gnomon/tls --collector-name localhost --agent here
+    printf '[tls]\nca = "/etc/gnomon/tls/ca.crt"\ncertificate = "/etc/gnomon/tls/%s.crt"\nkey = "/etc/gnomon/tls/%s.key"\n' \
+        collector collector > /etc/gnomon/collector.toml
+    printf '[collector]\nurls = ["https://localhost:7440"]\n[tls]\nca = "/etc/gnomon/tls/ca.crt"\n%s\n%s\n' \
+        'certificate = "/etc/gnomon/tls/agent-here.crt"' 'key = "/etc/gnomon/tls/agent-here.key"' > /etc/gnomon/agent.toml
     systemctl start gnomon-collector gnomon-agent
     local pids status
     pids=$(systemctl show -P MainPID gnomon-collector gnomon-agent)
     # What a filter of system calls kills, it kills soon.
     sleep 5
+    grep -q 'an agent joined' /mnt/gnomon-collector
     systemctl reload gnomon-collector gnomon-agent
     sleep 2
     grep -q 'databases of addresses read again' /mnt/gnomon-collector
+    grep -q 'session with the collector url="https://localhost:7440"' /mnt/gnomon-agent
     status=$(systemctl show -P StatusText gnomon-agent)
     [[ $status == *'; 0 rules'* ]]
     # What is refused is said, and changes nothing else.
@@ -81,6 +90,22 @@ try() {
     [[ $(systemctl show -P NRestarts gnomon-collector gnomon-agent) == $'0\n\n0' ]]
     systemctl stop gnomon-agent gnomon-collector
     [[ $(systemctl show -P Result gnomon-agent gnomon-collector) == $'success\n\nsuccess' ]]
+    # By their defaults they find each other, through the Unix socket.
+    mv /etc/gnomon/collector.toml /etc/gnomon/agent.toml /tmp/
+    # Another agent: the first one's id belongs to its certificate.
+    rm -rf /var/lib/gnomon-agent/* /var/lib/private/gnomon-agent/*
+    systemctl start gnomon-collector gnomon-agent
+    sleep 5
+    grep -q 'session with the collector url="unix:///run/gnomon/collector.sock"' /mnt/gnomon-agent
+    systemctl stop gnomon-agent gnomon-collector
+    mv /tmp/collector.toml /tmp/agent.toml /etc/gnomon/
+    # A configuration that was refused is not tried again, and again.
+    sed -i '1i nonsense = 5' /etc/gnomon/collector.toml
+    for unit in agent collector; do
+        systemctl start gnomon-$unit || true
+        sleep 3
+        [[ $(systemctl show -P ActiveState -P ExecMainStatus -P NRestarts gnomon-$unit | sort | tr '\n' ' ') == '0 78 failed ' ]]
+    done
     echo well > /mnt/result
 }
 

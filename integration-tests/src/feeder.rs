@@ -233,14 +233,14 @@ async fn converse(
                 told.acknowledged = told.acknowledged.max(ack.seq);
                 told.marks.push((ack.seq, len));
             }
-            Some(Hear::Exchange(_)) | None => {}
+            Some(Hear::Exchange(_) | Hear::OwnStreams(_)) | None => {}
         }
         // Not faster than a test can check.
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
-fn entry(epoch: EpochId, begun: RawNs, seq: u64) -> Result<v1::Entry> {
+pub(crate) fn entry(epoch: EpochId, begun: RawNs, seq: u64) -> Result<v1::Entry> {
     let at = RawNs(begun.0 + seq * 10_000);
     let (kind, payload) = if seq % 2 == 1 {
         let records = flows_of(seq).map(|flow| v1::FlowRecord::from(&record(flow, at))).collect();
@@ -278,7 +278,7 @@ fn entry(epoch: EpochId, begun: RawNs, seq: u64) -> Result<v1::Entry> {
     Ok(v1::Entry { epoch: Some((&epoch).into()), seq, kind: kind.into(), crc32c, payload: payload.into() })
 }
 
-fn record(flow: u64, at: RawNs) -> FlowRecord {
+pub(crate) fn record(flow: u64, at: RawNs) -> FlowRecord {
     let [.., a, b, c] = flow.to_be_bytes();
     FlowRecord {
         id: FlowId(flow),

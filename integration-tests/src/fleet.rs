@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::netns::Netns;
+use crate::netns::{Netns, within};
 
 /// Where the programs under test were built. Test programs lie in `deps/` beside them.
 pub fn built_binaries() -> Result<PathBuf> {
@@ -104,10 +105,56 @@ pub struct Collector {
     settings: Vec<String>,
     /// Of the process, beside this one's.
     environment: Vec<(OsString, OsString)>,
+    /// Where it lives, if not on this host.
+    netns: Option<String>,
+    /// Where `gnomon-collector certs` put its files, if it is reached by TLS.
+    certificates: Option<PathBuf>,
     process: Option<Process>,
 }
 
 impl Collector {
+    /// Start one on a host of its own, at this address of it and the usual ports. With `certificates` (a directory of
+    /// [`authority`]) it is reached by TLS.
+    pub fn start_on(
+        netns: &Netns,
+        bin_dir: &Path,
+        dir: &Path,
+        address: IpAddr,
+        certificates: Option<&Path>,
+        settings: &[&str],
+    ) -> Result<Collector> {
+        let (grpc, http) = (SocketAddr::new(address, 7440), SocketAddr::new(address, 7441));
+        let mut collector = Collector::prepared(bin_dir, dir, grpc, http, settings)?;
+        collector.netns = Some(netns.name().to_owned());
+        if let Some(certificates) = certificates {
+            collector.settings.extend(tls_settings(certificates, "collector"));
+            collector.certificates = Some(certificates.to_owned());
+        }
+        collector.restart()?;
+        Ok(collector)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let program = self.bin_dir.join(program);
+        match &self.netns {
+            None => Command::new(program),
+            Some(netns) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", netns]).arg(program);
+                command
+            }
+        }
+    }
+
+    fn answers(&self) -> Result<bool> {
+        let addresses = [self.grpc, self.http];
+        let ask = move || addresses.iter().all(|address| TcpStream::connect(address).is_ok());
+        match &self.netns {
+            None => Ok(ask()),
+            Some(netns) => within(netns, ask),
+        }
+    }
+
     /// Start one with its data under `dir`. `settings` are `--set` words.
     pub fn start(bin_dir: &Path, dir: &Path, settings: &[&str]) -> Result<Collector> {
         Collector::start_at(bin_dir, dir, free_address()?, free_address()?, settings)
@@ -145,7 +192,8 @@ impl Collector {
         http: SocketAddr,
         settings: &[&str],
     ) -> Result<Collector> {
-        fs::create_dir_all(dir)?;
+        // Its socket lies here: nobody else may put one in its place, whatever the umask of this process is just now.
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         let settings = settings.iter().map(|s| (*s).to_owned()).collect();
         Ok(Collector {
             bin_dir: bin_dir.to_owned(),
@@ -154,6 +202,8 @@ impl Collector {
             http,
             settings,
             environment: Vec::new(),
+            netns: None,
+            certificates: None,
             process: None,
         })
     }
@@ -185,24 +235,27 @@ impl Collector {
             http: grpc,
             settings: Vec::new(),
             environment: Vec::new(),
+            netns: None,
+            certificates: None,
             process: None,
         }
     }
 
     /// Start the process (again) and wait until it answers.
     pub fn restart(&mut self) -> Result<()> {
-        let mut command = Command::new(self.bin_dir.join("gnomon-collector"));
+        let mut command = self.command("gnomon-collector");
         command.arg("run").arg("--data-dir").arg(self.dir.join("data"));
         command.arg("--config").arg(config_file(&self.dir, "")?);
         command.arg("--set").arg(format!("listen.grpc={}", self.grpc));
         command.arg("--set").arg(format!("listen.http={}", self.http));
+        command.arg("--set").arg(format!("listen.unix={}", self.socket().display()));
         for setting in &self.settings {
             command.arg("--set").arg(setting);
         }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let mut process = Process::spawn(command, self.dir.join("collector.log"))?;
         for _ in 0..START_TRIES {
-            if TcpStream::connect(self.grpc).is_ok() && TcpStream::connect(self.http).is_ok() {
+            if self.answers()? {
                 self.process = Some(process);
                 return Ok(());
             }
@@ -226,9 +279,20 @@ impl Collector {
         self.process.take().context("the collector is not running")?.stop()
     }
 
-    /// The URL for agents and `gnomon` on this host.
+    /// Its Unix socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("collector.sock")
+    }
+
+    /// The URL of its Unix socket, for agents on this host.
+    pub fn socket_url(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    /// The URL of its port, for agents elsewhere and `gnomon` on this host.
     pub fn url(&self) -> String {
-        format!("http://{}", self.grpc)
+        let scheme = if self.certificates.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.grpc)
     }
 
     /// What the agents counted as lost, by reason.
@@ -252,12 +316,14 @@ impl Collector {
 
     /// `gnomon ARGUMENTS` against this collector: exit code, stdout, stderr.
     pub fn gnomon<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<(i32, Vec<u8>, String)> {
-        let output = Command::new(self.bin_dir.join("gnomon"))
-            .args(arguments)
-            .env("GNOMON_SERVER", self.url())
-            .stdin(Stdio::null())
-            .output()
-            .context("run gnomon")?;
+        let mut command = self.command("gnomon");
+        command.args(arguments).env("GNOMON_SERVER", self.url()).stdin(Stdio::null());
+        if let Some(dir) = &self.certificates {
+            command.env("GNOMON_CA", dir.join("ca.crt"));
+            command.env("GNOMON_CERT", dir.join("client-you.crt"));
+            command.env("GNOMON_KEY", dir.join("client-you.key"));
+        }
+        let output = command.output().context("run gnomon")?;
         let code = output.status.code().context("gnomon was killed")?;
         Ok((code, output.stdout, String::from_utf8_lossy(&output.stderr).into_owned()))
     }
@@ -334,6 +400,9 @@ impl Agent {
         fs::create_dir_all(dir)?;
         let mut all =
             vec![format!("collector.urls=[\"{collector_url}\"]"), format!("interfaces=[{{ {interface} }}]")];
+        if collector_url.starts_with("http:") {
+            all.push("tls.insecure=true".to_owned());
+        }
         all.extend(settings.iter().map(|s| (*s).to_owned()));
         let mut agent = Agent {
             bin_dir: bin_dir.to_owned(),
@@ -393,6 +462,29 @@ impl Agent {
     pub fn stop(&mut self) -> Result<Option<i32>> {
         self.process.take().context("the agent is not running")?.stop()
     }
+}
+
+/// Makes an authority, and certificates for a collector of these names, for agents (`agent-NAME`) and for people (`client-you`).
+pub fn authority(bin_dir: &Path, dir: &Path, collector_names: &str, agents: &[&str]) -> Result<()> {
+    let mut command = Command::new(bin_dir.join("gnomon-collector"));
+    command.arg("certs").arg("--out").arg(dir);
+    command.args(["--collector-name", collector_names, "--client", "you"]);
+    agents.iter().for_each(|agent| {
+        command.args(["--agent", agent]);
+    });
+    let output = command.stdin(Stdio::null()).output().context("run gnomon-collector certs")?;
+    ensure!(output.status.success(), "certs: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// The settings of a program that has the certificate `name` of [`authority`].
+pub fn tls_settings(dir: &Path, name: &str) -> Vec<String> {
+    let file = |name: &str| dir.join(name).display().to_string();
+    vec![
+        format!("tls.ca={}", file("ca.crt")),
+        format!("tls.certificate={}", file(&format!("{name}.crt"))),
+        format!("tls.key={}", file(&format!("{name}.key"))),
+    ]
 }
 
 /// A config file of its own, so that none of this machine's is read.

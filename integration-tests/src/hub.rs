@@ -1,11 +1,13 @@
 //! Three hosts on a hub, with a tap for a sensor:
 //!
 //! ```text
-//!   client 10.77.0.10 ──┐
-//!   server 10.77.0.20 ──┤ hub (a bridge that floods) ── tap0 ═ tap1  sensor: gnomon-agent, AF_XDP on tap1
-//!   lonely 10.77.0.30 ──┘
+//!   client    10.77.0.10 ──┐
+//!   server    10.77.0.20 ──┤ hub (a bridge that floods) ─┬─ tap0 ═ tap1  sensor: gnomon-agent, AF_XDP on tap1
+//!   lonely    10.77.0.30 ──┤                             │
+//!   collector 10.77.0.40 ──┘                             └─ eth0 10.77.0.50, by which the sensor reaches the collector
 //! ```
 //!
+//! What the sensor sends to the collector passes its own tap, as everything does.
 //! All links have a 9000-byte MTU and GSO on.
 
 use crate::netns::Netns;
@@ -18,6 +20,8 @@ pub struct Hub {
     pub server: Netns,
     pub lonely: Netns,
     pub sensor: Netns,
+    /// The way to a collector that runs elsewhere: see [`crate::forward`].
+    pub collector: Netns,
     // Dropped last: the others hang on it.
     _hub: Netns,
 }
@@ -43,10 +47,11 @@ impl Hub {
         let server = host("server", "10.77.0.20")?;
         let lonely = host("lonely", "10.77.0.30")?;
         server.ip("addr add 10.77.0.21/24 dev eth0")?;
-        let sensor = Netns::new("sensor")?;
+        let collector = host("collector", "10.77.0.40")?;
+        let sensor = host("sensor", "10.77.0.50")?;
         sensor.veth("tap1", &hub, "tap0", MTU)?;
         hub.ip("link set tap0 master br0")?;
         hub.run("bridge", &["link", "set", "dev", "tap0", "learning", "off"])?;
-        Ok(Hub { client, server, lonely, sensor, _hub: hub })
+        Ok(Hub { client, server, lonely, sensor, collector, _hub: hub })
     }
 }

@@ -86,17 +86,7 @@ impl Netns {
 
     /// Run `f` on a thread of its own that lives in this namespace.
     pub fn within<T: Send + 'static>(&self, f: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-        let path = PathBuf::from("/run/netns").join(&self.name);
-        let file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
-        let thread = std::thread::spawn(move || -> Result<T> {
-            move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), Some(LinkNameSpaceType::Network))
-                .context("enter the namespace")?;
-            Ok(f())
-        });
-        match thread.join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
+        within(&self.name, f)
     }
 
     /// A counter of an interface inside (`rx_packets`, `tx_bytes`, …).
@@ -118,6 +108,21 @@ impl Drop for Netns {
         if let Err(error) = run("ip", &["netns", "del", &self.name]) {
             eprintln!("cannot delete namespace {}: {error:#}", self.name);
         }
+    }
+}
+
+/// Run `f` on a thread of its own that lives in the namespace of this name.
+pub fn within<T: Send + 'static>(name: &str, f: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let path = PathBuf::from("/run/netns").join(name);
+    let file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
+    let thread = std::thread::spawn(move || -> Result<T> {
+        move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), Some(LinkNameSpaceType::Network))
+            .context("enter the namespace")?;
+        Ok(f())
+    });
+    match thread.join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
     }
 }
 

@@ -220,7 +220,7 @@ fn what_is_said_of_a_file_meets_its_flows(major: u32) -> Result<()> {
     let send = |words: &[&str], input: Stdio| -> Result<String> {
         let mut command = Command::new("timeout");
         command.arg("60").arg(bin_dir.join("gnomon-agent")).args(words).arg("--config").arg(&config);
-        command.args(["--collector", &collector.url()]);
+        command.args(["--collector", &collector.socket_url()]);
         let output = command.stdin(input).output().context("run gnomon-agent")?;
         ensure!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())

@@ -172,6 +172,7 @@ fn a_collector_that_is_stopped_while_its_log_cannot_be_synced_loses_nothing() ->
 fn a_corrupt_database_is_left_alone_said_once_and_read_as_far_as_it_can_be() -> Result<()> {
     let Some(mut rig) = Rig::new(4)? else { return Ok(()) };
     let db = rig._dir.path().join("collector/data/db");
+    let mut stood = 0;
     for what in ["CURRENT", "MANIFEST"] {
         // Each opening begins another one.
         let named = fs::read_to_string(db.join("CURRENT"))?;
@@ -196,7 +197,7 @@ fn a_corrupt_database_is_left_alone_said_once_and_read_as_far_as_it_can_be() -> 
         .with_context(|| rig.said())?;
         println!("{what}: {}", said.trim());
         std::thread::sleep(Duration::from_millis(500));
-        let stood = rig.feeder.told().acknowledged;
+        stood = rig.feeder.told().acknowledged;
         let reopened = rig.metric("gnomon_collector_store_reopened")?;
         std::thread::sleep(Duration::from_secs(4));
         rig.still_runs()?;
@@ -211,7 +212,7 @@ fn a_corrupt_database_is_left_alone_said_once_and_read_as_far_as_it_can_be() -> 
             rig.goes_on("with its file", 60)?;
         }
     }
-    // Behind a restart there is nothing to be read: it ends, and says what to do.
+    // Behind a restart it is made good from a copy, and that is said; or it ends, and says what to do.
     rig.session = None;
     rig.collector.stop()?;
     // It listens before it opens anything, so whether this works is chance.
@@ -219,9 +220,18 @@ fn a_corrupt_database_is_left_alone_said_once_and_read_as_far_as_it_can_be() -> 
     let said = match started {
         Err(error) => format!("{error:#}"),
         Ok(()) => {
-            let process = rig.collector.process()?;
-            eventually("it ends", 20, || process.has_ended(), |ended| *ended)?;
-            process.said()
+            let look = || Ok((rig.collector.process()?.has_ended()?, rig.ready()));
+            let (ended, _) = eventually("it ends or goes on", 30, look, |(ended, ready)| {
+                *ended || ready.as_ref().is_ok_and(|(status, _)| *status == 200)
+            })?;
+            if !ended {
+                rig.feeder.check(&rig.collector, stood).context("what was acknowledged is there")?;
+                let (_, status, _) = rig.collector.gnomon(&["status", "-o", "json"])?;
+                let status: serde_json::Value = serde_json::from_slice(&status)?;
+                ensure!(!status["damage"].is_null(), "the damage is named: {status}");
+                return Ok(());
+            }
+            rig.collector.process()?.said()
         }
     };
     let last = said.lines().rev().take(10).collect::<String>();

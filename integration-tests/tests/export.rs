@@ -37,7 +37,7 @@ impl Scene {
         std::fs::write(&config, "")?;
         let mut import = Command::new("timeout");
         import.arg("60").arg(self.bin_dir.join("gnomon-agent")).arg("import").arg("--config").arg(&config);
-        import.args(["--collector", &self.collector.url()]).arg(&file);
+        import.args(["--collector", &self.collector.socket_url()]).arg(&file);
         let output = import.stdin(Stdio::null()).output().context("run gnomon-agent")?;
         ensure!(output.status.success(), "import: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())

@@ -5,28 +5,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use gnomon_integration_tests::fleet::{Agent, Collector, built_binaries, eventually};
+use gnomon_integration_tests::fleet::{
+    Agent, Collector, authority, built_binaries, eventually, tls_settings as settings,
+};
 use gnomon_integration_tests::forward::Forward;
 use gnomon_integration_tests::netns::skip;
 use gnomon_integration_tests::traffic;
-
-fn settings(dir: &Path, name: &str) -> Vec<String> {
-    let file = |name: &str| dir.join(name).display().to_string();
-    vec![
-        format!("tls.ca={}", file("ca.crt")),
-        format!("tls.certificate={}", file(&format!("{name}.crt"))),
-        format!("tls.key={}", file(&format!("{name}.key"))),
-    ]
-}
-
-fn authority(bin_dir: &Path, dir: &Path) -> Result<()> {
-    let mut command = Command::new(bin_dir.join("gnomon-collector"));
-    command.arg("certs").arg("--out").arg(dir);
-    command.args(["--collector-name", "localhost,127.0.0.1", "--agent", "web1", "--client", "you"]);
-    let output = command.stdin(Stdio::null()).output()?;
-    ensure!(output.status.success(), "certs: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
-}
 
 #[test]
 fn only_certificates_of_the_authority_may_send_and_search() -> Result<()> {
@@ -36,8 +20,9 @@ fn only_certificates_of_the_authority_may_send_and_search() -> Result<()> {
     let bin_dir = built_binaries()?;
     let dir = tempfile::tempdir()?;
     let (ours, theirs) = (dir.path().join("ours"), dir.path().join("theirs"));
-    authority(&bin_dir, &ours)?;
-    authority(&bin_dir, &theirs)?;
+    let names = "localhost,127.0.0.1";
+    authority(&bin_dir, &ours, names, &["web1"])?;
+    authority(&bin_dir, &theirs, names, &["web1"])?;
     let with = settings(&ours, "collector");
     let with: Vec<&str> = with.iter().map(String::as_str).collect();
     let collector = Collector::start(&bin_dir, &dir.path().join("collector"), &with)?;

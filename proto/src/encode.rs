@@ -71,6 +71,7 @@ fn put_record(out: &mut Vec<u8>, record: &FlowRecord) {
         tcp,
         icmp,
         direction_guessed,
+        own_uplink,
         problem,
         sliced_packets,
         sliced_bytes,
@@ -112,6 +113,7 @@ fn put_record(out: &mut Vec<u8>, record: &FlowRecord) {
         });
     }
     number(out, 18, attributes.dropped());
+    number(out, 19, *own_uplink);
 }
 
 fn put_key(out: &mut Vec<u8>, key: &FlowKey) {

@@ -8,6 +8,7 @@ use gnomon_flow::{
     FlowKey, FlowRecord, TcpState, TcpSummary,
 };
 
+use crate::limits::is_attribute_id;
 use crate::v1;
 use crate::wire::{WireError, array, narrow};
 
@@ -162,6 +163,7 @@ pub(crate) fn problem_to_wire(problem: DecodeProblem) -> v1::Problem {
         DecodeProblem::Malformed => v1::Problem::Malformed,
         DecodeProblem::TooDeep => v1::Problem::TooDeep,
         DecodeProblem::UnknownLink => v1::Problem::UnknownLink,
+        DecodeProblem::Undecoded => v1::Problem::Undecoded,
     }
 }
 
@@ -237,6 +239,11 @@ fn attributes_to_wire(attributes: &Attributes) -> Vec<v1::Attribute> {
 fn attributes_from_wire(wire: Vec<v1::Attribute>, dropped: u32) -> Result<Attributes, WireError> {
     let mut attributes = Attributes::default();
     for attribute in wire {
+        // What is stored already may have one that means a column of its own: an agent's is refused before this.
+        if !is_attribute_id(attribute.field) {
+            attributes.add_dropped(1);
+            continue;
+        }
         let field = FieldId(narrow("attribute.field", attribute.field)?);
         let value = match attribute.value {
             Some(v1::attribute::Value::Integer(n)) => AttributeValue::Integer(n),
@@ -276,6 +283,7 @@ impl From<&FlowRecord> for v1::FlowRecord {
             end: record.end.map_or(0, |end| end_to_wire(end).into()),
             attributes: attributes_to_wire(&record.attributes),
             attributes_dropped: record.attributes.dropped(),
+            own_uplink: record.own_uplink,
         }
     }
 }
@@ -314,6 +322,7 @@ impl TryFrom<v1::FlowRecord> for FlowRecord {
             tcp: wire.tcp.as_ref().map(TcpSummary::try_from).transpose()?,
             icmp,
             direction_guessed: wire.direction_guessed,
+            own_uplink: wire.own_uplink,
             problem: from_wire("record.problem", wire.problem, &DecodeProblem::ALL, problem_to_wire)?,
             sliced_packets: wire.sliced_packets,
             sliced_bytes: wire.sliced_bytes,
@@ -326,11 +335,13 @@ impl TryFrom<v1::FlowRecord> for FlowRecord {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::limits::{ATTRIBUTE_IDS, COUNTER_MAX};
     use proptest::prelude::*;
 
     prop_compose! {
         fn direction()(packets: u64, bytes: u64, data_bytes: u64, fragments: u64, ttl: Option<(u8, u8)>, mac: Option<[u8; 6]>)
             -> DirectionCounters {
+            let [packets, bytes, data_bytes, fragments] = [packets, bytes, data_bytes, fragments].map(|n| n >> 8);
             DirectionCounters { packets, bytes, ip_bytes: bytes / 2, data_bytes, fragments, ttl, mac }
         }
     }
@@ -352,7 +363,12 @@ pub(crate) mod tests {
     }
 
     fn tcp() -> impl Strategy<Value = Option<TcpSummary>> {
-        let some = (0usize..TcpState::ALL.len(), any::<[u32; 8]>(), any::<[u8; 2]>(), any::<Option<u64>>())
+        let some = (
+            0usize..TcpState::ALL.len(),
+            any::<[u32; 8]>(),
+            any::<[u8; 2]>(),
+            prop::option::of(0..=COUNTER_MAX),
+        )
             .prop_map(|(s, flags, of_side, rtt_ns)| TcpSummary {
                 state: TcpState::ALL[s],
                 flags,
@@ -370,7 +386,7 @@ pub(crate) mod tests {
             any::<String>().prop_map(|text| AttributeValue::Text(text.into())),
             any::<IpAddr>().prop_map(AttributeValue::Ip),
         ];
-        prop::collection::vec((any::<u16>(), value), 0..70).prop_map(|list| {
+        prop::collection::vec((ATTRIBUTE_IDS, value), 0..70).prop_map(|list| {
             let mut attributes = Attributes::default();
             for (field, value) in list {
                 attributes.push(FieldId(field), value);
@@ -382,13 +398,13 @@ pub(crate) mod tests {
     prop_compose! {
         pub(crate) fn record()(
             numbers: (u64, u32, u32, u64, u64, u32), key in key(), orig in direction(), resp in direction(), tcp in tcp(),
-            icmp: Option<(u8, u8)>, direction_guessed: bool, problem in 0usize..7, end in 0usize..6, attributes in attributes(),
+            icmp: Option<(u8, u8)>, direction_guessed: bool, own_uplink: bool, problem in 0usize..7, end in 0usize..6, attributes in attributes(),
         ) -> FlowRecord {
             FlowRecord {
                 id: FlowId(numbers.0), segment: numbers.1, revision: numbers.2, key,
                 first: RawNs(numbers.3), last: RawNs(numbers.4), stamp_err_ns: numbers.5, orig, resp, tcp, icmp,
-                direction_guessed, problem: DecodeProblem::ALL.get(problem).copied(), sliced_packets: numbers.0,
-                sliced_bytes: numbers.3, end: FlowEndReason::ALL.get(end).copied(), attributes,
+                direction_guessed, own_uplink, problem: DecodeProblem::ALL.get(problem).copied(), sliced_packets: numbers.0 >> 8,
+                sliced_bytes: numbers.3 >> 8, end: FlowEndReason::ALL.get(end).copied(), attributes,
             }
         }
     }

@@ -1,16 +1,19 @@
 //! The wire: protobuf messages and their conversion to and from the domain. No other crate names prost.
 
 mod alert;
+pub mod codec;
 mod encode;
 mod flow;
 mod ingest;
+pub mod limits;
+mod own_streams;
 mod query;
 mod records;
 mod wire;
 
 pub use encode::{SliceBlockParts, append_interface, append_record, append_slice_block};
 pub use prost::Message;
-pub use records::FlowBatch;
+pub use records::{FlowBatch, FlowBatchError};
 pub use wire::WireError;
 
 /// The generated messages, clients and servers of package `gnomon.v1`.
@@ -25,8 +28,10 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 /// What `Hello.protocol_version` says now.
 pub const PROTOCOL_VERSION: u32 = 1;
 
-/// Largest gRPC message either side takes: an entry holds at most one slice block or one batch of records.
-pub const MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub use limits::MESSAGE_BYTES_MAX;
+
+/// Metadata of questions: a stream that whoever asks has open, as in `tcp 10.0.0.1:40000 10.0.0.2:514`. Agents keep no packets of it.
+pub const OWN_STREAM_METADATA: &str = "gnomon-own-stream";
 
 /// HTTP/2 flow control of who takes entries: bytes of one stream, and of one connection, sent ahead of the reader.
 pub const STREAM_WINDOW_BYTES: u32 = 4 << 20;

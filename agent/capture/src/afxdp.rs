@@ -324,6 +324,10 @@ impl AfXdp {
         }
     }
 
+    pub(crate) fn mode_mut(&mut self) -> &mut CaptureMode {
+        &mut self.mode
+    }
+
     pub fn mode(&self) -> &CaptureMode {
         &self.mode
     }

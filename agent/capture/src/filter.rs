@@ -3,12 +3,14 @@
 
 mod libpcap;
 mod program;
+pub(crate) mod shortened;
 
 use arrayvec::ArrayVec;
 
 use crate::frame::{FRAMES_AT_ONCE, Frame, LinkType};
 
 pub use program::{Instruction, Malformed, Program};
+pub use shortened::Shortened;
 
 /// Bytes of a filter's text.
 pub const FILTER_BYTES_MAX: usize = 4096;

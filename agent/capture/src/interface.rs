@@ -1,12 +1,15 @@
 //! The interfaces of this network namespace, and which of them an agent without configuration should capture.
 
 mod ethtool;
+mod monitor;
 mod netdev;
 mod netlink;
 
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
+
+pub use monitor::Monitor;
 
 use crate::error::CaptureError;
 use crate::frame::LinkType;
@@ -49,6 +52,8 @@ pub struct Interface {
     pub default_route: bool,
     /// Index of the bridge or bond it is a port of.
     pub master: Option<u32>,
+    /// Index of the device it stands on (vlan, macvlan), or of the other end of its pair, in this network namespace.
+    pub lower: Option<u32>,
     /// Receive queues in use, and the most there can be.
     pub queues: u32,
     pub queues_max: u32,
@@ -168,6 +173,7 @@ pub fn list() -> Result<Vec<Interface>, CaptureError> {
                     .collect(),
                 default_route: routed.contains(&link.index),
                 master: link.master,
+                lower: link.lower.filter(|_| !link.lower_elsewhere),
                 queues,
                 queues_max: queues_max.max(link.rx_queues),
                 driver: ethtool::driver(&link.name),
@@ -196,6 +202,15 @@ pub fn describe(name: &str) -> Result<Interface, CaptureError> {
         .ok_or_else(|| CaptureError::NoSuchInterface { name: name.into(), known: known() })
 }
 
+/// The interface with an index, whatever it is called now.
+///
+/// # Errors
+/// `InterfaceGone` when there is none; `name` is what to call it then.
+pub fn describe_index(index: u32, name: &str) -> Result<Interface, CaptureError> {
+    let found = list()?.into_iter().find(|interface| interface.index == index);
+    found.ok_or_else(|| CaptureError::InterfaceGone { name: name.into() })
+}
+
 /// Decides for every interface: real NICs that are up; where there is none (a container, a test), its virtual pairs.
 /// What is stacked on other interfaces is left out, or each frame would be seen twice.
 ///
@@ -205,7 +220,8 @@ pub fn pick() -> Result<Vec<Plan>, CaptureError> {
     Ok(pick_among(list()?))
 }
 
-fn pick_among(all: Vec<Interface>) -> Vec<Plan> {
+/// As [`pick`], for interfaces that were listed.
+pub fn pick_among(all: Vec<Interface>) -> Vec<Plan> {
     let has_nic = all.iter().any(|interface| interface.kind == Kind::Physical && interface.up);
     all.into_iter()
         .map(|interface| {
@@ -294,6 +310,7 @@ mod tests {
             addresses: Vec::new(),
             default_route: false,
             master: None,
+            lower: None,
             queues: 1,
             queues_max: 1,
             driver: None,

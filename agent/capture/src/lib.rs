@@ -9,6 +9,7 @@ pub mod interface;
 
 mod error;
 mod frame;
+mod grace_period;
 mod mapping;
 pub mod memory;
 mod mode;
@@ -31,11 +32,11 @@ extern crate self as gnomon_capture;
 mod network;
 
 pub use error::CaptureError;
-pub use filter::{FilterError, Sieve};
+pub use filter::{FilterError, Shortened, Sieve};
 pub use frame::{FRAME_BYTES_MAX, FRAMES_AT_ONCE, Frame, LinkType, Stamp, VlanTag, each};
 pub use interface::Plan;
 pub use mode::{CaptureMode, Refusal, Rung};
 pub use options::{Backend, Fanout, Options, Queues, Stance};
 pub use pcap_file::{FileError, FileProgress, FileStats, PcapFile, TailCause, TruncatedTail};
-pub use source::{Source, open};
+pub use source::{Source, open, open_index};
 pub use stats::{DropReason, NetdevStats, QueueStats, SourceStats};

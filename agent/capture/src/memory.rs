@@ -1,5 +1,7 @@
-//! Two kinds of advice about memory that is read at random, as a large flow table is: neither changes what it holds.
+//! Advice about memory: about what is read at random, as a large flow table is, and about what is not needed for now.
 #![allow(unsafe_code)]
+
+use std::mem::MaybeUninit;
 
 use rustix::mm::{Advice, madvise};
 
@@ -44,6 +46,32 @@ pub fn use_huge_pages<T>(memory: &mut [T]) {
     let _ = advised;
 }
 
+/// Gives the pages of memory that holds nothing back to the kernel (MADV_DONTNEED); the next use takes new ones.
+pub fn give_back<T>(memory: &mut [MaybeUninit<T>]) {
+    let range = memory.as_mut_ptr_range();
+    let first = (range.start as usize).next_multiple_of(PAGE_BYTES);
+    let len = (range.end as usize).saturating_sub(first) & !(PAGE_BYTES - 1);
+    if len == 0 {
+        return;
+    }
+    let start = std::ptr::with_exposed_provenance_mut(first);
+    // SAFETY: the pages lie inside `memory`, which is borrowed for the call and whose values are not initialised: nobody misses
+    // what they hold. Memory of the allocator is private and anonymous, so it can be used again afterwards.
+    let advised = unsafe { madvise(start, len, Advice::LinuxDontNeed) };
+    // It stays then.
+    let _ = advised;
+}
+
+/// Has the allocator give free memory back to the kernel. It holds each arena's lock meanwhile, for some milliseconds: not while
+/// much is going on.
+pub fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no pointers; it takes the allocator's own locks.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,6 +81,9 @@ mod tests {
         for len in [0, 1, 4095, 4096, 5 << 20] {
             let mut memory: Vec<u8> = (0..len).map(|i| i as u8).collect();
             use_huge_pages(&mut memory);
+            memory.reserve(1 << 20);
+            give_back(memory.spare_capacity_mut());
+            trim_heap();
             memory.first().inspect(|first| prefetch(*first));
             assert!(memory.iter().enumerate().all(|(i, byte)| *byte == i as u8));
         }

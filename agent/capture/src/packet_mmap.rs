@@ -2,16 +2,20 @@
 //!
 //! The ring is a circle of blocks. The kernel fills one, releases it when full or after the retire timeout, and drops
 //! frames (tp_drops) when the next one is still ours.
-#![allow(unsafe_code)]
+//!
+//! A short timeout shows a quiet link's frames soon and wastes the ring: every block it releases is nearly empty, and a pause
+//! of so many timeouts as there are blocks loses frames. So the timeout is long, and the block that the kernel still fills is
+//! read as well (`open_block.rs`): the ring then holds what its bytes allow, whatever the rate.
 
 mod block;
 #[cfg(test)]
 mod nic_stamps_tests;
+mod open_block;
+mod ring;
 pub(crate) mod socket;
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
@@ -19,7 +23,8 @@ use gnomon_clock::{Clock, RawNs};
 use rustix::io::Errno;
 
 use crate::error::CaptureError;
-use crate::filter::{self, Frames};
+use crate::filter::shortened::{Frame as Shape, instructions};
+use crate::filter::{self, Frames, Instruction, Shortened};
 use crate::frame::{FRAME_BYTES_MAX, FRAMES_AT_ONCE, Frame, LinkType};
 use crate::interface::{self, Interface};
 use crate::mapping::Mapping;
@@ -30,7 +35,9 @@ use crate::stamp::StampMap;
 use crate::stats::{DropReason, NetdevStats, SourceStats};
 use crate::wait;
 
-use block::{BLOCK_HEADER, Cursor, STATUS_AT};
+use block::Cursor;
+use open_block::OpenBlock;
+use ring::Ring;
 use socket::{PacketSocket, RingShape};
 
 /// A block holds the largest frame (BIG TCP, 256 KiB kept of it) and its headers, so that no frame is cut by the ring.
@@ -38,6 +45,15 @@ const BLOCK_BYTES: u32 = 512 << 10;
 /// With little memory smaller blocks are better than fewer than four.
 const BLOCK_BYTES_MIN: u32 = 64 << 10;
 const BLOCKS_MIN: u64 = 4;
+/// Periods of `block_retire_ms` without a drain that are a pause of the reader.
+const PAUSE_PERIODS: u64 = 3;
+/// After a pause, how long a drain sleeps for the frames of the open block at the most: 50 times 1 ms.
+const LOOK_WAIT: Duration = Duration::from_millis(1);
+const LOOK_WAITS_MAX: u32 = 50;
+/// How often a sleeping reader looks whether frames of the open block are finished.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// When the kernel releases a block that is not full, where the open block is read too: only should that ever fail.
+const RETIRE_MS_WHEN_READ_OPEN: u32 = 60_000;
 /// Periods of the kernel's timer after which it has released what a deleted interface left; it runs late on a loaded machine.
 const GONE_PERIODS: u64 = 8;
 
@@ -52,12 +68,20 @@ pub struct PacketMmap {
     // The mapping goes before the socket it is a mapping of.
     ring: Ring,
     socket: PacketSocket,
+    /// Which frames are wanted, and how much of them; without instructions: all frames.
+    wanted: Vec<Instruction>,
+    keep: u32,
+    /// How long a frame may wait in a block that is not full.
     retire_ns: u64,
+    /// None where the kernel offers no grace periods: then its timer releases blocks after `retire_ns`.
+    open_block: Option<OpenBlock>,
     rho_ppb: i64,
     /// Of the NIC, where it stamps frames.
     nic: Option<NicClock>,
-    /// The last time no released block was left: a frame drained later arrived at most a retire timeout before it.
+    /// A frame drained later arrived at most `retire_ns` before it.
     emptied_at: RawNs,
+    /// The last time somebody drained.
+    drained_at: RawNs,
     /// Since when the interface is known to be gone.
     gone_at: Option<RawNs>,
     stats: SourceStats,
@@ -70,52 +94,13 @@ struct Maps {
     nic: StampMap,
 }
 
-/// The blocks and where reading stands in them.
-struct Ring {
-    memory: Mapping,
-    block_bytes: usize,
-    blocks: usize,
-    current: usize,
-    /// Set while the current block is half read.
-    cursor: Option<Cursor>,
-}
-
-impl Ring {
-    fn status(&self, block: usize) -> &AtomicU32 {
-        let pointer = self.memory.at::<u32>(block * self.block_bytes + STATUS_AT);
-        // SAFETY: `pointer` is aligned and inside the mapping, which lives as long as `self`; the kernel, like us,
-        // accesses this word only by whole-word loads and stores.
-        unsafe { AtomicU32::from_ptr(pointer) }
-    }
-
-    fn released(&self, block: usize) -> bool {
-        self.status(block).load(Ordering::Acquire) & libc::TP_STATUS_USER != 0
-    }
-
-    /// Blocks the kernel has released, counted from the current one.
-    fn released_blocks(&self) -> usize {
-        (0..self.blocks).take_while(|ahead| self.released((self.current + ahead) % self.blocks)).count()
-    }
-
-    /// The current block, which must have been seen released.
-    fn bytes(&self) -> &[u8] {
-        let start = self.current * self.block_bytes;
-        debug_assert!(start + self.block_bytes <= self.memory.len() && self.block_bytes >= BLOCK_HEADER);
-        // SAFETY: `current < blocks` and the mapping holds `blocks * block_bytes` bytes, so `start` is inside it.
-        let first = unsafe { self.memory.start().add(start) };
-        // SAFETY: the block is inside the mapping, and the kernel does not write to a released block until we hand it
-        // back in `release`, which takes `&mut self`.
-        unsafe { std::slice::from_raw_parts(first, self.block_bytes) }
-    }
-
-    /// Hands the current block back to the kernel and goes to the next.
-    fn release(&mut self) {
-        // Our reads of the block come before the kernel's next writes to it.
-        fence(Ordering::Release);
-        self.status(self.current).store(libc::TP_STATUS_KERNEL, Ordering::Release);
-        self.current = (self.current + 1) % self.blocks;
-        self.cursor = None;
-    }
+/// As much of the current block as may be read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// The kernel released it.
+    Whole,
+    /// So many frames, which the kernel has finished.
+    First(u32),
 }
 
 impl PacketMmap {
@@ -132,7 +117,11 @@ impl PacketMmap {
         };
         let cooked = interface.link != LinkType::Ethernet;
         let socket = PacketSocket::open(cooked).map_err(failed("opening an AF_PACKET socket"))?;
-        let shape = shape(options);
+        let open_block = OpenBlock::new(u64::from(options.block_retire_ms) * 1_000_000);
+        let mut shape = shape(options);
+        if open_block.is_some() {
+            shape.retire_ms = RETIRE_MS_WHEN_READ_OPEN;
+        }
         socket.make_ring(shape).map_err(failed("making a TPACKET_V3 ring"))?;
         let bytes = shape.block_bytes as usize * shape.blocks as usize;
         let memory = Mapping::of_fd(&socket, bytes, 0).map_err(failed("mapping the TPACKET_V3 ring"))?;
@@ -171,6 +160,12 @@ impl PacketMmap {
         }
         if program.is_some() {
             notes.push("the kernel filters, and does not count what it leaves out".into());
+        }
+        if open_block.is_none() {
+            notes.push(format!(
+                "no grace periods by membarrier(2): the ring holds {} ms of a quiet link",
+                shape.blocks * shape.retire_ms
+            ));
         }
         if cooked {
             notes.push("frames come without their link header".into());
@@ -220,16 +215,33 @@ impl PacketMmap {
                 block_bytes: shape.block_bytes as usize,
                 blocks: shape.blocks as usize,
                 current: 0,
+                passed: 0,
                 cursor: None,
             },
             socket,
-            retire_ns: u64::from(shape.retire_ms) * 1_000_000,
+            wanted: program.map(|program| program.instructions().to_vec()).unwrap_or_default(),
+            keep,
+            retire_ns: u64::from(options.block_retire_ms) * 1_000_000,
+            open_block,
             rho_ppb,
             nic,
             emptied_at,
+            drained_at: emptied_at,
             gone_at: None,
             stats: SourceStats { interface_up, netdev: Some(netdev_at_open), ..SourceStats::default() },
             netdev_at_open,
+        })
+    }
+
+    /// See [`crate::Source::shorten`]. The program takes the place of the one before it, without a gap.
+    pub fn shorten(&mut self, streams: &Shortened) -> Result<(), CaptureError> {
+        let shape = if self.link == LinkType::Ethernet { Shape::Ethernet } else { Shape::Cooked };
+        let program = instructions(&self.wanted, self.keep, shape, streams);
+        self.socket.attach(&program).map_err(|error| {
+            CaptureError::system(
+                format!("setting the filter of own streams for `{}`", self.mode.interface),
+                error,
+            )
         })
     }
 
@@ -240,14 +252,28 @@ impl PacketMmap {
     ) -> Result<usize, CaptureError> {
         let released = self.ring.released_blocks();
         if released == 0 {
-            self.emptied_at = self.clock.raw();
-            if let Some(nic) = &mut self.nic {
-                nic.watch(&*self.clock, self.emptied_at);
-            }
-            return if self.is_over() { Err(self.gone_error()) } else { Ok(0) };
+            return self.drain_open(max_frames, &mut sink);
         }
         // Read after the blocks were seen released, so no stamp in them lies in its future.
+        let (raw, maps) = self.maps();
+        let mut delivered = 0;
+        let mut done = 0;
+        while done < released && delivered < max_frames {
+            if self.drain_block(Part::Whole, &maps, max_frames, &mut delivered, &mut sink) {
+                self.ring.release();
+                done += 1;
+            }
+        }
+        if done == released && !self.ring.released(self.ring.current) {
+            self.look(raw);
+        }
+        Ok(delivered)
+    }
+
+    /// What becomes of the stamps of frames that are there now, and the time.
+    fn maps(&mut self) -> (RawNs, Maps) {
         let bracket = self.clock.bracket();
+        self.drained_at = bracket.raw;
         // The kernel's timer runs late on a loaded machine: twice its period.
         let unseen_ns = bracket.raw.since(self.emptied_at).saturating_add(2 * self.retire_ns);
         let maps = Maps {
@@ -257,30 +283,54 @@ impl PacketMmap {
                 None => StampMap::of_nothing(bracket.raw, unseen_ns),
             },
         };
+        (bracket.raw, maps)
+    }
+
+    /// No block is released: frames of the open one that the kernel has finished.
+    fn drain_open<F: FnMut(&[Frame<'_>])>(
+        &mut self,
+        max_frames: usize,
+        sink: &mut F,
+    ) -> Result<usize, CaptureError> {
         let mut delivered = 0;
-        let mut done = 0;
-        while done < released && delivered < max_frames {
-            if self.drain_block(&maps, max_frames, &mut delivered, &mut sink) {
-                self.ring.release();
-                done += 1;
+        if self.finished().is_none() {
+            let now = self.clock.raw();
+            let paused = now.since(self.drained_at) >= PAUSE_PERIODS * self.retire_ns;
+            self.drained_at = now;
+            self.look(now);
+            if paused {
+                self.wait_for_look();
             }
         }
-        if done == released && !self.ring.released(self.ring.current) {
-            self.emptied_at = bracket.raw;
+        if let Some(frames) = self.finished() {
+            let (raw, maps) = self.maps();
+            self.drain_block(Part::First(frames), &maps, max_frames, &mut delivered, sink);
+            self.look(raw);
+        } else if let Some(nic) = &mut self.nic {
+            nic.watch(&*self.clock, self.drained_at);
         }
-        Ok(delivered)
+        if delivered == 0 && self.is_over() { Err(self.gone_error()) } else { Ok(delivered) }
     }
 
     /// Reads on in the current block; true when it is finished.
     fn drain_block<F: FnMut(&[Frame<'_>])>(
         &mut self,
+        part: Part,
         maps: &Maps,
         max_frames: usize,
         delivered: &mut usize,
         sink: &mut F,
     ) -> bool {
         let block = self.ring.bytes();
-        let mut cursor = match self.ring.cursor.map_or_else(|| Cursor::open(block), Ok) {
+        let frames = match part {
+            Part::Whole => None,
+            Part::First(frames) => Some(frames),
+        };
+        let opened = match self.ring.cursor {
+            Some(cursor) => Ok(cursor.go_on(block, frames)),
+            None => Cursor::open(block, frames),
+        };
+        let mut cursor = match opened {
             Ok(cursor) => cursor,
             Err(broken) => {
                 self.stats.drops[DropReason::InvalidDescriptor as usize] += u64::from(broken.frames_lost);
@@ -339,9 +389,13 @@ impl PacketMmap {
     }
 
     pub fn wait(&mut self, timeout: Duration) -> Result<(), CaptureError> {
-        let ring = &self.ring;
+        let (ring, open) = (&self.ring, &self.open_block);
+        let ready =
+            || ring.released(ring.current) || open.as_ref().is_some_and(|open| open.finished(ring).is_some());
         let mut fds = [wait::readable(self.socket.as_fd())];
-        wait::sleep_until(timeout, timeout, &mut fds, || ring.released(ring.current), || true)
+        // Nothing wakes for a frame in an open block.
+        let tick_every = if open.is_some() { timeout.min(LOOK_EVERY) } else { timeout };
+        wait::sleep_until(timeout, tick_every, &mut fds, ready, || true)
             .map_err(|error| CaptureError::system(format!("polling `{}`", self.mode.interface), error))?;
         let failed = !fds[0].revents().is_empty() && !self.ring.released(self.ring.current);
         if failed {
@@ -368,8 +422,11 @@ impl PacketMmap {
 
     /// The interface is gone, and the kernel's timer has released the block that its last frames are in.
     fn is_over(&self) -> bool {
-        let limit_ns = GONE_PERIODS * self.retire_ns;
-        self.gone_at.is_some_and(|gone_at| self.emptied_at.since(gone_at) >= limit_ns)
+        self.gone_at.is_some_and(|gone_at| match self.open_block {
+            // An interface is gone only after the kernel has finished its last frame.
+            Some(_) => self.emptied_at > gone_at,
+            None => self.emptied_at.since(gone_at) >= GONE_PERIODS * self.retire_ns,
+        })
     }
 
     fn gone_error(&self) -> CaptureError {
@@ -396,6 +453,10 @@ impl PacketMmap {
             self.rho_ppb = status.rho_ppb;
         }
         self.stats.clone()
+    }
+
+    pub(crate) fn mode_mut(&mut self) -> &mut CaptureMode {
+        &mut self.mode
     }
 
     pub fn mode(&self) -> &CaptureMode {

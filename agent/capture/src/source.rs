@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gnomon_clock::Clock;
+use gnomon_clock::{Clock, RawNs};
 
 use crate::afxdp::AfXdp;
 use crate::error::CaptureError;
+use crate::filter::Shortened;
 use crate::frame::{Frame, LinkType};
 use crate::interface::{self, Interface};
 use crate::mode::{CaptureMode, Refusal, Rung};
@@ -26,7 +27,7 @@ pub enum Source {
 
 impl Source {
     /// Hands over every frame that is ready, at most `max_frames`, up to [`crate::FRAMES_AT_ONCE`] in a call of `sink`,
-    /// and returns how many. Never blocks; one clock bracket at most. Frames are borrowed from the ring and handed back to the kernel when the call returns.
+    /// and returns how many. Does not wait for frames, but for up to 50 ms after a pause of its caller; one clock bracket at most. Frames are borrowed from the ring and handed back to the kernel when the call returns.
     ///
     /// # Errors
     /// `InterfaceGone` once the device was deleted and every frame that had arrived was handed over.
@@ -50,6 +51,36 @@ impl Source {
         match self {
             Source::AfXdp(source) => source.wait(timeout),
             Source::PacketMmap(source) => source.wait(timeout),
+        }
+    }
+
+    /// Of these streams only headers need to be handed over, from now on; their lengths on the wire stay what they are. With
+    /// AF_PACKET the kernel then copies no more. AF_XDP, which copies nothing of its own, hands over whole frames all the same.
+    ///
+    /// # Errors
+    /// When the kernel does not take the program: frames are handed over as before.
+    pub fn shorten(&mut self, streams: &Shortened) -> Result<(), CaptureError> {
+        match self {
+            Source::AfXdp(_) => Ok(()),
+            Source::PacketMmap(source) => source.shorten(streams),
+        }
+    }
+
+    /// The interface has another name now. Capture goes by its index and went on.
+    pub fn rename(&mut self, name: &str) {
+        let mode = match self {
+            Source::AfXdp(source) => source.mode_mut(),
+            Source::PacketMmap(source) => source.mode_mut(),
+        };
+        mode.interface = name.to_owned();
+    }
+
+    /// Whether every frame that had arrived by `at` was handed over, as far as the last [`Source::drain`] saw.
+    pub fn has_taken_all_before(&self, at: RawNs) -> bool {
+        match self {
+            // Each drain takes all that is in the rings.
+            Source::AfXdp(_) => true,
+            Source::PacketMmap(source) => source.has_taken_all_before(at),
         }
     }
 
@@ -78,10 +109,32 @@ impl Source {
 /// When the options contradict each other, frames would be taken from a host that needs them, or no rung holds.
 pub fn open(name: &str, options: &Options, clock: Arc<dyn Clock>) -> Result<Source, CaptureError> {
     options.check()?;
-    let interface = interface::describe(name)?;
+    open_interface(&interface::describe(name)?, options, clock)
+}
+
+/// As [`open`], for the interface with an index, whatever it is called now.
+///
+/// # Errors
+/// As [`open`]; `InterfaceGone` when there is no such interface any more.
+pub fn open_index(
+    index: u32,
+    name: &str,
+    options: &Options,
+    clock: Arc<dyn Clock>,
+) -> Result<Source, CaptureError> {
+    options.check()?;
+    open_interface(&interface::describe_index(index, name)?, options, clock)
+}
+
+fn open_interface(
+    interface: &Interface,
+    options: &Options,
+    clock: Arc<dyn Clock>,
+) -> Result<Source, CaptureError> {
+    let name = &interface.name;
     let mut refused = Vec::new();
-    if wants_af_xdp(&interface, options, &mut refused)? {
-        if let Some(source) = AfXdp::open(&interface, options, clock.clone(), &mut refused)? {
+    if wants_af_xdp(interface, options, &mut refused)? {
+        if let Some(source) = AfXdp::open(interface, options, clock.clone(), &mut refused)? {
             return Ok(Source::AfXdp(source));
         }
         if options.backend == Backend::AfXdp {
@@ -89,10 +142,10 @@ pub fn open(name: &str, options: &Options, clock: Arc<dyn Clock>) -> Result<Sour
                 .iter()
                 .map(|refusal| format!("{}: {}", refusal.rung.name(), refusal.reason))
                 .collect();
-            return Err(CaptureError::NoRung { name: name.into(), refusals: refusals.join("; ") });
+            return Err(CaptureError::NoRung { name: name.clone(), refusals: refusals.join("; ") });
         }
     }
-    PacketMmap::open(&interface, options, clock, refused).map(Source::PacketMmap)
+    PacketMmap::open(interface, options, clock, refused).map(Source::PacketMmap)
 }
 
 /// AF_XDP takes frames from the host: only where somebody said that they are for nobody else.

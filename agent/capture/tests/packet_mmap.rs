@@ -3,12 +3,13 @@
 mod network;
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use gnomon_capture::{CaptureError, DropReason, Fanout, FilterError, Options, Source, each, open};
+use gnomon_capture::{CaptureError, DropReason, Fanout, FilterError, Options, Shortened, Source, each, open};
 use gnomon_clock::{Clock, KernelClock};
 use network::{
     FILTER, OtherHost, Seen, Sender, assert_complete, drain_all, echo_client, echo_server, gso_tcp,
@@ -219,6 +220,65 @@ fn frames_older_than_a_second_have_an_honest_error() {
             stamp.raw.saturating_sub(u64::from(stamp.err_ns)) <= before.saturating_add(1_000_000),
             "{stamp:?}"
         );
+    });
+}
+
+#[test]
+fn a_pause_loses_nothing_that_the_ring_has_bytes_for() {
+    in_private_namespace(|| {
+        veth(1500, 1);
+        // Eight blocks: with one each 25 ms they were full after 200 ms.
+        let mut source = open_rx(&Options { umem_bytes: 4 << 20, ..Options::default() });
+        let (sender, mut seen) = (Sender::new("tx0", false), Seen::default());
+        let mut sent = 0;
+        for pause in 0..3 {
+            // 2 s at 500 packets/s, while nobody reads; then a burst that goes on in the block of before.
+            for _ in 0..1_000 {
+                sent += sender.send_numbered(sent, 1, 100);
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            drain_all(&mut source, Duration::from_millis(300), &mut seen);
+            sent += sender.send_numbered(sent, 5_000 * pause, 200);
+            drain_all(&mut source, Duration::from_millis(300), &mut seen);
+        }
+        let stats = source.stats();
+        assert_complete(&seen, 0, sent, &stats);
+        assert_eq!((stats.received, stats.lost()), (sent, 0), "{stats:?}");
+    });
+}
+
+#[test]
+fn a_block_is_read_while_several_processors_fill_it() {
+    in_private_namespace(|| {
+        veth(1500, 2);
+        // Few small blocks, so that each is used many times and what it held before lies under every new frame.
+        let mut source = open_rx(&Options { umem_bytes: 1 << 20, block_retire_ms: 1, ..Options::default() });
+        const EACH: u64 = 30_000;
+        let senders: Vec<_> = (0..3)
+            .map(|which| {
+                let sender = Sender::new("tx0", false);
+                std::thread::spawn(move || {
+                    let first = which * EACH;
+                    for number in first..first + EACH {
+                        assert!(sender.send(&numbered(number, 60 + (number * 37 % 700) as usize)));
+                        if number % 20 == 0 {
+                            std::thread::sleep(Duration::from_micros(500));
+                        }
+                    }
+                })
+            })
+            .collect();
+        // Each byte of each frame is checked.
+        let mut seen = Seen::default();
+        while !senders.iter().all(|sender| sender.is_finished()) {
+            drain_all(&mut source, Duration::from_millis(20), &mut seen);
+        }
+        drain_all(&mut source, Duration::from_millis(300), &mut seen);
+        let stats = source.stats();
+        assert_eq!(seen.numbers.len() as u64 + stats.lost(), 3 * EACH, "{stats:?}");
+        seen.numbers.sort_unstable();
+        seen.numbers.dedup();
+        assert_eq!(seen.numbers.len() as u64 + stats.lost(), 3 * EACH, "some twice: {stats:?}");
     });
 }
 
@@ -487,22 +547,60 @@ fn a_filter_and_a_snaplen_and_a_fanout_group_hold_together() {
         let options = Options { filter: Some(FILTER.into()), snaplen: 60, fanout, ..Options::default() };
         let mut sources = [open_rx(&options), open_rx(&options)];
         send_filtered(&Sender::new("tx0", false), 500);
-        std::thread::sleep(Duration::from_millis(200));
         let mut received = 0;
+        wait_for(Duration::from_secs(10), || {
+            for source in &mut sources {
+                let each = each(|frame| {
+                    assert_eq!((frame.data.len(), frame.original_len), (60, 142));
+                    received += 1;
+                });
+                source.wait(Duration::from_millis(10)).unwrap();
+                source.drain(256, each).unwrap();
+            }
+            received >= 1_000
+        });
+        // A frame in both rings would come late.
+        std::thread::sleep(Duration::from_millis(200));
         for source in &mut sources {
-            while source
-                .drain(
-                    256,
-                    each(|frame| {
-                        assert_eq!((frame.data.len(), frame.original_len), (60, 142));
-                        received += 1;
-                    }),
-                )
-                .unwrap()
-                > 0
-            {}
+            source.drain(256, each(|_| received += 1)).unwrap();
         }
         assert_eq!(received, 1_000);
+    });
+}
+
+#[test]
+fn of_streams_that_are_shortened_the_kernel_copies_headers_only() {
+    in_private_namespace(|| {
+        veth(1500, 1);
+        let mut source = open_rx(&Options::default());
+        let frame = gso_tcp(62_648, 1448);
+        let ends = |at: usize| -> SocketAddr {
+            // Behind the virtio_net_hdr.
+            let sent = &frame[10..];
+            let address: [u8; 4] = sent[14 + 12 + 4 * at..][..4].try_into().unwrap();
+            (address, u16::from_be_bytes(sent[34 + 2 * at..][..2].try_into().unwrap())).into()
+        };
+        let sender = Sender::new("tx0", true);
+        let send = |source: &mut Source| {
+            (0..50).for_each(|_| assert!(sender.send(&frame)));
+            let mut seen = Vec::new();
+            wait_for(Duration::from_secs(5), || {
+                source.wait(Duration::from_millis(60)).unwrap();
+                source.drain(256, each(|frame| seen.push((frame.data.len(), frame.original_len)))).unwrap();
+                seen.len() == 50
+            });
+            assert!(seen.iter().all(|of| *of == seen[0]));
+            seen[0]
+        };
+        let (from, to) = (ends(0), ends(1));
+        assert_eq!(send(&mut source), (62_702, 62_702));
+        source.shorten(&Shortened { endpoints: vec![to], ..Shortened::default() }).unwrap();
+        assert_eq!(send(&mut source), (138, 62_702));
+        source.shorten(&Shortened { streams: vec![(6, to, from)], ..Shortened::default() }).unwrap();
+        assert_eq!(send(&mut source), (138, 62_702));
+        source.shorten(&Shortened { streams: vec![(17, to, from)], ..Shortened::default() }).unwrap();
+        assert_eq!(send(&mut source), (62_702, 62_702));
+        assert_eq!(source.stats().lost(), 0);
     });
 }
 

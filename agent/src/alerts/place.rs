@@ -11,6 +11,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use crate::private;
+
 /// The first line.
 const HEADER: &[u8] = b"gnomon alerts 1";
 /// Bytes of a file's beginning that tell it from another with the same inode. An event's time is in them.
@@ -117,7 +119,7 @@ impl Places {
             text.push(b'\n');
         }
         let new = self.file.with_extension("new");
-        fs::write(&new, &text)?;
+        io::Write::write_all(&mut private::create(&new)?, &text)?;
         fs::rename(&new, &self.file)?;
         self.known = places;
         Ok(())

@@ -14,12 +14,20 @@ use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::identity::CurrentEpoch;
+use crate::own_streams::CurrentOwnStreams;
 use crate::pipeline::hello;
+use crate::private;
 use crate::spool::{self, Limits, Spool, WhenFull, Writer};
 use crate::uplink::{LinkState, Settings, TimeSource, Uplink};
 
 /// Disk used between what is read and the collector.
 const SPOOL_BYTES: u64 = 256 << 20;
+/// Memory used before it.
+const MEMORY_BYTES: u64 = 32 << 20;
+/// How long an uplink that was told to give up may take to do so.
+const GIVE_UP_WAIT: Duration = Duration::from_secs(5);
+/// Tries to remove the spool while its last file is being closed.
+const REMOVE_TRIES: usize = 20;
 /// Longer than any delivery: the uplink is stopped by its success or by the caller's patience.
 const NO_DEADLINE: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// How often the progress is looked at.
@@ -32,6 +40,7 @@ pub(super) struct Delivery {
     link: Arc<LinkState>,
     runtime: Runtime,
     sent: JoinHandle<()>,
+    gives_up: CancellationToken,
     _dir: SpoolDir,
 }
 
@@ -45,13 +54,16 @@ impl Delivery {
     ) -> anyhow::Result<(Delivery, Writer, CancellationToken)> {
         let first = *epochs.first().context("nothing to send")?;
         let shutdown = Shutdown::install().context("cannot take signals")?;
-        let dir = SpoolDir(std::env::temp_dir().join(format!("gnomon-import-{}", std::process::id())));
+        let dir =
+            private::temporary_directory("gnomon-import").context("cannot make a directory for the spool")?;
+        let dir = SpoolDir(dir);
         let limits = Limits {
             dir: dir.0.clone(),
             bytes_max: SPOOL_BYTES,
             segment_bytes: 16 << 20,
             free_bytes_min: 0,
             free_percent_min: 0,
+            memory_bytes_max: MEMORY_BYTES,
             sync_interval: Duration::from_secs(60),
             when_full: WhenFull::Wait,
         };
@@ -65,6 +77,7 @@ impl Delivery {
             insecure: config.tls.insecure,
             hello,
             time: TimeSource::Files(epochs.iter().map(|epoch| (*epoch, file_fix())).collect()),
+            own_streams: CurrentOwnStreams::default(),
         };
         let epoch = CurrentEpoch::new(first);
         let uplink = Uplink::new(settings, epoch, clock.clone(), spool.clone(), reader, None)
@@ -72,8 +85,9 @@ impl Delivery {
         let link = uplink.state();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let all_read = CancellationToken::new();
-        let sent = uplink.spawn(runtime.handle(), all_read.clone(), NO_DEADLINE);
-        Ok((Delivery { shutdown, spool, link, runtime, sent, _dir: dir }, writer, all_read))
+        let gives_up = CancellationToken::new();
+        let sent = uplink.spawn_until(runtime.handle(), all_read.clone(), NO_DEADLINE, gives_up.clone());
+        Ok((Delivery { shutdown, spool, link, runtime, sent, gives_up, _dir: dir }, writer, all_read))
     }
 
     /// Until everything is durable. `progress` is told how many entries are to go, and what is wrong with the connection.
@@ -85,7 +99,18 @@ impl Delivery {
         progress: &mut dyn FnMut(u64, &str),
     ) -> anyhow::Result<()> {
         let waited = self.wait_for_all(patience, again, progress);
-        self.runtime.shutdown_background();
+        let Delivery { spool, runtime, mut sent, gives_up, _dir, .. } = self;
+        if waited.is_err() {
+            spool.abandon();
+        }
+        gives_up.cancel();
+        // The uplink has a thread of its own, with the runtime's timers: they must not go before it.
+        let ended = runtime.block_on(async { tokio::time::timeout(GIVE_UP_WAIT, &mut sent).await });
+        match ended {
+            Ok(_) => runtime.shutdown_background(),
+            // The process ends, and it with it.
+            Err(_) => std::mem::forget(runtime),
+        }
         waited
     }
 
@@ -148,6 +173,12 @@ struct SpoolDir(PathBuf);
 
 impl Drop for SpoolDir {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        for _ in 0..REMOVE_TRIES {
+            match std::fs::remove_dir_all(&self.0) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => std::thread::sleep(POLL / 10),
+                _ => return,
+            }
+        }
+        eprintln!("cannot remove {}", self.0.display());
     }
 }

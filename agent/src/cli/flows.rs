@@ -47,7 +47,7 @@ impl Flows {
                     return Ok(());
                 }
                 failed += 1;
-                eprintln!("{error:#}");
+                eprintln!("{}", gnomon_flow::causes::in_one_line(error.as_ref()));
             }
         }
         let left = printer.tally().words();

@@ -172,6 +172,7 @@ fn engine_config(config: &Config) -> anyhow::Result<EngineConfig> {
         slicer: SlicerConfig { block_age_max_ns: u64::MAX, blocks_max: BLOCKS_MAX, ..config.slicer() },
         rules: Arc::new(config.rules()?),
         origin: Origin { agent_name: config.name().into(), ..Origin::default() },
+        ..EngineConfig::default()
     })
 }
 

@@ -6,6 +6,8 @@ use super::{Config, StanceConfig};
 
 /// Workers have a number of eight bits in the ids of their flows.
 pub const WORKERS_MAX: usize = 256;
+/// Entries of `interfaces`.
+const INTERFACES_MAX: usize = 1024;
 /// Files of alerts that one thread looks at ten times a second.
 const EVE_FILES_MAX: usize = 16;
 
@@ -41,6 +43,11 @@ impl Validate for Config {
             "capture.ring_bytes",
             &capture.ring_bytes,
             &(ByteSize::from_mib(1)..=ByteSize::from_gib(4)),
+        )?;
+        in_range(
+            "capture.rings_bytes_max",
+            &capture.rings_bytes_max,
+            &(ByteSize::from_mib(1)..=ByteSize::from_gib(1024)),
         )?;
         in_range("capture.block_retire", &capture.block_retire, &(ms(1)..=s(1)))?;
         let flows = &self.flows;
@@ -89,6 +96,7 @@ impl Validate for Config {
             &spool.bytes_max,
             &(ByteSize::from_mib(16)..=ByteSize::from_gib(65_536)),
         )?;
+        in_range("spool.memory_max", &spool.memory_max, &(ByteSize::from_mib(16)..=ByteSize::from_gib(64)))?;
         in_range(
             "spool.segment_bytes",
             &spool.segment_bytes,
@@ -109,16 +117,25 @@ impl Config {
         checked.map_err(|error| ConfigError::invalid("capture.filter", error))
     }
 
+    /// Everything that keeps an agent from starting and needs a look at more than the text: files, and libpcap. The same
+    /// for `config check` and `run`.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check_start(&self) -> Result<(), ConfigError> {
+        self.check_filter()?;
+        crate::uplink::check(&self.collector.urls, &self.tls(), self.tls.insecure)
+    }
+
     fn validate_interfaces(&self) -> Result<(), ConfigError> {
+        self.selection()?;
+        if self.interfaces.len() > INTERFACES_MAX {
+            let message = format!("{} entries, at most {INTERFACES_MAX}", self.interfaces.len());
+            return Err(ConfigError::invalid("interfaces", message));
+        }
         let mut workers = 0;
         for (at, interface) in self.interfaces.iter().enumerate() {
             let key = format!("interfaces[{at}]");
-            if interface.name.is_empty() || interface.name.len() > 15 {
-                return Err(ConfigError::invalid(
-                    &format!("{key}.name"),
-                    "an interface name has 1 to 15 bytes",
-                ));
-            }
             if self.interfaces[..at].iter().any(|other| other.name == interface.name) {
                 let message =
                     format!("{:?} stands twice: each of its packets would be seen twice", interface.name);
@@ -131,6 +148,10 @@ impl Config {
                 let message =
                     "a tap has one worker for all its queues; several share only an AF_PACKET interface";
                 return Err(ConfigError::invalid(&format!("{key}.workers"), message));
+            }
+            if let Some(bytes) = interface.ring_bytes {
+                let allowed = ByteSize::from_mib(1)..=ByteSize::from_gib(4);
+                in_range(&format!("{key}.ring_bytes"), &bytes, &allowed)?;
             }
             workers += usize::from(interface.workers);
         }

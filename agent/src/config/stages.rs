@@ -1,9 +1,10 @@
 //! What each stage is told: the configuration in the stage's own terms and units.
 
 use gnomon_capture::{Backend, Options, Stance};
-use gnomon_daemon::config::HumanDuration;
+use gnomon_daemon::config::{ConfigError, HumanDuration};
 
 use super::{BackendConfig, Config, InterfaceConfig, StanceConfig, TlsConfig};
+use crate::selection::{self, Selection};
 use crate::slicer::SlicerConfig;
 use crate::spool::{Limits, WhenFull};
 use crate::table::{IdleTimeouts, InterimPolicy, TableConfig};
@@ -24,7 +25,7 @@ impl Config {
                 BackendConfig::AfPacket => Backend::AfPacket,
             },
             ring_frames: self.capture.ring_frames,
-            umem_bytes: self.capture.ring_bytes.bytes(),
+            umem_bytes: interface.ring_bytes.unwrap_or(self.capture.ring_bytes).bytes(),
             snaplen: self.capture.snaplen,
             promiscuous: self.capture.promiscuous,
             filter: self.capture.filter.clone(),
@@ -33,6 +34,20 @@ impl Config {
             block_retire_ms: u32::try_from(self.capture.block_retire.get().as_millis()).unwrap_or(u32::MAX),
             ..Options::default()
         }
+    }
+
+    /// Which interfaces to capture.
+    ///
+    /// # Errors
+    /// The entry that cannot be meant so.
+    pub fn selection(&self) -> Result<Selection, ConfigError> {
+        let limits = selection::Limits {
+            ring_bytes: self.capture.ring_bytes.bytes(),
+            rings_bytes_max: self.capture.rings_bytes_max.bytes(),
+            flows_max: self.flows.flows_max,
+        };
+        Selection::new(&self.interfaces, limits)
+            .map_err(|(at, error)| ConfigError::invalid(&format!("interfaces[{at}].name"), error))
     }
 
     pub fn table(&self) -> TableConfig {
@@ -73,6 +88,7 @@ impl Config {
             segment_bytes: spool.segment_bytes.bytes(),
             free_bytes_min: spool.free_bytes_min.bytes(),
             free_percent_min: spool.free_percent_min,
+            memory_bytes_max: spool.memory_max.bytes(),
             sync_interval: spool.sync_interval.get(),
             when_full: WhenFull::Sacrifice,
         }

@@ -4,7 +4,7 @@ use gnomon_capture::VlanTag;
 use gnomon_flow::{Addresses, DecodeProblem};
 
 use super::rest::{Rest, u16_at};
-use super::{Decoding, vlan};
+use super::{Decoding, tags};
 
 const HEADER_BYTES: u32 = 14;
 
@@ -16,7 +16,7 @@ pub(super) fn decode<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>, stripped: Op
     let (resp, orig) = (mac_at(header, 0), mac_at(header, 6));
     packet.key.addresses = Addresses::Mac { orig, resp };
     packet.source_mac = Some(orig);
-    vlan::decode(packet, rest.skip(HEADER_BYTES), stripped, u16_at(header, 12));
+    tags::decode(packet, rest.skip(HEADER_BYTES), stripped, u16_at(header, 12));
 }
 
 /// A frame inside another packet: its addresses and tags take the place of those around it.
@@ -28,7 +28,8 @@ pub(super) fn decode_inner<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
 /// Whether an Ethernet frame of a usual kind begins here.
 pub(super) fn is_likely(rest: &Rest<'_>) -> bool {
     rest.peek::<{ HEADER_BYTES as usize }>().is_some_and(|header| match u16_at(header, 12) {
-        0x0800 | 0x0806 | 0x8100 | 0x86dd | 0x8808..=0x8902 | 0x9100 => true,
+        0x0800 | 0x0806 | 0x86dd | 0x8808..=0x8902 => true,
+        tag if tags::is_tag(tag) => true,
         length => u32::from(length) <= rest.wire() - HEADER_BYTES && (3..0x0600).contains(&length),
     })
 }
@@ -58,7 +59,9 @@ mod tests {
         let packet = decode(&example::frame(&data));
         assert_eq!(packet.key.addresses, Addresses::Mac { orig: example::ORIG_MAC, resp: example::RESP_MAC });
         assert_eq!(packet.key.ethertype, 0x88cc);
-        assert_eq!((packet.problem, packet.ip_len, packet.payload_len), (None, 0, 0));
+        // Its EtherType is a field, and it says that it was not read.
+        assert_eq!(packet.problem, Some(DecodeProblem::Undecoded));
+        assert_eq!((packet.key_complete, packet.ip_len, packet.payload_len), (true, 0, 0));
     }
 
     #[test]

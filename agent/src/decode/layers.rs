@@ -23,15 +23,18 @@ pub(crate) enum LayerKind {
     Ah,
     Erspan,
     EtherIp,
+    FabricPath,
     Geneve,
     Gre,
     GtpU,
     L2tp,
     Mpls,
     Nsh,
+    Pbb,
     Ppp,
     Pppoe,
     Teredo,
+    Tzsp,
     Vxlan,
     VxlanGpe,
 }
@@ -44,15 +47,18 @@ impl LayerKind {
             LayerKind::Ah => "ah",
             LayerKind::Erspan => "erspan",
             LayerKind::EtherIp => "etherip",
+            LayerKind::FabricPath => "fabricpath",
             LayerKind::Geneve => "geneve",
             LayerKind::Gre => "gre",
             LayerKind::GtpU => "gtp",
             LayerKind::L2tp => "l2tp",
             LayerKind::Mpls => "mpls",
             LayerKind::Nsh => "nsh",
+            LayerKind::Pbb => "pbb",
             LayerKind::Ppp => "ppp",
             LayerKind::Pppoe => "pppoe",
             LayerKind::Teredo => "teredo",
+            LayerKind::Tzsp => "tzsp",
             LayerKind::Vxlan => "vxlan",
             LayerKind::VxlanGpe => "vxlan-gpe",
         })
@@ -113,8 +119,12 @@ impl<'a> Decoding<'a> {
     /// own, with `payload`.
     pub(super) fn try_inside(&mut self, payload: Rest<'a>, inside: impl FnOnce(&mut Decoding<'a>)) {
         let before = *self;
+        // Ports of the datagram around it are none of a packet that has none itself.
+        (self.key.orig_port, self.key.resp_port) = (0, 0);
         inside(self);
-        let is_another = self.ip_at != before.ip_at || matches!(self.key.addresses, Addresses::Mac { .. });
+        let is_another = self.ip_at != before.ip_at
+            || self.arp.is_some()
+            || matches!(self.key.addresses, Addresses::Mac { .. });
         if !self.key_complete || !is_another {
             let problem = self.problem;
             *self = before;
@@ -205,12 +215,21 @@ fn id(kind: LayerKind, header: &[u8]) -> Option<u32> {
             .map_while(word)
             .find(|label| label & 0x100 != 0)
             .map(|label| label >> 12),
+        // The service instance (IEEE 802.1Q section 9.7).
+        LayerKind::Pbb => word(0).map(|tag| tag & 0x00ff_ffff),
+        // The forwarding tag above the time to live.
+        LayerKind::FabricPath => word(0).map(|word| word >> 22),
         LayerKind::Pppoe => word(0).map(|word| word & 0xffff),
         LayerKind::L2tp => {
             let flags = word(0)?;
             // The ids follow the length, if there is one (RFC 2661 section 3.1).
             word(if flags & 0x4000_0000 != 0 { 4 } else { 2 })
         }
-        LayerKind::Ipv4 | LayerKind::Ipv6 | LayerKind::EtherIp | LayerKind::Ppp | LayerKind::Teredo => None,
+        LayerKind::Ipv4
+        | LayerKind::Ipv6
+        | LayerKind::EtherIp
+        | LayerKind::Ppp
+        | LayerKind::Teredo
+        | LayerKind::Tzsp => None,
     }
 }

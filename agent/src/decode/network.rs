@@ -11,6 +11,7 @@ pub(super) const ETHERTYPE_MPLS: u16 = 0x8847;
 pub(super) const ETHERTYPE_MPLS_UPSTREAM: u16 = 0x8848;
 pub(super) const ETHERTYPE_NSH: u16 = 0x894f;
 const ETHERTYPE_ARP: u16 = 0x0806;
+const ETHERTYPE_RARP: u16 = 0x8035;
 const ETHERTYPE_PPPOE_SESSION: u16 = 0x8864;
 /// Below this the field is the length of an 802.3 frame (IEEE 802.3-2022 section 3.2.6).
 const ETHERTYPE_MIN: u16 = 0x0600;
@@ -21,13 +22,12 @@ pub(super) fn decode<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>, ethertype: u
     match ethertype {
         ETHERTYPE_IPV4 => ipv4::decode(packet, rest),
         ETHERTYPE_IPV6 => ipv6::decode(packet, rest),
-        ETHERTYPE_ARP => arp::decode(packet, rest),
+        ETHERTYPE_ARP | ETHERTYPE_RARP => arp::decode(packet, rest),
         ETHERTYPE_MPLS | ETHERTYPE_MPLS_UPSTREAM => mpls::decode(packet, rest),
         ETHERTYPE_PPPOE_SESSION => ppp::decode_pppoe(packet, rest),
         ETHERTYPE_NSH => nsh::decode(packet, rest),
         length if length < ETHERTYPE_MIN => llc::decode(packet, rest.limit(u32::from(length))),
-        // A flow of its talkers. What is above layer 2 is no payload of a transport.
-        _ => packet.header_len = rest.at(),
+        _ => packet.end_undecoded(rest),
     }
 }
 

@@ -5,7 +5,7 @@ use gnomon_flow::{Addresses, DecodeProblem};
 
 use super::ethernet::mac_at;
 use super::rest::{Rest, u16_at};
-use super::{Decoding, llc, vlan};
+use super::{Decoding, llc, tags};
 
 const V1_BYTES: u32 = 16;
 const V2_BYTES: u32 = 20;
@@ -44,7 +44,7 @@ fn talker(packet: &mut Decoding<'_>, address_len: u16, address: [u8; 6]) {
 fn decode_rest<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>, stripped: Option<VlanTag>, protocol: u16) {
     match protocol {
         PROTOCOL_802_3 | PROTOCOL_802_2 => llc::decode(packet, rest),
-        _ => vlan::decode(packet, rest, stripped, protocol),
+        _ => tags::decode(packet, rest, stripped, protocol),
     }
 }
 

@@ -13,6 +13,7 @@ const VXLAN: u16 = 4789;
 const VXLAN_GPE: u16 = 4790;
 const GENEVE: u16 = 6081;
 const MPLS: u16 = 6635;
+const TZSP: u16 = 37008;
 /// What Linux took for VXLAN before there was a number.
 const VXLAN_LINUX: u16 = 8472;
 
@@ -20,7 +21,7 @@ const HEADER_BYTES: u32 = 8;
 
 #[inline]
 pub(super) fn may_be(source: u16, destination: u16) -> bool {
-    matches!(destination, L2TP | GTP_U | TEREDO | VXLAN | VXLAN_GPE | GENEVE | MPLS | VXLAN_LINUX)
+    matches!(destination, L2TP | GTP_U | TEREDO | VXLAN | VXLAN_GPE | GENEVE | MPLS | VXLAN_LINUX | TZSP)
         || matches!(source, L2TP | TEREDO)
 }
 
@@ -37,6 +38,7 @@ pub(super) fn decode<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
             (_, VXLAN_GPE) => vxlan_gpe(packet, rest),
             (_, GENEVE) => geneve(packet, rest),
             (_, GTP_U) => gtp::decode(packet, rest),
+            (_, TZSP) => tzsp(packet, rest),
             (_, MPLS) => surely(packet, rest, mpls::decode),
             (L2TP, _) | (_, L2TP) => surely(packet, rest, l2tp::decode),
             _ => surely(packet, rest, teredo),
@@ -52,10 +54,11 @@ fn surely<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>, decode: fn(&mut Decodin
     }
 }
 
-/// Whether the header's fixed bits and its end are right, and the network it names.
-fn begin<'a>(packet: &mut Decoding<'a>, kind: LayerKind, rest: Rest<'a>, flags: u32, reserved: u32) -> bool {
+/// Whether the header's fixed bits are right, and the network it names. Reserved bits are ignored on receipt (RFC 7348
+/// section 5, RFC 8926 section 3.4); the caller looks closer at what follows where they are not zero.
+fn begin<'a>(packet: &mut Decoding<'a>, kind: LayerKind, rest: Rest<'a>, fixed: u32, mask: u32) -> bool {
     match rest.peek::<{ HEADER_BYTES as usize }>() {
-        Some(header) if u32_at(header, 0) & reserved == flags && header[7] == 0 => {
+        Some(header) if u32_at(header, 0) & mask == fixed => {
             packet.network_id = u32_at(header, 4) >> 8;
             packet.wrap(kind, rest.at()) || {
                 packet.stop(rest, DecodeProblem::TooDeep);
@@ -71,14 +74,22 @@ fn begin<'a>(packet: &mut Decoding<'a>, kind: LayerKind, rest: Rest<'a>, flags: 
 
 /// RFC 7348 section 5, with the group policy of draft-smith-vxlan-group-policy.
 fn vxlan<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
-    if begin(packet, LayerKind::Vxlan, rest, 0x0800_0000, 0x7fb7_0000) {
-        ethernet::decode_inner(packet, rest.skip(HEADER_BYTES));
+    const RESERVED: u32 = 0x77b7_0000;
+    if !begin(packet, LayerKind::Vxlan, rest, 0x0800_0000, 0x0800_0000) {
+        return;
+    }
+    let inner = rest.skip(HEADER_BYTES);
+    let is_plain = rest.peek::<8>().is_some_and(|header| u32_at(header, 0) & RESERVED == 0 && header[7] == 0);
+    if is_plain || ethernet::is_likely(&inner) {
+        ethernet::decode_inner(packet, inner);
+    } else {
+        packet.stop(rest, DecodeProblem::Malformed);
     }
 }
 
-/// draft-ietf-nvo3-vxlan-gpe.
+/// draft-ietf-nvo3-vxlan-gpe: version 0.
 fn vxlan_gpe<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
-    if !begin(packet, LayerKind::VxlanGpe, rest, 0x0800_0000, 0xf8ff_ff00) {
+    if !begin(packet, LayerKind::VxlanGpe, rest, 0x0800_0000, 0x3800_0000) {
         return;
     }
     let inner = rest.skip(HEADER_BYTES);
@@ -89,14 +100,41 @@ fn vxlan_gpe<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
         Some(3) if has_next => ethernet::decode_inner(packet, inner),
         Some(4) if has_next => nsh::decode(packet, inner),
         Some(5) if has_next => mpls::decode(packet, inner),
-        Some(0) if !has_next => ethernet::decode_inner(packet, inner),
+        // Without a next protocol it is plain VXLAN.
+        _ if !has_next && ethernet::is_likely(&inner) => ethernet::decode_inner(packet, inner),
         _ => packet.stop(rest, DecodeProblem::UnknownLink),
     }
 }
 
+/// TaZmen Sniffer Protocol, version 1: tagged fields up to the end tag, then the frame.
+fn tzsp<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
+    const FIELDS_MAX: usize = 64;
+    const ETHERNET: u16 = 1;
+    let Some(header) = rest.peek::<4>() else { return packet.stop(rest, DecodeProblem::Malformed) };
+    // Received packets, and packets for transmission.
+    if header[0] != 1 || header[1] > 1 || u16_at(header, 2) != ETHERNET {
+        return packet.stop(rest, DecodeProblem::UnknownLink);
+    }
+    let mut inner = rest.skip(4);
+    for _ in 0..FIELDS_MAX {
+        match inner.captured() {
+            [0, ..] => inner = inner.skip(1),
+            [1, ..] => {
+                if !packet.wrap(LayerKind::Tzsp, rest.at()) {
+                    return packet.stop(rest, DecodeProblem::TooDeep);
+                }
+                return ethernet::decode_inner(packet, inner.skip(1));
+            }
+            [_, bytes, ..] => inner = inner.skip(2 + u32::from(*bytes)),
+            _ => break,
+        }
+    }
+    packet.stop(rest, DecodeProblem::Malformed);
+}
+
 /// RFC 8926 section 3.4: version 0, options of so many words.
 fn geneve<'a>(packet: &mut Decoding<'a>, rest: Rest<'a>) {
-    if !begin(packet, LayerKind::Geneve, rest, 0, 0xc03f_0000) {
+    if !begin(packet, LayerKind::Geneve, rest, 0, 0xc000_0000) {
         return;
     }
     let Some(header) = rest.peek::<4>() else { return packet.stop(rest, DecodeProblem::Malformed) };
@@ -153,6 +191,10 @@ mod tests {
         for (port, header, inner, fact) in [
             (VXLAN, &[8, 0, 0, 0, 0, 0, 9, 0][..], frame, Outer::Header(LayerKind::Vxlan, Some(9))),
             (VXLAN_LINUX, &[0x88, 0, 1, 2, 0, 0, 9, 0], frame, Outer::Header(LayerKind::Vxlan, Some(9))),
+            // Reserved bits are ignored.
+            (VXLAN, &[0xff, 0xff, 0, 0, 0, 0, 9, 7], frame, Outer::Header(LayerKind::Vxlan, Some(9))),
+            (GENEVE, &[0, 0x3f, 0x65, 0x58, 0, 0, 9, 7], frame, Outer::Header(LayerKind::Geneve, Some(9))),
+            (TZSP, &[1, 0, 0, 1, 0, 10, 2, 3, 4, 1], frame, Outer::Header(LayerKind::Tzsp, None)),
             (VXLAN_GPE, &[0x0c, 0, 0, 3, 0, 0, 9, 0], frame, Outer::Header(LayerKind::VxlanGpe, Some(9))),
             (VXLAN_GPE, &[0x0c, 0, 0, 1, 0, 0, 9, 0], ip, Outer::Header(LayerKind::VxlanGpe, Some(9))),
             (GENEVE, &[0, 0, 0x65, 0x58, 0, 0, 9, 0], frame, Outer::Header(LayerKind::Geneve, Some(9))),
@@ -187,7 +229,7 @@ mod tests {
 
     #[test]
     fn what_only_has_the_port_is_plain_udp() {
-        for port in [L2TP, GTP_U, TEREDO, VXLAN, VXLAN_GPE, GENEVE, MPLS, VXLAN_LINUX] {
+        for port in [L2TP, GTP_U, TEREDO, VXLAN, VXLAN_GPE, GENEVE, MPLS, VXLAN_LINUX, TZSP] {
             for body in [&b""[..], b"abc", &[0xff; 60], b"GET / HTTP/1.1\r\nHost: not.a.tunnel\r\n\r\n"] {
                 let data = tunnel((50_000, port), body, b"");
                 let packet = decode(&example::frame(&data));

@@ -97,7 +97,10 @@ pub(super) fn datagram(bytes: &[u8], ports: [u16; 2], out: &mut Attributes) -> O
     if ports.contains(&NETBIOS_PORT) {
         return None;
     }
-    let protocol = if ports.contains(&MDNS_PORT) {
+    // A resolver may ask from any port, 5353 too.
+    let protocol = if ports.contains(&PORT) {
+        Protocol::Dns
+    } else if ports.contains(&MDNS_PORT) {
         Protocol::Mdns
     } else if ports.contains(&LLMNR_PORT) {
         Protocol::Llmnr
@@ -136,7 +139,7 @@ pub(super) fn stream(turn: &mut Turn<'_>, bytes: &[u8]) -> Step {
     let there = match rest.get(..total - 2) {
         Some(there) => there,
         // The beginning of a message that is longer than what is held.
-        None if turn.full && certain => rest,
+        None if turn.cut || (turn.full && certain) => rest,
         None => return Step::Need(Need::Bytes(total)),
     };
     if !message(there, !certain, turn.out) {
@@ -198,6 +201,9 @@ fn walk(message: &[u8], header: &Header, mut out: Option<&mut Attributes>) -> Ex
     if extent.is_some() && at == message.len() { Extent::Whole } else { Extent::Questions }
 }
 
+/// A pointer to what follows the header (RFC 1035 section 4.1.4).
+const FIRST_NAME: [u8; 2] = [0xc0, HEADER_BYTES as u8];
+
 /// Follows the three sections of records; None when one does not fit.
 fn records(
     message: &[u8],
@@ -217,11 +223,20 @@ fn records(
             if kind == TYPE_OPT && section == 2 {
                 *code |= (time_to_live >> 24 << 4) as u16;
             }
-            if section == 0
-                && nth < ANSWERS_MAX
+            if nth < ANSWERS_MAX
+                && kind != TYPE_OPT
                 && let Some(out) = out.as_deref_mut()
             {
-                answer(message, kind, data, end - data.len(), out);
+                // Whom the record is about: announcements (mDNS) ask nothing. The first name of the message, to which most
+                // owners point, was read before.
+                if !message[*at..].starts_with(&FIRST_NAME)
+                    && let Some(owner) = name(message, *at).filter(|owner| !owner.is_empty())
+                {
+                    out.text(field::DNS_HOST, &owner);
+                }
+                if section == 0 {
+                    answer(message, kind, data, end - data.len(), out);
+                }
             }
             *at = end;
         }

@@ -10,13 +10,16 @@ const BYTES: usize = 8;
 pub struct FirstBytes {
     bytes: [[u8; BYTES]; 2],
     counts: [u8; 2],
+    /// Of each direction: they are in the record of an earlier segment.
+    told: [bool; 2],
 }
 
 impl FirstBytes {
     /// Whether more of this direction's payload is wanted: of datagrams only the first one counts.
     pub fn wants(&self, from_originator: bool, is_stream: bool) -> bool {
-        let count = usize::from(self.counts[usize::from(!from_originator)]);
-        count == 0 || (is_stream && count < BYTES)
+        let side = usize::from(!from_originator);
+        let count = usize::from(self.counts[side]);
+        !self.told[side] && (count == 0 || (is_stream && count < BYTES))
     }
 
     /// The next bytes of a TCP stream, or a datagram.
@@ -30,6 +33,14 @@ impl FirstBytes {
             *slot = *byte;
             self.counts[side] += 1;
         }
+    }
+
+    /// What is there was told; what comes later is not what the flow began with.
+    pub fn next_segment(&mut self) {
+        for (told, count) in self.told.iter_mut().zip(self.counts) {
+            *told |= count > 0;
+        }
+        self.counts = [0; 2];
     }
 
     pub fn tell(&self, out: &mut Attributes) {

@@ -1,9 +1,11 @@
 //! Servers that greet with 220: SMTP (RFC 5321 §4.2) and FTP (RFC 959 §4.2). Where the greeting does not say which,
 //! the client's first command does.
 
+use gnomon_flow::field;
+
 use super::line::line;
-use super::stream::{Begins, Stage, Step, Turn};
-use super::{ftp, smtp};
+use super::stream::{Begins, Memory, Stage, Step, Turn};
+use super::{claim, claimed_text, ftp, smtp};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
@@ -31,6 +33,9 @@ pub(super) fn stream(turn: &mut Turn<'_>, part: Part, bytes: &[u8]) -> Step {
         if is(&["USER", "AUTH", "FEAT", "OPTS", "HOST", "CLNT", "SYST", "PBSZ", "PASS"]) {
             *turn.stage = Stage::Ftp(ftp::Part::Client);
             turn.expect(Stage::Ftp(ftp::Part::Server));
+            if let Memory::Greeting(banner) = std::mem::take(turn.memory) {
+                claim(turn.out, field::FTP_BANNER, banner.as_bytes());
+            }
             return ftp::stream(turn, ftp::Part::Client, bytes);
         }
         return Step::Mistaken;
@@ -47,6 +52,10 @@ pub(super) fn stream(turn: &mut Turn<'_>, part: Part, bytes: &[u8]) -> Step {
         return ftp::stream(turn, ftp::Part::Server, bytes);
     }
     // Other protocols answer so too; the client tells.
+    if let Memory::Nothing = turn.memory {
+        let banner = line.text.get(4..).unwrap_or_default().trim_ascii();
+        turn.memory.set(Memory::Greeting(claimed_text(banner).into()));
+    }
     if *turn.other == Stage::Unknown {
         *turn.other = Stage::Greeting(Part::Client);
     }

@@ -3,6 +3,9 @@
 //! Sources: RFC 9112 §2 (messages), §6 (where a body ends), §7.1 (chunks); RFC 9110 §11 (authentication), RFC 7617
 //! (Basic), RFC 7616 §3.4 (Digest), RFC 4559 (Negotiate); RFC 6455 §4 (WebSocket), RFC 7540 §3.2 (h2c).
 
+mod asked;
+mod host;
+
 use std::net::IpAddr;
 
 use gnomon_flow::{Attributes, FieldId, field};
@@ -11,6 +14,9 @@ use super::held::Need;
 use super::protocol::Protocol;
 use super::stream::{Begins, Memory, Stage, Step, Turn};
 use super::{claim, claim_lower, claim_user, claimed_text, from_base64, http2, ntlm};
+pub(super) use asked::Asked;
+use asked::{Expected, is_final};
+pub(super) use host::claim_shown;
 
 /// Methods that a stream is taken for HTTP by, each with the space behind it (IANA "HTTP Method Registry").
 const METHODS: [&[u8]; 33] = [
@@ -63,48 +69,6 @@ pub(super) enum Part {
     Head,
     ChunkSize,
     Trailer,
-}
-
-/// What requests decide about their responses, which come in the same order: two bits a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Asked {
-    bits: u32,
-    count: u8,
-}
-
-/// What one request decides about its response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Expected {
-    Body,
-    /// The response has no body, whatever its head says.
-    NoBody,
-    /// A 2xx response begins a tunnel.
-    Tunnel,
-}
-
-impl Asked {
-    const COUNT_MAX: u8 = 16;
-
-    /// Of more requests than are remembered, the latest are taken for ordinary ones.
-    fn push(&mut self, expected: Expected) {
-        if self.count < Asked::COUNT_MAX {
-            self.bits |= (expected as u32) << (2 * self.count);
-            self.count += 1;
-        }
-    }
-
-    fn first(self) -> Expected {
-        match self.bits & 3 {
-            1 => Expected::NoBody,
-            2 => Expected::Tunnel,
-            _ => Expected::Body,
-        }
-    }
-
-    fn pop(&mut self) {
-        self.bits >>= 2;
-        self.count = self.count.saturating_sub(1);
-    }
 }
 
 enum Outcome {
@@ -171,7 +135,7 @@ pub(super) fn stream(turn: &mut Turn<'_>, part: Part, bytes: &[u8]) -> Step {
         _ => Asked::default(),
     };
     let read = match part {
-        Part::Head => head(&mut asked, bytes, turn.full, turn.out),
+        Part::Head => head(&mut asked, bytes, Whole::of(turn), turn.out),
         Part::ChunkSize | Part::Trailer => chunk_line(part, bytes),
     };
     let (taken, next) = match read {
@@ -210,7 +174,7 @@ pub(super) fn stream(turn: &mut Turn<'_>, part: Part, bytes: &[u8]) -> Step {
 
 /// The head of a request or response that is alone in its datagram.
 pub(super) fn datagram(bytes: &[u8], out: &mut Attributes) -> bool {
-    matches!(head(&mut Asked::default(), bytes, true, out), Outcome::Took { .. })
+    matches!(head(&mut Asked::default(), bytes, Whole::NeverMind, out), Outcome::Took { .. })
 }
 
 /// A chunk's size, or a field behind the last chunk.
@@ -232,7 +196,27 @@ fn chunk_line(part: Part, bytes: &[u8]) -> Outcome {
     Outcome::Took { taken: end + 1, next }
 }
 
-fn head(asked: &mut Asked, bytes: &[u8], full: bool, out: &mut Attributes) -> Outcome {
+/// What to do with a head that is not whole.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whole {
+    Wait,
+    /// It is longer than what can be held: its whole lines are read, and nothing after it.
+    NeverMind,
+    /// The rest was not captured: it is read as far as it goes, and the next message may follow.
+    Cut,
+}
+
+impl Whole {
+    fn of(turn: &Turn<'_>) -> Whole {
+        match (turn.cut, turn.full) {
+            (true, _) => Whole::Cut,
+            (false, true) => Whole::NeverMind,
+            (false, false) => Whole::Wait,
+        }
+    }
+}
+
+fn head(asked: &mut Asked, bytes: &[u8], when_not: Whole, out: &mut Attributes) -> Outcome {
     // A server may put an empty line before a message (RFC 9112 §2.2).
     let blank = bytes.iter().take(2).take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
     let text = &bytes[blank..];
@@ -245,12 +229,18 @@ fn head(asked: &mut Asked, bytes: &[u8], full: bool, out: &mut Attributes) -> Ou
             Some(first) => first,
             None => return Outcome::NotHttp,
         },
-        None if full => return Outcome::NotHttp,
-        None => return Outcome::Need,
+        None => match when_not {
+            Whole::Wait => return Outcome::Need,
+            Whole::NeverMind => return Outcome::NotHttp,
+            Whole::Cut => match cut_first_line(std::mem::take(&mut lines.rest)) {
+                Some(first) => first,
+                None => return Outcome::NotHttp,
+            },
+        },
     };
     let fields_at = lines.rest;
     let whole = lines.find(|line| line.is_empty()).is_some();
-    if !whole && !full {
+    if !whole && when_not == Whole::Wait {
         return Outcome::Need;
     }
     let taken = bytes.len() - lines.rest.len();
@@ -267,25 +257,31 @@ fn head(asked: &mut Asked, bytes: &[u8], full: bool, out: &mut Attributes) -> Ou
         }
     }
     let mut framing = Framing::default();
-    for line in (Lines { rest: fields_at }).take_while(|line| !line.is_empty()) {
+    let mut fields = Lines { rest: fields_at };
+    for line in fields.by_ref().take_while(|line| !line.is_empty()) {
         header(line, is_request, &mut framing, out);
     }
     if !whole {
-        return Outcome::Took { taken: bytes.len(), next: Next::Close };
+        if when_not != Whole::Cut {
+            return Outcome::Took { taken: bytes.len(), next: Next::Close };
+        }
+        header(fields.rest, is_request, &mut Framing::default(), out);
+        // Its answer is its own, and it is the answer to its own request.
+        match first {
+            FirstLine::Request { method, .. } => asked.push(Expected::of(method)),
+            FirstLine::Response { status, .. } if is_final(status) => asked.pop(),
+            FirstLine::Response { .. } => {}
+        }
+        return Outcome::Took { taken: bytes.len(), next: Next::Message { pass: 0 } };
     }
     let next = match first {
         FirstLine::Request { method, .. } => {
-            asked.push(match method {
-                b"HEAD" => Expected::NoBody,
-                b"CONNECT" => Expected::Tunnel,
-                _ => Expected::Body,
-            });
+            asked.push(Expected::of(method));
             framing.body().unwrap_or(Next::Message { pass: 0 })
         }
         FirstLine::Response { status, .. } => {
             let expected = asked.first();
-            // Interim responses come before the one that was asked for.
-            if !(100..=199).contains(&status) || status == 101 {
+            if is_final(status) {
                 asked.pop();
             }
             match (status, expected) {
@@ -298,6 +294,20 @@ fn head(asked: &mut Asked, bytes: &[u8], full: bool, out: &mut Attributes) -> Ou
         }
     };
     Outcome::Took { taken, next }
+}
+
+/// As much as there is of a first line whose end was not captured.
+fn cut_first_line(line: &[u8]) -> Option<FirstLine<'_>> {
+    if line.starts_with(RESPONSE) {
+        return first_line(line);
+    }
+    let blank = line.iter().position(|byte| *byte == b' ')?;
+    let rest = &line[blank + 1..];
+    let target = rest.split(|byte| *byte == b' ').next().filter(|target| !target.is_empty())?;
+    let version = rest.get(target.len() + 1..).unwrap_or_default();
+    // Half a version is none.
+    let version = if version.len() >= b"HTTP/1.1".len() { self::version(version) } else { b"" };
+    Some(FirstLine::Request { method: &line[..blank], target, version })
 }
 
 fn first_line(line: &[u8]) -> Option<FirstLine<'_>> {
@@ -330,7 +340,7 @@ fn header(line: &[u8], is_request: bool, framing: &mut Framing, out: &mut Attrib
     let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
     let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
     if let Some(shown) = shown_as(name, is_request) {
-        claim(out, shown, value);
+        claim_shown(out, shown, value);
     } else if is("content-length") {
         framing.content_length(value);
     } else if is("transfer-encoding") {

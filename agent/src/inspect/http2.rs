@@ -162,7 +162,7 @@ fn headers(turn: &mut Turn<'_>, block: &[u8]) -> Option<()> {
         match name.as_slice() {
             b":method" => claim(turn.out, field::HTTP_METHOD, value),
             b":path" => claim(turn.out, field::HTTP_URI, value),
-            b":authority" => claim(turn.out, field::HTTP_HOST, value),
+            b":authority" => http::claim_shown(turn.out, field::HTTP_HOST, value),
             b":status" => {
                 if let Some(status) = number(value) {
                     turn.out.integer(field::HTTP_STATUS, status);
@@ -171,7 +171,7 @@ fn headers(turn: &mut Turn<'_>, block: &[u8]) -> Option<()> {
             b"authorization" => http::authorization(value, turn.out),
             name => {
                 if let Some(shown) = http::shown_as(name, is_request) {
-                    claim(turn.out, shown, value);
+                    http::claim_shown(turn.out, shown, value);
                 }
             }
         }

@@ -21,7 +21,9 @@ pub(super) fn begins(bytes: &[u8]) -> Begins {
         return nick;
     }
     let Some(end) = bytes.iter().take(512).position(|byte| *byte == b'\n') else {
-        return if bytes.len() < 512 { Begins::Perhaps } else { Begins::No };
+        // Lines are text.
+        let is_text = bytes.iter().all(|byte| *byte >= b' ' || matches!(byte, b'\r' | b'\t'));
+        return if bytes.len() < 512 && is_text { Begins::Perhaps } else { Begins::No };
     };
     let mut words = words(&bytes[..end]).skip(1);
     let (second, third) = (words.next(), words.next());

@@ -18,7 +18,8 @@ pub(super) enum Part {
 }
 
 pub(super) fn begins_server(bytes: &[u8]) -> Begins {
-    Begins::with_any(bytes, &[b"+OK ", b"+OK\r\n"])
+    // A bare +OK is Redis' answer more often than a POP3 server's first word.
+    Begins::with(bytes, b"+OK ")
 }
 
 /// Commands that no other protocol begins with; a USER command alone might be FTP's.

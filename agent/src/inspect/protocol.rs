@@ -65,6 +65,7 @@ protocols! {
     Tds "tds",
     Telnet "telnet",
     Tftp "tftp",
+    Thrift "thrift",
     Tls "tls",
     Vnc "vnc",
     Websocket "websocket",

@@ -104,6 +104,33 @@ pub(super) fn mongodb(bytes: &[u8]) -> Begins {
     if fits { Begins::Yes } else { Begins::No }
 }
 
+/// Thrift's strict binary protocol, framed or not: version 1 and the kind of a message (thrift-binary-protocol.md).
+pub(super) fn thrift(bytes: &[u8]) -> Begins {
+    Begins::by_rules(
+        bytes,
+        &[
+            |high| high == 0x80,
+            |version| version == 1,
+            |unused| unused == 0,
+            |kind| (1..=4).contains(&kind),
+            // The name's length.
+            |high| high == 0,
+            |high| high == 0,
+        ],
+    )
+}
+
+/// The same behind the length of its frame.
+pub(super) fn thrift_framed(bytes: &[u8]) -> Begins {
+    match bytes.split_at_checked(4) {
+        Some((length, message)) if length[0] == 0 && message.is_empty() => Begins::Perhaps,
+        Some((length, message)) if length[0] == 0 => thrift(message),
+        Some(_) => Begins::No,
+        None if bytes.first().is_none_or(|high| *high == 0) => Begins::Perhaps,
+        None => Begins::No,
+    }
+}
+
 /// Redis' serialisation: an array of strings, as every client sends it.
 pub(super) fn redis(bytes: &[u8]) -> Begins {
     let mut at = 1;

@@ -6,7 +6,7 @@ use super::held::Need;
 use super::protocol::Protocol;
 use super::{
     BufferBudget, dns, ftp, greeting, http, http2, imap, irc, krb5, ldap, mqtt, mysql, pop3, postgresql,
-    quic, rdp, signature, sip, smb, smtp, socks, ssh, tls,
+    preamble, quic, rdp, signature, sip, smb, smtp, socks, ssh, tls,
 };
 
 /// What comes next in one direction.
@@ -46,6 +46,8 @@ pub(super) enum Stage {
 pub(super) enum Memory {
     #[default]
     Nothing,
+    /// The first line of a greeting that does not say whose it is.
+    Greeting(Box<str>),
     /// What the HTTP requests without a response so far will have for one.
     Http(http::Asked),
     Http2(Box<http2::State>),
@@ -78,11 +80,23 @@ pub(super) enum Step {
     Mistaken,
 }
 
+/// What is known of the bytes behind those that an inspector is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    MayCome,
+    /// More than can be held.
+    TooMuch,
+    /// They were not captured.
+    Lost,
+}
+
 /// What an inspector may change besides the attributes.
 pub(super) struct Turn<'a> {
     pub(super) from_originator: bool,
     /// No more can be held: what is not whole now never will be.
     pub(super) full: bool,
+    /// What follows was not captured: the message is read as far as it goes, and the record says so.
+    pub(super) cut: bool,
     /// What comes next in this direction, and in the other one.
     pub(super) stage: &'a mut Stage,
     pub(super) other: &'a mut Stage,
@@ -112,7 +126,7 @@ impl Turn<'_> {
     }
 
     /// A message of `bytes_total`, of which no more than `prefix_max` bytes are looked at: those bytes, when they are
-    /// there. The rest is passed by [`Turn::took`].
+    /// there, or as many as there will be. The rest is passed by [`Turn::took`].
     pub(super) fn prefix<'b>(
         &self,
         bytes: &'b [u8],
@@ -120,7 +134,12 @@ impl Turn<'_> {
         prefix_max: usize,
     ) -> Result<&'b [u8], Step> {
         let wanted = bytes_total.min(prefix_max);
-        bytes.get(..wanted).ok_or(if self.full { Step::Finished } else { Step::Need(Need::Bytes(wanted)) })
+        match bytes.get(..wanted) {
+            Some(whole) => Ok(whole),
+            None if self.cut => Ok(bytes),
+            None if self.full => Err(Step::Finished),
+            None => Err(Step::Need(Need::Bytes(wanted))),
+        }
     }
 
     /// The message of `bytes_total` is dealt with, wherever `bytes` end.
@@ -222,7 +241,7 @@ const LETTERS: &[Candidate] = &[
 /// What may begin with this byte. Most bytes begin nothing, and that is what most flows of unknown protocols cost.
 fn candidates(first: u8) -> &'static [Candidate] {
     match first {
-        0x00 => &[SMB, POSTGRESQL, KRB5, DNS],
+        0x00 => &[(Stage::Named(Protocol::Thrift), signature::thrift_framed), SMB, POSTGRESQL, KRB5, DNS],
         0x01 | 0x02 | 0x06..=0x0f => &[DNS],
         0x03 => &[(Stage::Rdp, rdp::begins), DNS],
         0x04 => &[(Stage::Socks(socks::Part::Request4), socks::begins4), DNS],
@@ -248,7 +267,12 @@ fn candidates(first: u8) -> &'static [Candidate] {
             (Stage::Named(Protocol::X11), signature::x11),
             (Stage::Named(Protocol::Memcached), signature::memcached),
         ],
-        0x80 | 0x81 => &[SMB, (Stage::Named(Protocol::Memcached), signature::memcached)],
+        0x80 => &[
+            (Stage::Named(Protocol::Thrift), signature::thrift),
+            SMB,
+            (Stage::Named(Protocol::Memcached), signature::memcached),
+        ],
+        0x81 => &[SMB, (Stage::Named(Protocol::Memcached), signature::memcached)],
         0xff => &[
             (Stage::Named(Protocol::Telnet), signature::telnet),
             (Stage::Named(Protocol::Bgp), signature::bgp),
@@ -323,6 +347,11 @@ impl Stage {
 
 /// At the beginning of a segment of a direction that was not understood so far.
 fn recognise(turn: &mut Turn<'_>, bytes: &[u8]) -> Step {
+    match preamble::bytes(bytes) {
+        Ok(0) => {}
+        Ok(taken) => return Step::Took(taken),
+        Err(wanted) => return Step::Need(Need::Bytes(wanted)),
+    }
     let mut unsure = false;
     for (stage, begins) in candidates(bytes[0]).iter().chain(OF_ANY_BYTE) {
         match begins(bytes) {

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod cut;
+mod names;
 mod protocols;
 
 const TRAFFIC: &str = include_str!("tests/traffic.txt");
@@ -78,14 +80,7 @@ impl Flow {
     }
 
     fn udp(&mut self, from_originator: bool, ports: [u16; 2], bytes: &[u8]) -> &mut Flow {
-        self.inspection.udp_payload(
-            from_originator,
-            ports[0],
-            ports[1],
-            bytes,
-            &mut self.out,
-            &mut self.budget,
-        );
+        self.inspection.udp_payload(from_originator, ports, bytes, false, &mut self.out, &mut self.budget);
         self
     }
 
@@ -431,17 +426,18 @@ fn what_is_not_known_is_soon_done_and_holds_nothing() {
 }
 
 #[test]
-fn a_gap_gives_up_what_is_half_read_and_the_next_message_is_found() {
+fn a_gap_ends_what_is_half_read_and_the_next_message_is_found() {
     let mut flow = Flow::new();
     flow.client(b"GET /lost HTTP/1.1\r\nHost: a\r\n");
     assert!(!flow.holds_nothing());
-    flow.inspection.tcp_gap(true, 10, &mut flow.budget);
+    flow.inspection.tcp_gap(true, 10, &mut flow.out, &mut flow.budget);
     assert!(flow.holds_nothing());
     flow.client(b"GET /found HTTP/1.1\r\nContent-Length: 100\r\n\r\n0123456789");
     // Inside a body a gap is only bytes that pass.
-    flow.inspection.tcp_gap(true, 80, &mut flow.budget);
+    flow.inspection.tcp_gap(true, 80, &mut flow.out, &mut flow.budget);
     flow.client(b"0123456789GET /next HTTP/1.1\r\n\r\n");
-    assert_eq!(flow.texts(field::HTTP_URI), ["/found", "/next"]);
+    assert_eq!(flow.texts(field::HTTP_URI), ["/lost", "/found", "/next"]);
+    assert_eq!(flow.texts(field::INSPECT_CUT), ["http"]);
 }
 
 #[test]
@@ -539,7 +535,7 @@ proptest! {
                 tcp.inspection.tcp_payload(from_originator, bytes, &mut tcp.out, &mut tcp.budget);
             }
             if gap == 0 {
-                tcp.inspection.tcp_gap(from_originator, 9, &mut tcp.budget);
+                tcp.inspection.tcp_gap(from_originator, 9, &mut tcp.out, &mut tcp.budget);
             }
             udp.udp(from_originator, ports, &payload);
             for flow in [&tcp, &udp] {

@@ -75,6 +75,12 @@ pub(super) fn stream(turn: &mut Turn<'_>, part: Part, bytes: &[u8]) -> Step {
     loop {
         let (message, ends_record_at) = match handshake_message(bytes, skip) {
             Ok(found) => found,
+            Err(Missing::Bytes(_)) if turn.cut => {
+                if let Some(message) = cut_message(bytes, skip).filter(|_| nth >= read) {
+                    cut_message_in(turn, &message, first_is_hello && nth == 0);
+                }
+                return Step::Finished;
+            }
             Err(Missing::Bytes(_)) if turn.full => return Step::Finished,
             Err(Missing::Bytes(wanted)) => return Step::Need(Need::Bytes(wanted)),
             Err(Missing::NotTls) => {
@@ -132,18 +138,49 @@ fn message_in(turn: &mut Turn<'_>, message: &[u8], is_first: bool) -> bool {
     }
 }
 
+/// Reads as much of a message as was captured. Fingerprints are made of whole hellos alone.
+fn cut_message_in(turn: &mut Turn<'_>, message: &[u8], is_first: bool) {
+    let Some(body) = message.get(HANDSHAKE_HEADER_BYTES..) else { return };
+    match message[0] {
+        CLIENT_HELLO if is_first => {
+            let Some(hello) = ClientHello::read_cut(body) else { return };
+            turn.recognise(Protocol::Tls);
+            names(&hello, turn.out);
+        }
+        SERVER_HELLO if is_first => {
+            let Some(hello) = ServerHello::read_cut(body) else { return };
+            turn.recognise(Protocol::Tls);
+            turn.out.text(field::TLS_CIPHER, &cipher_suite::name(hello.cipher));
+            // The version stands in an extension that may be among what is missing.
+            if let Some(version) = hello.version_if_known() {
+                turn.out.text(field::TLS_VERSION, &version_name(version));
+            }
+            for protocol in hello.protocols() {
+                turn.out.text(field::TLS_ALPN, &claimed_text(protocol));
+            }
+        }
+        CERTIFICATE if !is_first => certificate::chain(body, turn.out),
+        _ => {}
+    }
+}
+
+/// The host and the protocols that a client asks for.
+fn names(hello: &ClientHello<'_>, out: &mut Attributes) {
+    if let Some(host) = hello.host() {
+        out.text(field::TLS_HOST, &claimed_text(host).to_ascii_lowercase());
+    }
+    for protocol in hello.protocols() {
+        out.text(field::TLS_ALPN, &claimed_text(protocol));
+    }
+}
+
 /// Reads a handshake message, header and all, if it is a hello.
 pub(super) fn hello(message: &[u8], transport: Transport, out: &mut Attributes) -> bool {
     let mut reader = Reader::new(message);
     match (reader.u8(), reader.take(3)) {
         (Some(CLIENT_HELLO), Some(_)) => {
             let Some(hello) = ClientHello::read(reader.rest()) else { return false };
-            if let Some(host) = hello.host() {
-                out.text(field::TLS_HOST, &claimed_text(host).to_ascii_lowercase());
-            }
-            for protocol in hello.protocols() {
-                out.text(field::TLS_ALPN, &claimed_text(protocol));
-            }
+            names(&hello, out);
             out.text(field::TLS_JA3, &ja3(&hello));
             out.text(field::TLS_JA4, &ja4(&hello, transport));
         }
@@ -229,6 +266,21 @@ fn handshake_message(bytes: &[u8], mut skip: usize) -> Result<(Cow<'_, [u8]>, Op
             _ => at = end,
         }
     }
+}
+
+/// What there is of the handshake message behind so many bytes of other messages, its header and more.
+fn cut_message(bytes: &[u8], mut skip: usize) -> Option<Vec<u8>> {
+    let mut message = Vec::new();
+    let mut rest = bytes;
+    while let [HANDSHAKE, 3, _, high, low, payload @ ..] = rest {
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        let there = &payload[..length.min(payload.len())];
+        let skipped = skip.min(there.len());
+        skip -= skipped;
+        message.extend_from_slice(&there[skipped..]);
+        rest = &payload[there.len()..];
+    }
+    (message.len() > HANDSHAKE_HEADER_BYTES).then_some(message)
 }
 
 /// `TLSv1.3`; a version without a name is shown by its number.

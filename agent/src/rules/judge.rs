@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use gnomon_flow::{Attributes, Field, FlowKey, Origin, StoredFlow, field};
+use gnomon_flow::{Attributes, Field, FlowKey, Origin, OwnStreams, StoredFlow, field};
 
 use super::scope::{When, when};
 use super::{Action, Keep, RULES_MAX, Rule, Rules};
@@ -15,11 +15,13 @@ use super::{Action, Keep, RULES_MAX, Rule, Rules};
 /// What the rules said of a flow so far. The default is that of a flow nobody asked about.
 #[derive(Debug, Default)]
 pub struct Verdict {
-    /// [`Judge::generation`] of the rules that were asked.
+    /// [`Judge::generation`] of the rules and own streams that were asked.
     generation: u32,
     /// Rules before this one may still decide what is kept.
     undecided: u16,
     ignored: bool,
+    /// The flow is gnomon's own, and stays so.
+    own: bool,
     /// Rules that matched and have tags or wait for metadata.
     matched: Option<Box<Matched>>,
 }
@@ -28,6 +30,11 @@ impl Verdict {
     #[inline]
     pub fn is_ignored(&self) -> bool {
         self.ignored
+    }
+
+    #[inline]
+    pub fn is_own(&self) -> bool {
+        self.own
     }
 }
 
@@ -56,7 +63,11 @@ pub struct Facts {
 #[derive(Debug)]
 pub struct Judge {
     rules: Arc<Rules>,
+    own_streams: Arc<OwnStreams>,
+    /// Of the two together: it rises whenever either changes.
     generation: u32,
+    /// The generation since which these rules hold.
+    rules_since: u32,
     /// A record with the facts of the flow that is judged, made once.
     flow: StoredFlow,
 }
@@ -69,17 +80,34 @@ impl Default for Judge {
 
 impl Judge {
     pub fn new(rules: Arc<Rules>, origin: Origin) -> Judge {
-        Judge { rules, generation: 1, flow: StoredFlow { origin, ..StoredFlow::default() } }
+        Judge {
+            rules,
+            own_streams: Arc::default(),
+            generation: 1,
+            rules_since: 1,
+            flow: StoredFlow { origin, ..StoredFlow::default() },
+        }
     }
 
     /// From now on these are asked, of every flow anew.
     pub fn replace(&mut self, rules: Arc<Rules>) {
         self.rules = rules;
+        self.next_generation();
+        self.rules_since = self.generation;
+    }
+
+    /// From now on these streams are gnomon's own, of the flows that there are too.
+    pub fn replace_own_streams(&mut self, own_streams: Arc<OwnStreams>) {
+        self.own_streams = own_streams;
+        self.next_generation();
+    }
+
+    fn next_generation(&mut self) {
         // 0 is that of flows nobody asked about.
         self.generation = self.generation.checked_add(1).unwrap_or(1);
     }
 
-    /// Whether these rules were not asked about a flow yet.
+    /// Whether a flow was not judged by these rules and own streams yet.
     #[inline]
     pub fn is_news(&self, verdict: &Verdict) -> bool {
         verdict.generation != self.generation
@@ -105,11 +133,20 @@ impl Judge {
         record.key = facts.key;
         record.icmp = facts.icmp;
         record.direction_guessed = facts.direction_guessed;
+        let mut rules_are_news = false;
         if self.is_news(verdict) {
+            // Once its own, a flow stays so: a stream that was closed still has packets under way.
+            let own = verdict.own || self.own_streams.has(&facts.key);
+            rules_are_news = own != verdict.own || !(self.rules_since..).contains(&verdict.generation);
+            (verdict.own, verdict.generation) = (own, self.generation);
+        }
+        self.flow.record.own_uplink = verdict.own;
+        if rules_are_news {
             *keep = self.rules.otherwise;
             *verdict = Verdict {
                 generation: self.generation,
                 undecided: self.rules.list.len() as u16,
+                own: verdict.own,
                 ..Verdict::default()
             };
             for (at, rule) in self.rules.list.iter().enumerate() {
@@ -121,6 +158,9 @@ impl Judge {
                     ask(&self.rules.list[usize::from(*at)], *at, &self.flow, verdict, keep);
                 }
             }
+        }
+        if verdict.own {
+            *keep = Keep::Nothing;
         }
         std::mem::swap(&mut self.flow.record.attributes, attributes);
     }

@@ -41,8 +41,8 @@ pub fn when(field: &'static Field) -> Result<When, &'static str> {
         // Addresses, ports, protocol, EtherType, VLAN ids.
         FieldId(20..=29) => Ok(When::FirstPacket),
         FieldId(30..=32) => Err("the other side's address is not known with the first packet"),
-        // icmp.type, icmp.code, communityId, direction.guessed
-        FieldId(72 | 73 | 80 | 83) => Ok(When::FirstPacket),
+        // icmp.type, icmp.code, communityId, direction.guessed, own_uplink
+        FieldId(72 | 73 | 80 | 83 | 87) => Ok(When::FirstPacket),
         // outerip, outermac: of attributes.
         FieldId(90 | 91) => Ok(When::Metadata),
         FieldId(1 | 5 | 81) => Err("it names one record or one run of the agent"),

@@ -2,10 +2,12 @@
 
 use gnomon_capture::{Frame, Stamp};
 use gnomon_clock::RawNs;
-use gnomon_flow::{AttributeValue, FlowRecord, Origin, field};
+use gnomon_flow::{
+    AttributeValue, FlowRecord, Origin, OwnStreams, StreamEnd, Transport, TransportStream, field,
+};
 
 use super::*;
-use crate::decode::example;
+use crate::decode::{TcpHeader, example};
 use crate::engine::{Engine, EngineConfig};
 use crate::table::TableConfig;
 
@@ -281,6 +283,84 @@ fn a_flow_that_was_ignored_from_its_start_begins_when_it_is_recorded() {
     assert_eq!((records.len(), records[0].packets()), (1, 1));
     assert_eq!((records[0].first, records[0].last), (RawNs(11 * MS), RawNs(11 * MS)));
     assert_eq!(tags(&records[0]), ["seen"]);
+}
+
+fn own(ends: [(&str, u16); 2]) -> Arc<OwnStreams> {
+    let [one, other] = ends.map(|(address, port)| StreamEnd::new(address.parse().unwrap(), port));
+    let mut own = OwnStreams::default();
+    own.add_stream(TransportStream::new(Transport::Tcp, one, other));
+    Arc::new(own)
+}
+
+/// A connection of [`http`]'s ends that brings a payload with its last packet.
+fn connection(bench: &mut Bench, payload: &[u8]) {
+    bench.feed(&http(true, 1, TcpHeader::SYN, b""));
+    bench.feed(&http(false, 1, TcpHeader::SYN | TcpHeader::ACK, b""));
+    bench.feed(&http(true, 2, TcpHeader::ACK, payload));
+}
+
+#[test]
+fn own_streams_are_counted_and_neither_kept_nor_read_whatever_rules_say() {
+    let texts = [
+        tag("own", "own_uplink == true", "gnomon"),
+        keep("all", "port == 80", Keep::All),
+        keep("late", "http.host == EXISTS!", Keep::All),
+    ];
+    let mut bench = Bench::new(&texts);
+    bench.engine.replace_own_streams(own([("10.0.0.1", 40_000), ("10.0.0.80", 80)]));
+    connection(&mut bench, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    bench.feed(&udp(80, b"not by TCP"));
+    let records = bench.finish();
+    let [ours, other] = &records[..] else { panic!("{records:?}") };
+    assert!(ours.own_uplink && !other.own_uplink);
+    assert_eq!((ours.packets(), ours.sliced_packets), (3, 0));
+    assert_eq!((tags(ours), ours.attributes.of(field::HTTP_HOST).count()), (vec!["gnomon".to_owned()], 0));
+    assert_eq!((other.packets(), other.sliced_packets), (1, 1));
+}
+
+#[test]
+fn a_stream_that_is_known_late_is_own_from_its_next_packet_on_and_stays_so() {
+    let mut bench = Bench::new(&[tag("all", "port == 80", "web")]);
+    connection(&mut bench, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    bench.engine.replace_own_streams(own([("10.0.0.80", 80), ("10.0.0.1", 40_000)]));
+    bench.feed(&http(false, 2, TcpHeader::ACK, b"HTTP/1.1 200 OK\r\n\r\n"));
+    // The next connection of the agent has other ends; this one's last packets are under way.
+    bench.engine.replace_own_streams(Arc::default());
+    bench.replace(&[keep("all", "port == 80", Keep::All)]);
+    bench.feed(&http(false, 21, TcpHeader::ACK, b"more"));
+    let records = bench.finish();
+    let [record] = &records[..] else { panic!("{records:?}") };
+    assert!(record.own_uplink);
+    assert_eq!((record.packets(), record.sliced_packets), (5, 3));
+    assert_eq!(record.attributes.of(field::HTTP_STATUS).count(), 0, "its answer was not read");
+}
+
+#[test]
+fn rules_are_not_asked_again_when_only_other_streams_are_own() {
+    let mut bench = Bench::new(&[tag("all", "port == 80", "web")]);
+    connection(&mut bench, b"");
+    for port in 1..10 {
+        bench.engine.replace_own_streams(own([("10.0.0.80", port), ("10.0.0.1", 40_000)]));
+        bench.feed(&http(true, 2, TcpHeader::ACK, b""));
+    }
+    assert_eq!(bench.matches(), [1]);
+    assert_eq!(bench.finish()[0].sliced_packets, 12);
+}
+
+#[test]
+fn an_own_stream_is_reported_once_a_minute() {
+    let table = TableConfig { flows_max: 256, ..TableConfig::default() };
+    let mut bench = Bench::with(&[], table);
+    bench.engine.replace_own_streams(own([("10.0.0.80", 80), ("10.0.0.1", 40_000)]));
+    let mut interim = 0;
+    for _ in 0..200 {
+        bench.at += 1_000 * MS;
+        bench.feed(&http(true, 2, TcpHeader::ACK, b""));
+        while bench.engine.end_batch(RawNs(bench.at + 500 * MS)) {}
+        interim += bench.engine.take_records().map_or(0, |records| records.len());
+    }
+    // At its start, and in the 200 seconds after it.
+    assert!((3..=5).contains(&interim), "{interim}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::index::Index;
+use super::memory::Key;
 use super::segment::Lane;
 
 /// What to do when an entry does not fit.
@@ -27,6 +28,8 @@ pub struct Limits {
     /// Left free on the file system: the smaller of the two.
     pub free_bytes_min: u64,
     pub free_percent_min: u8,
+    /// Of entries that wait for the disk.
+    pub memory_bytes_max: u64,
     /// What a power cut may cost.
     pub sync_interval: Duration,
     pub when_full: WhenFull,
@@ -58,21 +61,54 @@ impl Space {
 }
 
 /// Bytes that must go before `need` more may be written; 0 when they fit.
-pub(super) fn shortage(limits: &Limits, used: u64, space: Space, need: u64) -> u64 {
-    let over_budget = used.saturating_add(need).saturating_sub(limits.bytes_max);
-    let percent = u64::from(limits.free_percent_min.min(100));
-    let reserve = limits.free_bytes_min.min(space.total / 100 * percent);
-    let over_disk = reserve.saturating_add(need).saturating_sub(space.free);
-    over_budget.max(over_disk)
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Shortage {
+    /// Of the spool's own budget.
+    pub(super) budget: u64,
+    /// Of what is left free on the disk, which others may have filled.
+    pub(super) disk: u64,
 }
 
-/// Which segment goes to make room for an entry of `lane`: flows never make room for slices.
-pub(super) fn victim(index: &Index, lane: Lane) -> Option<u64> {
-    let slices = index.oldest(Lane::Slices);
-    match lane {
-        Lane::Slices => slices,
-        Lane::Flows => slices.or_else(|| index.oldest(Lane::Flows)),
+impl Shortage {
+    pub(super) fn bytes(&self) -> u64 {
+        self.budget.max(self.disk)
     }
+}
+
+pub(super) fn shortage(limits: &Limits, used: u64, space: Space, need: u64) -> Shortage {
+    let budget = used.saturating_add(need).saturating_sub(limits.bytes_max);
+    let percent = u64::from(limits.free_percent_min.min(100));
+    let reserve = limits.free_bytes_min.min(space.total / 100 * percent);
+    let disk = reserve.saturating_add(need).saturating_sub(space.free);
+    Shortage { budget, disk }
+}
+
+/// What goes to make room on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Victim {
+    Segment(u64),
+    /// The oldest file that cannot be read.
+    SetAside,
+}
+
+/// What goes to make room for an entry of `lane`: first what the collector has and is only not settled there, then what
+/// cannot be read, then slices. Flows never make room for slices.
+pub(super) fn victim(index: &Index, lane: Lane) -> Option<Victim> {
+    let spare = index.oldest_acked().map(Victim::Segment);
+    let spare = spare.or_else(|| index.set_aside.front().map(|_| Victim::SetAside));
+    let slices = || index.oldest(Lane::Slices);
+    spare.or_else(|| match lane {
+        Lane::Slices => slices().map(Victim::Segment),
+        Lane::Flows => slices().or_else(|| index.oldest(Lane::Flows)).map(Victim::Segment),
+    })
+}
+
+/// Which entry of the memory goes to make room there for one of `lane`: in the same order.
+pub(super) fn victim_in_memory(index: &Index, lane: Lane) -> Option<(Lane, Key)> {
+    let oldest = |lane: Lane| index.memory.oldest_idle(lane).map(|key| (lane, key));
+    let is_acked = |(_, (epoch, seq)): &(Lane, Key)| *seq <= index.epochs[*epoch].acked;
+    let acked = Lane::ALL.into_iter().filter_map(oldest).find(is_acked);
+    acked.or_else(|| oldest(Lane::Slices)).or_else(|| oldest(Lane::Flows).filter(|_| lane == Lane::Flows))
 }
 
 #[cfg(test)]
@@ -86,6 +122,7 @@ mod tests {
             segment_bytes: 64 << 20,
             free_bytes_min: 500,
             free_percent_min: 5,
+            memory_bytes_max: 1 << 20,
             sync_interval: Duration::from_secs(1),
             when_full: WhenFull::Sacrifice,
         }
@@ -94,12 +131,13 @@ mod tests {
     #[test]
     fn the_budget_and_the_free_space_both_hold() {
         let space = Space { total: 100_000, free: 600 };
-        assert_eq!(shortage(&limits(), 900, space, 100), 0);
-        assert_eq!(shortage(&limits(), 901, space, 100), 1);
-        assert_eq!(shortage(&limits(), 0, space, 101), 1);
+        let shortage = |used, space, need| shortage(&limits(), used, space, need).bytes();
+        assert_eq!(shortage(900, space, 100), 0);
+        assert_eq!(shortage(901, space, 100), 1);
+        assert_eq!(shortage(0, space, 101), 1);
         // On a small disk the percentage is the smaller one: 50 bytes.
-        assert_eq!(shortage(&limits(), 0, Space { total: 1_000, free: 150 }, 100), 0);
-        assert_eq!(shortage(&limits(), 0, Space { total: 1_000, free: 0 }, 100), 150);
+        assert_eq!(shortage(0, Space { total: 1_000, free: 150 }, 100), 0);
+        assert_eq!(shortage(0, Space { total: 1_000, free: 0 }, 100), 150);
     }
 
     #[test]

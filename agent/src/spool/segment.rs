@@ -1,30 +1,35 @@
 //! One file of the spool: `flows-NNNNNNNNNNNNNNNN.spool` or `slices-NNNNNNNNNNNNNNNN.spool`.
 //!
 //! Constraints: appended to only; one lane and one epoch a file; readable from any hostile bytes without a panic; every
-//! byte that carries meaning is under a CRC-32C; damage costs the entries it hit and no others. Little endian.
+//! byte that carries meaning is under a CRC-32C; damage costs the entries it hit and no others, wherever it is. Little
+//! endian.
 //!
 //! ```text
-//! file header, 80 bytes          entry header, 40 bytes           seal, 56 bytes (only when closed in order)
-//!  0  8 magic "GNSPOOL\x01"       0  4 magic "GNSE"                0  4 magic "GNSZ"
-//!  8  4 version, 1                4  4 payload bytes               4  4 zero
+//! file header, 80 bytes          entry header, 96 bytes           seal, 56 bytes (only when closed in order)
+//!  0  8 magic "GNSPOOL\x01"       0  4 magic "GNS2"                0  4 magic "GNSZ"
+//!  8  4 version, 2                4  4 payload bytes               4  4 zero
 //! 12  1 lane (1 flows, 2 slices)  8  8 seq                         8  8 entries
 //! 13  3 zero                     16  8 RAW when it was written    16  8 items
 //! 16  8 number, as in the name   24  4 items (records, packets)   24  8 first seq
 //! 24 16 agent    \               28  1 lane, again                32  8 last seq
 //! 40 16 boot id   > the epoch    29  3 zero                       40  8 RAW of the first entry
-//! 56  8 opened   /               32  4 CRC-32C of the payload     48  4 zero
-//! 64  8 time suspended, ns       36  4 CRC-32C, see below         52  4 CRC-32C of bytes 0..52
-//! 72  4 zero                     40  … payload
-//! 76  4 CRC-32C of bytes 0..76
+//! 56  8 opened   /               32 56 file header, 16..72        48  4 zero
+//! 64  8 time suspended, ns       88  4 CRC-32C of the payload     52  4 CRC-32C of bytes 0..52
+//! 72  4 zero                     92  4 CRC-32C of bytes 0..92
+//! 76  4 CRC-32C of bytes 0..76   96  … payload
 //! ```
 //!
-//! The CRC of an entry header runs over the file header and bytes 0..36, so that an old block of a deleted file which a
-//! power cut brings back, or a captured packet that looks like an entry, is never taken for one.
+//! An entry repeats what the file header says, so that a file whose header is damaged is read all the same. The file's
+//! number is part of it: an old block of a deleted file, which a power cut brings back, is never taken for one of this
+//! file. Version 1, which is read and no longer written, has entry headers of 40 bytes (magic "GNSE"; bytes 0..32 as
+//! above, then the CRC of the payload and one that runs over the file header and bytes 0..36): there the file header is
+//! needed, and guessed from those of other files when it is damaged.
 //!
-//! Crash story. An entry is one write(2): after SIGKILL it is there, or is a torn tail; after a power cut, what was
-//! written since the last fdatasync may be missing, zero or torn. A file without a valid seal is therefore read through
-//! when the spool is opened: what follows its last whole entry is cut off and counted, and the seal is added. A damaged
-//! header in the middle is passed by searching the next header whose CRC holds; a damaged payload by its length.
+//! Crash story. Entries are appended by write(2), several at a time: after SIGKILL they are there, or are a torn tail;
+//! after a power cut, what was written since the last fdatasync may be missing, zero or torn. A file without a valid seal
+//! is therefore read through when the spool is opened: what follows its last whole entry is cut off and counted, and the
+//! seal is added. A damaged header in the middle is passed by searching the next header whose CRC holds; a damaged payload
+//! by its length.
 
 use std::fs::File;
 use std::io;
@@ -49,21 +54,33 @@ impl Lane {
         }
     }
 
+    pub(super) fn index(self) -> usize {
+        match self {
+            Lane::Flows => 0,
+            Lane::Slices => 1,
+        }
+    }
+
     fn from_byte(byte: u8) -> Option<Lane> {
         Lane::ALL.into_iter().find(|lane| *lane as u8 == byte)
     }
 }
 
 pub(super) const FILE_HEADER_BYTES: u64 = 80;
-pub(super) const ENTRY_HEADER_BYTES: u64 = 40;
+pub(super) const ENTRY_HEADER_BYTES: u64 = 96;
+const ENTRY_HEADER_BYTES_V1: u64 = 40;
 pub(super) const SEAL_BYTES: u64 = 56;
 
 /// Largest payload of an entry: a gRPC message must hold it with its frame.
 pub const PAYLOAD_BYTES_MAX: usize = gnomon_proto::MESSAGE_BYTES_MAX - 4096;
 
 const FILE_MAGIC: [u8; 8] = *b"GNSPOOL\x01";
-const FILE_VERSION: u32 = 1;
-const ENTRY_MAGIC: [u8; 4] = *b"GNSE";
+const FILE_VERSION: u32 = 2;
+const ENTRY_MAGIC: [u8; 4] = *b"GNS2";
+const ENTRY_MAGIC_V1: [u8; 4] = *b"GNSE";
+/// Where an entry repeats the file header, and which part of it.
+const REPEATED_AT: usize = 32;
+const REPEATED: std::ops::Range<usize> = 16..72;
 const SEAL_MAGIC: [u8; 4] = *b"GNSZ";
 
 /// A fixed-size header under construction or under reading.
@@ -100,6 +117,7 @@ impl<const N: usize> Fields<N> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileHeader {
+    pub(super) version: u32,
     pub(super) lane: Lane,
     pub(super) number: u64,
     pub(super) epoch: EpochId,
@@ -108,11 +126,29 @@ pub(super) struct FileHeader {
     pub(super) suspended_ns: u64,
 }
 
+/// How the entries of a file are recognised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    /// What the CRC of every entry header begins with.
+    V1 { salt: u32 },
+    /// What every entry header repeats of the file header.
+    V2 { number: u64, epoch: EpochId },
+}
+
 impl FileHeader {
+    pub(super) fn new(lane: Lane, number: u64, epoch: EpochId, suspended_ns: u64) -> FileHeader {
+        FileHeader { version: FILE_VERSION, lane, number, epoch, suspended_ns }
+    }
+
+    /// The header an older agent would have given the file.
+    pub(super) fn old(lane: Lane, number: u64, epoch: EpochId, suspended_ns: u64) -> FileHeader {
+        FileHeader { version: 1, lane, number, epoch, suspended_ns }
+    }
+
     pub(super) fn encode(&self) -> [u8; FILE_HEADER_BYTES as usize] {
         let mut fields = Fields([0; FILE_HEADER_BYTES as usize]);
         fields.put(0, &FILE_MAGIC);
-        fields.put(8, &FILE_VERSION.to_le_bytes());
+        fields.put(8, &self.version.to_le_bytes());
         fields.put(12, &[self.lane as u8]);
         fields.put(16, &self.number.to_le_bytes());
         fields.put(24, &self.epoch.agent);
@@ -122,26 +158,42 @@ impl FileHeader {
         fields.close(0)
     }
 
-    /// What the CRC of every entry header of this file begins with.
-    pub(super) fn salt(&self) -> u32 {
-        crc32c::crc32c(&self.encode())
+    pub(super) fn format(&self) -> Format {
+        if self.version == 1 {
+            return Format::V1 { salt: crc32c::crc32c(&self.encode()) };
+        }
+        Format::V2 { number: self.number, epoch: self.epoch }
     }
 
     /// `None` when the file is too short or its header is damaged or of another version.
     pub(super) fn read(file: &File) -> io::Result<Option<FileHeader>> {
         let Some(fields) = read_fields::<{ FILE_HEADER_BYTES as usize }>(file, 0)? else { return Ok(None) };
-        if !fields.is_whole(0) || fields.array(0) != FILE_MAGIC || fields.u32(8) != FILE_VERSION {
+        let version = fields.u32(8);
+        if !fields.is_whole(0) || fields.array(0) != FILE_MAGIC || !(1..=FILE_VERSION).contains(&version) {
             return Ok(None);
         }
-        let epoch =
-            EpochId { agent: fields.array(24), boot_id: fields.array(40), opened: RawNs(fields.u64(56)) };
-        let suspended_ns = fields.u64(64);
-        Ok(Lane::from_byte(fields.0[12]).map(|lane| FileHeader {
-            lane,
-            number: fields.u64(16),
-            epoch,
-            suspended_ns,
-        }))
+        Ok(Lane::from_byte(fields.0[12]).map(|lane| FileHeader::of(version, lane, &fields, REPEATED.start)))
+    }
+
+    /// From a file header or what an entry repeats of it, which begins at `at`.
+    fn of<const N: usize>(version: u32, lane: Lane, fields: &Fields<N>, at: usize) -> FileHeader {
+        let epoch = EpochId {
+            agent: fields.array(at + 8),
+            boot_id: fields.array(at + 24),
+            opened: RawNs(fields.u64(at + 40)),
+        };
+        FileHeader { version, lane, number: fields.u64(at), epoch, suspended_ns: fields.u64(at + 48) }
+    }
+
+    /// What the first whole entry of a file repeats of the file's header, which is damaged.
+    pub(super) fn salvage(file: &File, file_bytes: u64) -> io::Result<Option<FileHeader>> {
+        find(file, 0, file_bytes, ENTRY_MAGIC, &mut |at| {
+            let Some(fields) = read_fields::<{ ENTRY_HEADER_BYTES as usize }>(file, at)? else {
+                return Ok(None);
+            };
+            let lane = Lane::from_byte(fields.0[28]).filter(|_| fields.is_whole(0));
+            Ok(lane.map(|lane| FileHeader::of(FILE_VERSION, lane, &fields, REPEATED_AT)))
+        })
     }
 }
 
@@ -153,40 +205,82 @@ pub(super) struct EntryHeader {
     pub(super) items: u32,
     pub(super) payload_bytes: u32,
     pub(super) payload_crc: u32,
+    header_bytes: u32,
 }
 
 impl EntryHeader {
-    pub(super) fn encode(&self, salt: u32) -> [u8; ENTRY_HEADER_BYTES as usize] {
+    pub(super) fn new(lane: Lane, seq: u64, written: RawNs, items: u32, payload: &[u8]) -> EntryHeader {
+        EntryHeader {
+            lane,
+            seq,
+            written,
+            items,
+            payload_bytes: u32::try_from(payload.len()).unwrap_or(u32::MAX),
+            payload_crc: crc32c::crc32c(payload),
+            header_bytes: ENTRY_HEADER_BYTES as u32,
+        }
+    }
+
+    /// As it stands in the file whose header is `file`, which is `encoded`.
+    pub(super) fn encode(
+        &self,
+        file: &[u8; FILE_HEADER_BYTES as usize],
+    ) -> [u8; ENTRY_HEADER_BYTES as usize] {
         let mut fields = Fields([0; ENTRY_HEADER_BYTES as usize]);
         fields.put(0, &ENTRY_MAGIC);
+        self.put(&mut fields);
+        fields.put(REPEATED_AT, &file[REPEATED]);
+        fields.put(88, &self.payload_crc.to_le_bytes());
+        fields.close(0)
+    }
+
+    fn put<const N: usize>(&self, fields: &mut Fields<N>) {
         fields.put(4, &self.payload_bytes.to_le_bytes());
         fields.put(8, &self.seq.to_le_bytes());
         fields.put(16, &self.written.0.to_le_bytes());
         fields.put(24, &self.items.to_le_bytes());
         fields.put(28, &[self.lane as u8]);
-        fields.put(32, &self.payload_crc.to_le_bytes());
-        fields.close(salt)
     }
 
-    fn decode(fields: &Fields<{ ENTRY_HEADER_BYTES as usize }>, salt: u32) -> Option<EntryHeader> {
+    fn of<const N: usize>(fields: &Fields<N>) -> Option<EntryHeader> {
         let payload_bytes = fields.u32(4);
-        let good = fields.array(0) == ENTRY_MAGIC
-            && fields.is_whole(salt)
-            && payload_bytes as usize <= PAYLOAD_BYTES_MAX;
-        let lane = Lane::from_byte(fields.0[28]).filter(|_| good)?;
+        let lane = Lane::from_byte(fields.0[28]).filter(|_| payload_bytes as usize <= PAYLOAD_BYTES_MAX)?;
         Some(EntryHeader {
             lane,
             seq: fields.u64(8),
             written: RawNs(fields.u64(16)),
             items: fields.u32(24),
             payload_bytes,
-            payload_crc: fields.u32(32),
+            payload_crc: fields.u32(N - 8),
+            header_bytes: N as u32,
         })
+    }
+
+    /// The header at `at`, if it is one of this file's.
+    fn read(file: &File, at: u64, format: &Format) -> io::Result<Option<EntryHeader>> {
+        match format {
+            Format::V1 { salt } => {
+                let fields = read_fields::<{ ENTRY_HEADER_BYTES_V1 as usize }>(file, at)?;
+                let fields = fields.filter(|f| f.array(0) == ENTRY_MAGIC_V1 && f.is_whole(*salt));
+                Ok(fields.as_ref().and_then(EntryHeader::of))
+            }
+            Format::V2 { number, epoch } => {
+                let fields = read_fields::<{ ENTRY_HEADER_BYTES as usize }>(file, at)?;
+                let Some(fields) = fields.filter(|f| f.array(0) == ENTRY_MAGIC && f.is_whole(0)) else {
+                    return Ok(None);
+                };
+                let header = EntryHeader::of(&fields);
+                Ok(header.filter(|header| {
+                    let file = FileHeader::of(FILE_VERSION, header.lane, &fields, REPEATED_AT);
+                    file.number == *number && file.epoch == *epoch
+                }))
+            }
+        }
     }
 
     /// Bytes of the whole entry in the file.
     pub(super) fn entry_bytes(&self) -> u64 {
-        ENTRY_HEADER_BYTES + u64::from(self.payload_bytes)
+        u64::from(self.header_bytes) + u64::from(self.payload_bytes)
     }
 }
 
@@ -258,11 +352,38 @@ pub(super) enum Step {
     End,
 }
 
-/// A file whose header was good, for reading its entries.
+/// The first place from `from` on where `magic` stands and `look` finds something.
+fn find<T>(
+    file: &File,
+    from: u64,
+    end: u64,
+    magic: [u8; 4],
+    look: &mut dyn FnMut(u64) -> io::Result<Option<T>>,
+) -> io::Result<Option<T>> {
+    let mut chunk = vec![0u8; 64 * 1024];
+    let mut at = from;
+    while at < end {
+        let bytes = file.read_at(&mut chunk, at)?;
+        let candidates = chunk[..bytes].windows(magic.len()).enumerate();
+        for (offset, _) in candidates.filter(|(_, window)| *window == magic) {
+            if let Some(found) = look(at + offset as u64)? {
+                return Ok(Some(found));
+            }
+        }
+        // A magic may lie across the border of two chunks.
+        match bytes.checked_sub(magic.len() - 1) {
+            Some(done) if done > 0 => at += done as u64,
+            _ => break,
+        }
+    }
+    Ok(None)
+}
+
+/// A file whose header is known, for reading its entries.
 #[derive(Debug)]
 pub(super) struct SegmentFile {
     pub(super) file: File,
-    pub(super) salt: u32,
+    pub(super) format: Format,
 }
 
 impl SegmentFile {
@@ -279,36 +400,23 @@ impl SegmentFile {
     }
 
     fn entry_at(&self, at: u64, end: u64) -> io::Result<Option<EntryHeader>> {
-        let fields = read_fields::<{ ENTRY_HEADER_BYTES as usize }>(&self.file, at)?;
-        let header = fields.as_ref().and_then(|fields| EntryHeader::decode(fields, self.salt));
+        let header = EntryHeader::read(&self.file, at, &self.format)?;
         Ok(header.filter(|header| at + header.entry_bytes() <= end))
     }
 
     /// The first whole entry at `from` or after it.
     fn next_entry(&self, from: u64, end: u64) -> io::Result<Option<u64>> {
-        let mut chunk = vec![0u8; 64 * 1024];
-        let mut at = from;
-        while at + ENTRY_HEADER_BYTES <= end {
-            let bytes = self.file.read_at(&mut chunk, at)?;
-            let candidates = chunk[..bytes].windows(ENTRY_MAGIC.len()).enumerate();
-            for (offset, _) in candidates.filter(|(_, window)| *window == ENTRY_MAGIC) {
-                if self.entry_at(at + offset as u64, end)?.is_some() {
-                    return Ok(Some(at + offset as u64));
-                }
-            }
-            // A magic may lie across the border of two chunks.
-            match bytes.checked_sub(ENTRY_MAGIC.len() - 1) {
-                Some(done) if done > 0 => at += done as u64,
-                _ => break,
-            }
-        }
-        Ok(None)
+        let magic = match self.format {
+            Format::V1 { .. } => ENTRY_MAGIC_V1,
+            Format::V2 { .. } => ENTRY_MAGIC,
+        };
+        find(&self.file, from, end, magic, &mut |at| Ok(self.entry_at(at, end)?.map(|_| at)))
     }
 
     /// The payload of the entry at `at`, or `None` when its checksum does not hold.
     pub(super) fn payload(&self, at: u64, header: &EntryHeader) -> io::Result<Option<Vec<u8>>> {
         let mut payload = vec![0u8; header.payload_bytes as usize];
-        match self.file.read_exact_at(&mut payload, at + ENTRY_HEADER_BYTES) {
+        match self.file.read_exact_at(&mut payload, at + u64::from(header.header_bytes)) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
             Err(error) => return Err(error),
@@ -319,7 +427,7 @@ impl SegmentFile {
     /// Reads a file that was not sealed through. Damage in the middle is left where it is for the reader to pass.
     pub(super) fn scan(&self, file_bytes: u64) -> io::Result<Scan> {
         let mut scan = Scan { end: FILE_HEADER_BYTES, ..Scan::default() };
-        let mut at = FILE_HEADER_BYTES;
+        let (mut at, mut stretches) = (FILE_HEADER_BYTES, 0);
         loop {
             match self.step(at, file_bytes)? {
                 Step::Entry(header) => {
@@ -328,9 +436,13 @@ impl SegmentFile {
                     if at < file_bytes || self.payload(at - header.entry_bytes(), &header)?.is_some() {
                         scan.totals.add(&header);
                         scan.end = at;
+                        scan.damaged_stretches = stretches;
                     }
                 }
-                Step::Damaged { resume } => at = resume,
+                Step::Damaged { resume } => {
+                    stretches += 1;
+                    at = resume;
+                }
                 Step::End => break,
             }
         }
@@ -346,6 +458,8 @@ pub(super) struct Scan {
     /// Where its entries end; what follows is a torn tail.
     pub(super) end: u64,
     pub(super) torn_bytes: u64,
+    /// Before `end`: at least an entry each.
+    pub(super) damaged_stretches: u64,
 }
 
 /// The file name of a segment.
@@ -361,6 +475,17 @@ pub(super) fn parse_file_name(name: &str) -> Option<(Lane, u64)> {
     Some((lane, number.parse().ok().filter(|_| good)?))
 }
 
+/// An entry of a file of version 1, which nobody writes any more.
+#[cfg(test)]
+pub(super) fn entry_v1(file: &FileHeader, seq: u64, payload: &[u8]) -> Vec<u8> {
+    let Format::V1 { salt } = file.format() else { panic!("of version 1") };
+    let mut fields = Fields([0; ENTRY_HEADER_BYTES_V1 as usize]);
+    fields.put(0, &ENTRY_MAGIC_V1);
+    EntryHeader::new(file.lane, seq, RawNs(77), 3, payload).put(&mut fields);
+    fields.put(32, &crc32c::crc32c(payload).to_le_bytes());
+    [&fields.close(salt)[..], payload].concat()
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -368,28 +493,35 @@ mod tests {
     use super::*;
 
     fn header(seq: u64, payload: &[u8]) -> EntryHeader {
-        EntryHeader {
-            lane: Lane::Slices,
-            seq,
-            written: RawNs(77),
-            items: 3,
-            payload_bytes: payload.len() as u32,
-            payload_crc: crc32c::crc32c(payload),
-        }
+        EntryHeader::new(Lane::Slices, seq, RawNs(77), 3, payload)
     }
 
     fn file_of(payloads: &[&[u8]]) -> (SegmentFile, u64) {
         let mut file = tempfile::tempfile().unwrap();
         let epoch = EpochId { agent: [1; 16], boot_id: [2; 16], opened: RawNs(3) };
-        let head = FileHeader { lane: Lane::Slices, number: 9, epoch, suspended_ns: 4 };
+        let head = FileHeader::new(Lane::Slices, 9, epoch, 4);
         file.write_all(&head.encode()).unwrap();
         for (i, payload) in payloads.iter().enumerate() {
-            file.write_all(&header(i as u64 + 1, payload).encode(head.salt())).unwrap();
+            file.write_all(&header(i as u64 + 1, payload).encode(&head.encode())).unwrap();
             file.write_all(payload).unwrap();
         }
         let bytes = file.metadata().unwrap().len();
         assert_eq!(FileHeader::read(&file).unwrap(), Some(head));
-        (SegmentFile { file, salt: head.salt() }, bytes)
+        assert_eq!(FileHeader::salvage(&file, bytes).unwrap(), Some(head).filter(|_| !payloads.is_empty()));
+        (SegmentFile { file, format: head.format() }, bytes)
+    }
+
+    #[test]
+    fn a_file_of_version_1_is_read() {
+        let mut file = tempfile::tempfile().unwrap();
+        let head = FileHeader::old(Lane::Slices, 9, EpochId { opened: RawNs(3), ..EpochId::default() }, 4);
+        file.write_all(&head.encode()).unwrap();
+        for seq in 1..=3 {
+            file.write_all(&entry_v1(&head, seq, b"payload")).unwrap();
+        }
+        let bytes = file.metadata().unwrap().len();
+        assert_eq!(FileHeader::read(&file).unwrap(), Some(head));
+        assert_eq!(seqs(&SegmentFile { file, format: head.format() }, bytes), [1, 2, 3]);
     }
 
     fn seqs(segment: &SegmentFile, end: u64) -> Vec<u64> {
@@ -422,7 +554,8 @@ mod tests {
     #[test]
     fn an_entry_of_another_file_is_none_of_this() {
         let (mut segment, bytes) = file_of(&[b"x"]);
-        segment.salt ^= 1;
+        let Format::V2 { number, .. } = &mut segment.format else { panic!("of version 2") };
+        *number += 1;
         assert_eq!(segment.scan(bytes).unwrap().totals.entries, 0);
     }
 

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::Shared;
+use super::ledger::Noted;
 use super::segment::SegmentFile;
 
 const SUSPECT_MAX: usize = 8;
@@ -57,6 +58,11 @@ pub(super) fn run(shared: &Shared) {
         drop(pending);
         let mut failed = None;
         let mut suspect = Vec::new();
+        let looked = !files.is_empty() || directory;
+        if looked {
+            // Before the entries, so that what is on the disk is known to have been given out.
+            note_all(shared);
+        }
         for (number, file) in &files {
             if let Err(error) = file.file.sync_data() {
                 suspect.push(*number);
@@ -68,7 +74,6 @@ pub(super) fn run(shared: &Shared) {
             again = true;
             failed = Some(error);
         }
-        let looked = !files.is_empty() || directory;
         if let Some(error) = failed {
             let mut pending = queue.pending.lock().unwrap_or_else(PoisonError::into_inner);
             pending.directory |= again;
@@ -78,17 +83,33 @@ pub(super) fn run(shared: &Shared) {
                 pending.suspect.pop_first();
             }
             drop(pending);
-            shared.index().error = Some(format!("fdatasync: {error}"));
+            shared.index().sync_error = Some(format!("fdatasync: {error}"));
             if !failing {
                 tracing::error!(dir = %shared.limits.dir.display(), %error, "cannot sync the spool: a power cut may lose what was written");
             }
             failing = true;
         } else if failing && looked {
             failing = false;
+            shared.index().sync_error = None;
             tracing::info!("the spool is synced again, in other files");
         }
         if closed {
             return;
         }
+    }
+}
+
+/// Notes how far each epoch is. What cannot be noted is no failure of the entries.
+fn note_all(shared: &Shared) {
+    let mut index = shared.index();
+    let grown: Vec<Noted> =
+        index.epochs.iter_mut().filter_map(|epoch| epoch.has_grown().then(|| Noted::of(epoch))).collect();
+    drop(index);
+    for noted in &grown {
+        shared.note(noted);
+    }
+    let to_sync = shared.ledger().take_unsynced();
+    if let Some(file) = to_sync {
+        let _ = file.sync_data();
     }
 }

@@ -4,8 +4,10 @@ use gnomon_capture::{Frame, Stamp};
 use gnomon_clock::RawNs;
 use gnomon_flow::{Attributes, DecodeProblem, DirectionCounters, FlowEndReason, FlowId, FlowRecord};
 
+use super::challenge::Challenge;
+use super::direction::{self, Role};
 use super::key::TableKey;
-use super::layer7::Inspected;
+use super::layer7::{Budget, Inspected};
 use super::sequence::InOrder;
 use super::tcp::Tcp;
 use super::wrapping::Wrapping;
@@ -68,6 +70,8 @@ pub struct InterimPolicy {
     /// Distance of a flow's second record from its first; it doubles with each while the flow goes on.
     pub interval_min_ns: u64,
     pub interval_max_ns: u64,
+    /// Distance of records of gnomon's own streams: each record is traffic of such a stream again.
+    pub interval_own_ns: u64,
     /// Made in one tick of the timer wheel (16.8 ms); more are put off to the next ticks.
     pub per_tick_max: u32,
 }
@@ -78,6 +82,7 @@ impl Default for InterimPolicy {
             delay_ns: 100_000_000,
             interval_min_ns: 1_000_000_000,
             interval_max_ns: 10_000_000_000,
+            interval_own_ns: 60_000_000_000,
             per_tick_max: 2048,
         }
     }
@@ -141,10 +146,7 @@ impl Entry {
         packet: &Packet<'_>,
         stamp: Stamp,
     ) -> Entry {
-        // The sender of the first packet began the flow, unless that is visibly an answer.
-        let is_answer = packet.tcp.is_some_and(|tcp| tcp.is_syn_ack());
-        let is_start = packet.tcp.is_some_and(|tcp| tcp.is_syn());
-        let is_tcp = packet.key.protocol == TCP && packet.fragment != Fragment::Later;
+        let role = direction::role(packet);
         Entry {
             key,
             id,
@@ -172,8 +174,8 @@ impl Entry {
             stamp_err_ns: 0,
             icmp: packet.icmp,
             problem: None,
-            orig_is_high: from_high != is_answer,
-            direction_guessed: is_tcp && !is_start && !is_answer,
+            orig_is_high: from_high != (role == Role::Answer),
+            direction_guessed: role == Role::Unknown,
             used: false,
             live: true,
         }
@@ -213,6 +215,8 @@ impl Entry {
         }
         if packet.icmp.is_some() {
             learned |= self.wrapping.add_quoted(packet);
+        } else if packet.arp.is_some() {
+            learned |= self.wrapping.add_arp(frame);
         }
         self.directions[side].add(packet, data_bytes);
         self.first = self.first.min(stamp.raw);
@@ -299,8 +303,33 @@ impl Entry {
         header.is_some_and(|header| self.tcp.is_reopened_by(header, side))
     }
 
+    pub(super) fn segment(&self) -> u32 {
+        self.segment
+    }
+
+    /// Uncount a SYN that turned out to be another connection's. False where it is in another segment's record, or alone in
+    /// this one's: then it stays.
+    pub(super) fn give_up(&mut self, syn: &Challenge) -> bool {
+        let side = self.side(syn.from_high);
+        let direction = &mut self.directions[side];
+        if self.segment != syn.segment || direction.packets < 2 {
+            return false;
+        }
+        direction.packets -= 1;
+        direction.bytes = direction.bytes.saturating_sub(u64::from(syn.packet.wire_len));
+        direction.ip_bytes = direction.ip_bytes.saturating_sub(u64::from(syn.packet.ip_len));
+        if let Some(header) = &syn.packet.tcp {
+            self.tcp.uncount(header);
+        }
+        if self.last == syn.stamp.raw {
+            self.last = syn.last;
+        }
+        true
+    }
+
     /// The active timeout closed a segment; the next one begins at `first`.
-    pub(super) fn next_segment(&mut self, first: RawNs) {
+    pub(super) fn next_segment(&mut self, first: RawNs, budget: &mut Budget) {
+        self.inspected.next_segment(budget);
         self.segment = self.segment.saturating_add(1);
         self.revision = 0;
         self.first = first;
@@ -327,10 +356,14 @@ impl Entry {
         judge: &Judge,
     ) -> FlowRecord {
         if let Some(policy) = policy {
-            let interval = policy
-                .interval_min_ns
-                .saturating_mul(1 << self.interim_run.min(20))
-                .min(policy.interval_max_ns);
+            let interval = if self.verdict.is_own() {
+                policy.interval_own_ns
+            } else {
+                policy
+                    .interval_min_ns
+                    .saturating_mul(1 << self.interim_run.min(20))
+                    .min(policy.interval_max_ns)
+            };
             self.interim_at = now.saturating_add(interval);
             self.interim_run = self.interim_run.saturating_add(1);
             self.changed = false;
@@ -355,6 +388,7 @@ impl Entry {
             tcp: self.tcp.summary(),
             icmp: self.icmp,
             direction_guessed: self.direction_guessed,
+            own_uplink: self.verdict.is_own(),
             problem: self.problem,
             sliced_packets: u64::from(self.slice.segment_packets),
             sliced_bytes: self.slice.segment_bytes,

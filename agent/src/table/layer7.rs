@@ -1,17 +1,21 @@
-//! Where the flow table meets the inspectors: the first bytes of each direction of a flow, in order.
+//! Where the flow table meets the inspectors: the first bytes of each direction of a flow's segment, in order.
+//!
+//! What was said in a segment is in that segment's record and in no other; only the names of protocols go on. Limits are
+//! those of a segment: one that is hit is a field of the record ([`field::INSPECT_ENDED`]), and the next segment is read
+//! again.
 //!
 //! TCP segments out of order wait for those before them, within bounds ([`super::reassembly`]); what was lost or not
 //! captured is a gap, after which inspection begins anew. Flows without payload carry none of this.
 
 use gnomon_clock::RawNs;
-use gnomon_flow::Attributes;
+use gnomon_flow::{AttributeValue, Attributes, field};
 
 use super::reassembly::{Next, Stream, WaitingBudget};
 use super::sequence::InOrder;
 use crate::decode::{Fragment, Packet, TcpHeader, UDP};
 use crate::inspect::{BufferBudget, FirstBytes, Inspection};
 
-/// Payload of one direction that is looked at; bodies that pass unread are not counted.
+/// Payload of one direction of a segment that is looked at; bodies that pass unread are not counted.
 pub(super) const INSPECTED_BYTES_MAX: u32 = 16 << 10;
 
 /// What all flows of a table may hold together.
@@ -54,11 +58,14 @@ pub(super) struct Layer7 {
     inspected: [u32; 2],
 }
 
-/// What a flow's payload said.
+/// What the payload of a flow's segment said.
 #[derive(Debug, Default)]
 pub(super) struct Told {
     attributes: Attributes,
+    /// Of the flow: said in its first segment.
     first: FirstBytes,
+    /// Inspection ended at a limit, and not because there was nothing more to read: the next segment is read again.
+    at_limit: bool,
     /// What the budget was charged for the attributes.
     charged: u32,
 }
@@ -129,8 +136,14 @@ impl Inspected {
     #[cold]
     fn give_up(&mut self, budget: &mut Budget) {
         budget.told.deny();
+        self.stop(budget);
+    }
+
+    /// Nothing more of it is read; what it said so far stands.
+    pub(super) fn stop(&mut self, budget: &mut Budget) {
         if let Inspected::Going(layer7, _) = self {
             layer7.release(budget);
+            layer7.told.end_at(Limit::Memory);
             *self = Inspected::Over(Box::new(std::mem::take(&mut layer7.told)), [true; 2]);
         }
     }
@@ -219,11 +232,15 @@ impl Inspected {
         *inspected = inspected
             .saturating_add(u32::try_from(packet.payload.len()).unwrap_or(u32::MAX))
             .min(INSPECTED_BYTES_MAX);
-        let ports = (packet.key.orig_port, packet.key.resp_port);
+        let is_at_limit = *inspected == INSPECTED_BYTES_MAX;
+        let ports = [packet.key.orig_port, packet.key.resp_port];
         let out = &mut layer7.told.attributes;
-        layer7.inspection.udp_payload(side == 0, ports.0, ports.1, packet.payload, out, &mut budget.inspect);
+        let is_cut = packet.payload_len as usize > packet.payload.len();
+        layer7.inspection.udp_payload(side == 0, ports, packet.payload, is_cut, out, &mut budget.inspect);
         if layer7.inspection.is_done_with_datagrams(side == 0) {
             layer7.inspected[side] = INSPECTED_BYTES_MAX;
+        } else if is_at_limit {
+            layer7.told.end_at(Limit::Bytes);
         }
         self.end_if_over(side, budget);
     }
@@ -250,24 +267,55 @@ impl Inspected {
                     layer7.drain(side, budget);
                 }
             }
+            layer7.inspection.conclude(&mut layer7.told.attributes, &mut budget.inspect);
         }
         self.told_count() != before
+    }
+
+    /// The next segment begins: what was said stays in the record of the one before, but for the names of protocols. Where
+    /// a limit ended inspection, it begins anew.
+    pub(super) fn next_segment(&mut self, budget: &mut Budget) {
+        let Some(told) = self.told_mut() else { return };
+        let mut kept = Attributes::default();
+        for name in told.attributes.of(field::PROTOCOLS) {
+            kept.push(field::PROTOCOLS, name.clone());
+        }
+        told.attributes = kept;
+        told.first.next_segment();
+        budget.told.give_back(std::mem::take(&mut told.charged) as usize);
+        let is_at_limit = std::mem::take(&mut told.at_limit);
+        match self {
+            Inspected::NotBegun => {}
+            Inspected::Going(layer7, deaf) => {
+                for side in [0, 1] {
+                    if layer7.inspected[side] < INSPECTED_BYTES_MAX {
+                        layer7.inspected[side] = 0;
+                    } else if is_at_limit {
+                        layer7.read_again(side, budget);
+                        deaf[side] = false;
+                    }
+                }
+            }
+            Inspected::Over(told, _) if is_at_limit => {
+                let layer7 = Layer7 { told: std::mem::take(told), ..Layer7::default() };
+                *self = Inspected::Going(Box::new(layer7), Deaf::default());
+            }
+            Inspected::Over(..) => {}
+        }
+        self.charge(budget);
     }
 
     /// What is known so far.
     pub(super) fn attributes(&self) -> Attributes {
         let Some(told) = self.told() else { return Attributes::default() };
-        let mut attributes = told.attributes.clone();
-        told.first.tell(&mut attributes);
-        attributes
+        told.finish(told.attributes.clone())
     }
 
     /// What is known at the flow's end: nothing is left here, and nothing was copied.
     pub(super) fn take_attributes(&mut self) -> Attributes {
         let Some(told) = self.told_mut() else { return Attributes::default() };
-        let mut attributes = std::mem::take(&mut told.attributes);
-        told.first.tell(&mut attributes);
-        attributes
+        let attributes = std::mem::take(&mut told.attributes);
+        told.finish(attributes)
     }
 
     /// The flow ends: what is held goes back to the budget.
@@ -297,7 +345,8 @@ impl Layer7 {
     fn drain(&mut self, side: usize, budget: &mut Budget) {
         while let Some((gap, bytes)) = self.streams[side].pop(&mut budget.waiting) {
             if gap > 0 {
-                self.inspection.tcp_gap(side == 0, u64::from(gap), &mut budget.inspect);
+                let out = &mut self.told.attributes;
+                self.inspection.tcp_gap(side == 0, u64::from(gap), out, &mut budget.inspect);
             }
             self.inspect(side, &bytes.captured, bytes.missing, budget);
         }
@@ -315,11 +364,25 @@ impl Layer7 {
             self.inspected[side] = self.inspected[side].saturating_add(looked_at).min(INSPECTED_BYTES_MAX);
         }
         if missing > 0 {
-            self.inspection.tcp_gap(side == 0, u64::from(missing), &mut budget.inspect);
+            let out = &mut self.told.attributes;
+            self.inspection.tcp_gap(side == 0, u64::from(missing), out, &mut budget.inspect);
         }
         if self.inspected[side] >= INSPECTED_BYTES_MAX {
             self.streams[side].release(&mut budget.waiting);
+            if !self.inspection.is_done() {
+                self.told.end_at(Limit::Bytes);
+            }
         }
+    }
+
+    /// A direction that a limit ended, from its next segment on: what lies between was not read.
+    fn read_again(&mut self, side: usize, budget: &mut Budget) {
+        self.inspected[side] = 0;
+        self.streams[side].release(&mut budget.waiting);
+        self.streams[side] = Stream::default();
+        // What is left of the last message was said in the segment before.
+        let mut told_before = Attributes::default();
+        self.inspection.tcp_gap(side == 0, u64::MAX, &mut told_before, &mut budget.inspect);
     }
 
     fn finish(&mut self, side: usize, budget: &mut Budget) {
@@ -333,7 +396,43 @@ impl Layer7 {
     }
 }
 
+/// A bound on what is read of a segment.
+#[derive(Clone, Copy, Debug)]
+enum Limit {
+    Bytes,
+    Values,
+    Memory,
+}
+
+impl Limit {
+    fn mark(self, attributes: &mut Attributes) {
+        let name = match self {
+            Limit::Bytes => "bytes",
+            Limit::Values => "values",
+            Limit::Memory => "memory",
+        };
+        // Where nothing more fits, the mark takes the place of the value that came last.
+        attributes.push_over(field::INSPECT_ENDED, &AttributeValue::Text(name.into()), |other| {
+            other.field != field::INSPECT_ENDED
+        });
+    }
+}
+
 impl Told {
+    fn end_at(&mut self, limit: Limit) {
+        self.at_limit = true;
+        limit.mark(&mut self.attributes);
+    }
+
+    /// `attributes` with what is only known when a record is made.
+    fn finish(&self, mut attributes: Attributes) -> Attributes {
+        self.first.tell(&mut attributes);
+        if attributes.dropped() > 0 {
+            Limit::Values.mark(&mut attributes);
+        }
+        attributes
+    }
+
     fn add_first(&mut self, packet: &Packet<'_>, side: usize, in_order: InOrder) {
         match in_order {
             InOrder::From(offset) if packet.tcp.is_some() => {

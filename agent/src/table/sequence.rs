@@ -13,7 +13,7 @@ const WINDOW_MAX: i32 = 1 << 30;
 pub(super) struct Sequence {
     /// The sequence number after the highest seen; valid once `started`.
     next: u32,
-    /// Of the SYN; valid with `syn`.
+    /// Of the SYN, with `syn`; until then the one that the lowest number seen follows from. Valid once `started`.
     isn: u32,
     /// Of the FIN; valid with `fin`.
     fin_at: u32,
@@ -62,9 +62,17 @@ impl Sequence {
         self.fin
     }
 
-    /// A SYN with another number than this connection's.
+    /// A SYN with another number than the one this connection began with. A SYN that comes late, behind what it announced,
+    /// is the connection's own.
     pub(super) fn is_new_connection(&self, seq: u32) -> bool {
-        !(self.syn && self.isn == seq)
+        !(self.started && self.isn == seq)
+    }
+
+    /// The other side acknowledged this side's SYN, which itself was not seen.
+    pub(super) fn learn_initial(&mut self, ack: u32) {
+        if !self.started {
+            *self = Sequence { next: ack, isn: ack.wrapping_sub(1), started: true, ..Sequence::default() };
+        }
     }
 
     pub(super) fn acknowledge(&mut self, ack: u32) {
@@ -101,7 +109,10 @@ impl Sequence {
         let mut start = header.seq;
         if header.has(TcpHeader::SYN) {
             start = start.wrapping_add(1);
-            if self.is_new_connection(header.seq) {
+            if !self.is_new_connection(header.seq) {
+                taken.repeated = self.syn;
+                self.syn = true;
+            } else {
                 *self = Sequence {
                     next: start,
                     isn: header.seq,
@@ -109,14 +120,13 @@ impl Sequence {
                     syn: true,
                     ..Sequence::default()
                 };
-            } else {
-                taken.repeated = true;
             }
         }
         let fin = header.has(TcpHeader::FIN);
         if len == 0 && !fin {
             if !self.started {
                 self.next = start;
+                self.isn = start.wrapping_sub(1);
                 self.started = true;
             }
             return taken;
@@ -124,6 +134,9 @@ impl Sequence {
         let ahead = start.wrapping_sub(self.next) as i32;
         let leaps = self.started && !(-WINDOW_MAX..WINDOW_MAX).contains(&ahead);
         if !self.started || leaps {
+            if !self.started {
+                self.isn = start.wrapping_sub(1);
+            }
             self.next = start;
             self.started = true;
             self.holes = None;
@@ -143,6 +156,9 @@ impl Sequence {
             };
             self.next = end;
         } else {
+            if !self.syn && start.wrapping_sub(1).wrapping_sub(self.isn) as i32 <= 0 {
+                self.isn = start.wrapping_sub(1);
+            }
             let beyond = end.wrapping_sub(self.next) as i32;
             let old_end = if beyond > 0 { self.next } else { end };
             let filled = self.holes.as_mut().map_or(0, |holes| holes.fill(start, old_end));

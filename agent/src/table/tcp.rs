@@ -18,6 +18,8 @@ pub(super) struct Tcp {
     /// Of the originator and the responder.
     sides: [Sequence; 2],
     seen: bool,
+    /// A SYN with another number came while the connection was open: see [`super::challenge`].
+    challenged: bool,
 }
 
 /// The handshake's clock, in one word.
@@ -57,6 +59,13 @@ impl Tcp {
             self.reset(header, side);
             // What a reset carries is a diagnostic, no data (RFC 9293 section 3.5.3).
             return Taken::default();
+        }
+        if self.is_challenge(header, side) {
+            self.challenged = true;
+            return Taken::default();
+        }
+        if header.is_syn_ack() {
+            self.sides[1 - side].learn_initial(header.ack);
         }
         let taken = self.sides[side].take(header, payload_len);
         self.retransmissions = self.retransmissions.saturating_add(u16::from(taken.repeated));
@@ -139,6 +148,38 @@ impl Tcp {
         header.is_syn()
             && matches!(self.state, TcpState::Closing | TcpState::Closed | TcpState::Reset)
             && self.sides[side].is_new_connection(header.seq)
+    }
+
+    /// A SYN with another number while both sides of the connection are known: a new connection on the same ports, or one
+    /// that the receiver refuses (a challenge acknowledgement, RFC 5961 section 4). What follows tells.
+    #[inline]
+    pub(super) fn is_challenge(&self, header: &TcpHeader, side: usize) -> bool {
+        header.is_syn() && self.knows_both_sides() && self.sides[side].is_new_connection(header.seq)
+    }
+
+    /// Whether a packet may be the one that tells.
+    #[inline]
+    pub(super) fn may_be_superseded(&self, header: &TcpHeader, side: usize) -> bool {
+        self.challenged || (header.is_syn_ack() && self.is_new_handshake(header, side))
+    }
+
+    /// A SYN-ACK whose numbers are those of another connection, both of them.
+    pub(super) fn is_new_handshake(&self, header: &TcpHeader, side: usize) -> bool {
+        header.is_syn_ack()
+            && self.knows_both_sides()
+            && self.sides[side].is_new_connection(header.seq)
+            && self.sides[1 - side].is_new_connection(header.ack.wrapping_sub(1))
+    }
+
+    fn knows_both_sides(&self) -> bool {
+        self.sides[0].is_started() && self.sides[1].is_started()
+    }
+
+    /// A packet that was counted here belongs to another connection.
+    pub(super) fn uncount(&mut self, header: &TcpHeader) {
+        for (bit, count) in self.flags.iter_mut().enumerate() {
+            *count = count.saturating_sub(u16::from(header.flags >> bit & 1));
+        }
     }
 
     /// Begin counting anew; what was learnt of the connection stays.

@@ -56,6 +56,15 @@ impl Wheel {
         *head = entry;
     }
 
+    /// Entries from this one on are gone; none of them is scheduled.
+    pub(super) fn truncate(&mut self, entries: usize) {
+        let len = self.links.len();
+        if entries < len {
+            self.links.truncate(entries);
+            gnomon_capture::memory::give_back(&mut self.links.spare_capacity_mut()[..len - entries]);
+        }
+    }
+
     pub(super) fn cancel(&mut self, entry: u32) {
         let Some(link) = self.links.get_mut(entry as usize) else { return };
         let Link { prev, next, tick } = std::mem::replace(link, UNLINKED);

@@ -1,10 +1,11 @@
-//! What a flow's packets are wrapped in, and the flows that its ICMP errors are about. Most flows have neither.
+//! What a flow's packets are wrapped in, the flows that its ICMP errors are about, and what its ARP packets claim. Most
+//! flows have none of these.
 
 use gnomon_capture::Frame;
 use gnomon_flow::community::community_id;
 use gnomon_flow::{AttributeValue, Attributes, field};
 
-use crate::decode::{LayerKind, Outer, Packet, Quoted, each_outer, quoted};
+use crate::decode::{ArpClaim, LayerKind, Outer, Packet, Quoted, arp_claim, each_outer, quoted};
 
 /// Facts kept of one flow: the headers of both directions, or quotations. More are not kept.
 const FACTS_MAX: usize = 16;
@@ -13,6 +14,7 @@ const FACTS_MAX: usize = 16;
 enum Fact {
     Outer(Outer),
     Quoted(Quoted),
+    Arp(ArpClaim),
 }
 
 /// One word in the flows that have none.
@@ -54,6 +56,16 @@ impl Wrapping {
         self.count() != before
     }
 
+    /// Whether it brought a fact.
+    #[cold]
+    pub(super) fn add_arp(&mut self, frame: &Frame<'_>) -> bool {
+        let before = self.count();
+        if let Some(claim) = arp_claim(frame) {
+            self.add(Fact::Arp(claim));
+        }
+        self.count() != before
+    }
+
     fn count(&self) -> usize {
         self.0.as_ref().map_or(0, |facts| facts.list.len())
     }
@@ -78,6 +90,7 @@ impl Wrapping {
         for fact in &facts.list {
             match fact {
                 Fact::Outer(outer) => add_outer_attributes(*outer, &mut all),
+                Fact::Arp(claim) => add_arp_attributes(claim, &mut all),
                 Fact::Quoted(Quoted { key, icmp }) => {
                     if let Some(id) = community_id(key, *icmp) {
                         all.text(field::ICMP_INNER, &id);
@@ -90,6 +103,15 @@ impl Wrapping {
             all.push(attribute.field, attribute.value.clone());
         }
         all
+    }
+}
+
+/// Several senders' addresses in one record: more than one host claims an IP address.
+fn add_arp_attributes(claim: &ArpClaim, all: &mut Attributes) {
+    all.text(field::ARP_OPERATION, &claim.operation.name());
+    all.text(field::ARP_SENDER_MAC, &field::mac_text(claim.sender_mac));
+    if claim.target_mac != [0; 6] {
+        all.text(field::ARP_TARGET_MAC, &field::mac_text(claim.target_mac));
     }
 }
 
@@ -115,6 +137,7 @@ fn add_outer_attributes(outer: Outer, all: &mut Attributes) {
             match kind {
                 LayerKind::Vxlan | LayerKind::VxlanGpe | LayerKind::Geneve => push(field::VNI, id),
                 LayerKind::Gre => push(field::GRE_KEY, id),
+                LayerKind::Pbb => push(field::PBB_SERVICE, id),
                 LayerKind::Erspan => push(field::ERSPAN_ID, id),
                 LayerKind::GtpU => push(field::GTP_TEID, id),
                 LayerKind::Mpls => push(field::MPLS_LABEL, id),
@@ -128,8 +151,10 @@ fn add_outer_attributes(outer: Outer, all: &mut Attributes) {
                 LayerKind::Ipv4
                 | LayerKind::Ipv6
                 | LayerKind::EtherIp
+                | LayerKind::FabricPath
                 | LayerKind::Ppp
-                | LayerKind::Teredo => false,
+                | LayerKind::Teredo
+                | LayerKind::Tzsp => false,
             };
         }
     }

@@ -16,12 +16,13 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::Path;
 
 use gnomon_clock::{EpochId, Fix, FixSource, Markers, RawNs, UtcNs};
 
 use super::{ENDED_MAX, Report};
+use crate::private;
 
 const HEAD: &str = "gnomon-clock 1";
 /// Longer is not ours.
@@ -87,7 +88,7 @@ impl Evidence {
     /// When the disk says no; the file of before stays.
     pub fn save(&self, path: &Path) -> io::Result<()> {
         let beside = path.with_extension("new");
-        fs::write(&beside, self.to_text())?;
+        private::create(&beside)?.write_all(self.to_text().as_bytes())?;
         fs::rename(&beside, path)
     }
 

@@ -1,10 +1,13 @@
 //! One stream, from Hello to its end.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use gnomon_clock::EpochId;
+use gnomon_daemon::certificate_time;
+use gnomon_flow::causes::in_one_line;
 use gnomon_proto::v1::agent_message::Body;
 use gnomon_proto::v1::collector_message::Body as Said;
 use gnomon_proto::v1::ingest_client::IngestClient;
@@ -17,10 +20,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::ack::{AckBeyondSent, Window};
-use super::endpoint::full_message;
 use super::exchange::stamp;
 use super::{TimeSource, Uplink};
-use crate::spool::{Lane, SpoolEntry};
+use crate::spool::{Conflict, Durable, Lane, SpoolEntry};
 use crate::timekeeper::{Report, Timekeeper};
 
 /// Messages between this loop and HTTP/2: few, so that a heartbeat does not stand behind megabytes.
@@ -36,7 +38,7 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 pub(super) enum SessionError {
     #[error("cannot connect: {0}")]
     Connect(String),
-    #[error("{}: {}", .0.code(), .0.message())]
+    #[error("{}", said(.0))]
     Status(Box<tonic::Status>),
     #[error("the collector did not say Welcome within {} s", WELCOME_TIMEOUT.as_secs())]
     NoWelcome,
@@ -56,6 +58,14 @@ impl From<tonic::Status> for SessionError {
     }
 }
 
+/// What the collector said, or why it could not: tonic says only "transport error" of what has a cause.
+fn said(status: &tonic::Status) -> String {
+    let Some(source) = std::error::Error::source(status) else {
+        return format!("{}: {}", status.code(), status.message());
+    };
+    certificate_time::refused_server(source).unwrap_or_else(|| in_one_line(source))
+}
+
 fn message(body: Body) -> v1::AgentMessage {
     v1::AgentMessage { body: Some(body) }
 }
@@ -63,6 +73,14 @@ fn message(body: Body) -> v1::AgentMessage {
 fn epoch_of(ack: &v1::Ack) -> Result<EpochId, WireError> {
     let epoch = ack.epoch.as_ref().ok_or_else(|| WireError::new("ack.epoch", "is missing"))?;
     EpochId::try_from(epoch)
+}
+
+fn durable_of(ack: &v1::Ack) -> Result<Durable, WireError> {
+    Ok(Durable { epoch: epoch_of(ack)?, seq: ack.seq, settled: ack.settled_seq })
+}
+
+fn ack_message(acked: &Durable) -> v1::Ack {
+    v1::Ack { epoch: Some((&acked.epoch).into()), seq: acked.seq, settled_seq: acked.settled }
 }
 
 fn entry_message(entry: SpoolEntry) -> v1::AgentMessage {
@@ -82,11 +100,19 @@ fn entry_message(entry: SpoolEntry) -> v1::AgentMessage {
 impl Uplink {
     /// One session. `Ok` only when it was told to stop and nothing is left to send.
     pub(super) async fn session(&mut self, stop: CancellationToken) -> Result<(), SessionError> {
-        let channel =
-            self.endpoints.connect().await.map_err(|error| SessionError::Connect(full_message(&error)))?;
+        self.looked_at_certificate = None;
+        self.look_at_certificate();
+        let channel = self.endpoints.connect(Arc::new(self.own_streams.clone())).await;
+        let channel = channel.map_err(|error| SessionError::Connect(error.to_string()))?;
         let mut client = IngestClient::new(channel);
         let (outbound, receiver) = mpsc::channel(OUTBOUND_MAX);
-        let hello = v1::Hello { epoch: Some((&self.epoch.get()).into()), ..self.hello.clone() };
+        let acked = self.spool.acked();
+        let asked: Vec<EpochId> = acked.iter().map(|acked| acked.epoch).collect();
+        let hello = v1::Hello {
+            epoch: Some((&self.epoch.get()).into()),
+            acked: acked.iter().map(ack_message).collect(),
+            ..self.hello.clone()
+        };
         outbound.send(message(Body::Hello(hello))).await.map_err(|_| SessionError::Closed)?;
         let clock = self.clock.clone();
         let stream = ReceiverStream::new(receiver).map(move |message| stamp(message, clock.as_ref()));
@@ -100,7 +126,10 @@ impl Uplink {
             Some(_) => return Err(SessionError::OutOfPlace("something else than Welcome first")),
             None => return Err(SessionError::Closed),
         };
-        let mut state = self.begin(&welcome)?;
+        if let Some(own) = &welcome.own_streams {
+            self.own_streams.told(own.into());
+        }
+        let mut state = self.begin(&welcome, &asked)?;
         tracing::info!(url = self.endpoints.url(), version = %welcome.collector_version, "session with the collector");
         self.state.set_error(None);
         self.state.connected.store(true, Ordering::Relaxed);
@@ -124,8 +153,10 @@ impl Uplink {
                 state.entry.as_ref().is_some_and(|e| !waits_for_time && state.window.fits(e.payload.len()));
             let exchange_wait = self.exchange_wait();
             tokio::select! {
-                said = inbound.message() => match said?.and_then(|said| said.body) {
-                    Some(said) => self.hear(said, &mut state)?,
+                said = inbound.message() => match said? {
+                    Some(v1::CollectorMessage { body: Some(said) }) => self.hear(said, &mut state)?,
+                    // Something that a newer collector says.
+                    Some(v1::CollectorMessage { body: None }) => {}
                     None => return Err(SessionError::Closed),
                 },
                 permit = outbound.reserve(), if !state.control.is_empty() || may_send => {
@@ -150,23 +181,26 @@ impl Uplink {
         }
     }
 
-    /// Takes the collector's word for what it has, and goes on after it.
-    fn begin(&mut self, welcome: &v1::Welcome) -> Result<SessionState, SessionError> {
-        let mut durable = HashMap::new();
-        for ack in &welcome.durable {
-            let (epoch, seq) = (epoch_of(ack)?, ack.seq);
-            // Of an earlier process the collector may know more than a power cut left here; of this one it cannot.
-            let written = self.spool.last_seq(&epoch).unwrap_or(0);
-            if self.time.keeper().is_some() && epoch == self.epoch.get() && seq > written {
-                return Err(AckBeyondSent { epoch, seq, sent: written }.into());
-            }
-            durable.insert(epoch, seq);
-        }
+    /// Takes the collector's word for what it has, and goes on after it. `asked`: the epochs that Hello named.
+    fn begin(&mut self, welcome: &v1::Welcome, asked: &[EpochId]) -> Result<SessionState, SessionError> {
+        let said: Vec<Durable> = welcome.durable.iter().map(durable_of).collect::<Result<_, _>>()?;
+        let mut durable: HashMap<EpochId, u64> = said.iter().map(|said| (said.epoch, said.seq)).collect();
         block_in_place(|| {
-            for (epoch, seq) in &durable {
-                self.spool.ack(epoch, *seq);
+            if self.time.keeper().is_none() {
+                // The content of a file is its epoch: the collector may have it from an earlier import.
+                said.iter().for_each(|said| self.spool.ack(&said.epoch, said.seq, None));
+                self.reader.rewind();
+                return;
             }
-            self.reader.rewind();
+            for conflict in self.spool.durable(&said, asked, &self.epoch.get()) {
+                let Conflict { epoch, claimed, sent } = conflict;
+                tracing::error!(
+                    %epoch, claimed, sent,
+                    "the collector claims entries that this agent never sent: everything not acknowledged is kept and sent under other numbers"
+                );
+                durable.remove(&epoch);
+            }
+            self.reader.reopen();
         });
         self.exchanges.begin_session();
         let mut state = SessionState {
@@ -200,7 +234,7 @@ impl Uplink {
             let Some(entry) = block_in_place(|| self.reader.next_entry()) else { return };
             if state.durable.get(&entry.epoch).is_some_and(|durable| entry.seq <= *durable) {
                 self.state.entries_acked.fetch_add(1, Ordering::Relaxed);
-                block_in_place(|| self.spool.ack(&entry.epoch, entry.seq));
+                block_in_place(|| self.spool.ack(&entry.epoch, entry.seq, None));
             } else {
                 state.entry = Some(entry);
             }
@@ -243,7 +277,9 @@ impl Uplink {
                 let settled = state.window.ack(epoch, ack.seq)?;
                 self.state.entries_acked.fetch_add(settled, Ordering::Relaxed);
                 self.state.unacked_bytes.store(state.window.bytes(), Ordering::Relaxed);
-                block_in_place(|| self.spool.ack(&epoch, ack.seq));
+                // A file can be imported again: what is acknowledged of it is not kept.
+                let settled_seq = self.time.keeper().and(ack.settled_seq);
+                block_in_place(|| self.spool.ack(&epoch, ack.seq, settled_seq));
                 Ok(())
             }
             Said::Exchange(reply) => {
@@ -251,6 +287,10 @@ impl Uplink {
                     self.exchanges.reply(&reply, keeper, self.clock.raw());
                 }
                 self.state.exchanges_rejected.store(self.exchanges.rejected(), Ordering::Relaxed);
+                Ok(())
+            }
+            Said::OwnStreams(own) => {
+                self.own_streams.told((&own).into());
                 Ok(())
             }
             Said::Welcome(_) => Err(SessionError::OutOfPlace("Welcome twice")),
@@ -262,6 +302,10 @@ impl Uplink {
     fn report(&self, state: &mut SessionState, known: &Report) {
         if !known.fixes.is_empty() || known.ended.is_some() {
             state.push(report(&known.epoch, known));
+            let wire = self.spool.wire_epoch(&known.epoch);
+            if wire != known.epoch {
+                state.push(report(&wire, known));
+            }
         }
         let Some(keeper) = self.time.keeper().filter(|keeper| keeper.epoch() == known.epoch) else { return };
         if known.fixes.is_empty() {
@@ -269,16 +313,19 @@ impl Uplink {
         }
         for epoch in self.spool.comparable_epochs(&known.epoch) {
             if epoch != known.epoch && keeper.is_comparable(&epoch) {
-                state.push(report(&epoch, known));
+                state.push(report(&self.spool.wire_epoch(&epoch), known));
             }
         }
     }
 
     fn beat(&mut self, state: &mut SessionState) {
+        self.look_at_certificate();
         let clock = self.time.keeper().map(|keeper| keeper.status(self.clock.as_ref()));
         let epoch = self.epoch.get();
         if let Some(heart) = &mut self.heart {
-            let heartbeat = heart.beat(&epoch, clock);
+            let mut heartbeat = heart.beat(&epoch, clock);
+            heartbeat.own_streams = self.own_streams.sockets().iter().map(Into::into).collect();
+            heartbeat.takes_own_streams = true;
             // Of two that wait, the newer one says all.
             state.control.retain(|body| !matches!(body, Body::Heartbeat(_)));
             state.push(Body::Heartbeat(heartbeat));

@@ -33,6 +33,8 @@ struct Manner {
     ack_twice: bool,
     /// Acknowledges what was never sent.
     lie: bool,
+    /// Settles up to here; else what it acknowledges, like a collector that knows nothing of settling.
+    settles: Option<u64>,
     window_bytes: u64,
 }
 
@@ -44,6 +46,7 @@ struct Kept {
     disordered: u64,
     entries_before_time: u64,
     sessions: u32,
+    hellos: Vec<v1::Hello>,
     heartbeats: Vec<v1::Heartbeat>,
     reports: u64,
 }
@@ -54,6 +57,8 @@ struct TestCollector {
     kept: Arc<Mutex<Kept>>,
     unacked_bytes_max: Arc<AtomicU64>,
     salt: Arc<AtomicU32>,
+    /// Ends all streams.
+    cut: Arc<tokio::sync::Notify>,
 }
 
 type Outbound = Pin<Box<dyn Stream<Item = Result<v1::CollectorMessage, Status>> + Send>>;
@@ -73,7 +78,10 @@ impl Ingest for TestCollector {
         let (outbound, receiver) = mpsc::channel(64);
         let collector = self.clone();
         tokio::spawn(async move {
-            let _ = collector.serve(request.into_inner(), &outbound).await;
+            tokio::select! {
+                _ = collector.serve(request.into_inner(), &outbound) => {}
+                () = collector.cut.notified() => {}
+            }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
@@ -87,6 +95,7 @@ impl TestCollector {
             kept: Arc::default(),
             unacked_bytes_max: Arc::default(),
             salt: Arc::default(),
+            cut: Arc::default(),
         }
     }
 
@@ -100,10 +109,12 @@ impl TestCollector {
         let welcome = {
             let mut kept = self.kept.lock().unwrap();
             kept.sessions += 1;
+            kept.hellos.push(hello);
             v1::Welcome {
                 collector_version: "test".into(),
                 durable: kept.durable.values().cloned().collect(),
                 window_bytes: self.manner.window_bytes,
+                own_streams: None,
             }
         };
         outbound.send(say(Said::Welcome(welcome))).await.ok()?;
@@ -171,7 +182,8 @@ impl TestCollector {
             }
             kept.entries.insert((epoch.opened_raw_ns, entry.seq), entry.payload.to_vec());
             let seq = if self.manner.lie { entry.seq + 1000 } else { entry.seq.max(known) };
-            ack = v1::Ack { epoch: Some(epoch.clone()), seq };
+            let settled_seq = self.manner.settles.map(|settled| settled.min(seq));
+            ack = v1::Ack { epoch: Some(epoch.clone()), seq, settled_seq };
             kept.durable.insert(epoch.opened_raw_ns, ack.clone());
         }
         ack
@@ -211,6 +223,7 @@ fn rig(url: String, tls: Tls) -> Rig {
         segment_bytes: 16 << 10,
         free_bytes_min: 0,
         free_percent_min: 0,
+        memory_bytes_max: 64 << 20,
         sync_interval: Duration::from_secs(1),
         when_full: WhenFull::Sacrifice,
     };
@@ -218,9 +231,10 @@ fn rig(url: String, tls: Tls) -> Rig {
     let settings = Settings {
         urls: vec![url],
         tls,
-        insecure: false,
+        insecure: true,
         hello: v1::Hello { protocol_version: 1, ..v1::Hello::default() },
         time: TimeSource::Live(Timekeeper::new(epoch(), Evidence::default())),
+        own_streams: CurrentOwnStreams::default(),
     };
     let heart = Heart::new(Board::default(), spool.clone(), clock.clone());
     let epoch = CurrentEpoch::new(epoch());
@@ -306,6 +320,70 @@ async fn a_collector_that_lies_about_acknowledgements_makes_nobody_forget() {
     running.await.unwrap();
     assert!(collector.kept.lock().unwrap().sessions >= 2);
     assert_eq!(spool.status().entries, 50);
+}
+
+/// A ledger that is ahead: another agent said it was this one, or the collector is not honest.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_welcome_that_claims_what_was_never_sent_costs_nothing() {
+    for claimed in [30, 1_000, u64::MAX] {
+        let collector = TestCollector::new(Manner::default());
+        let ack = v1::Ack { epoch: Some((&epoch()).into()), seq: claimed, settled_seq: Some(claimed) };
+        collector.kept.lock().unwrap().durable.insert(77, ack);
+        let address = collector.clone().listen(None).await;
+        let Rig { _dir, spool, mut appender, uplink } = rig(format!("http://{address}"), Tls::default());
+        for n in 1..=30 {
+            appender.append(Lane::Flows, &epoch(), 1, &payload(n));
+        }
+        let stop = CancellationToken::new();
+        stop.cancel();
+        uplink.run(stop, Duration::from_secs(10)).await;
+        assert!(spool.is_drained(), "{claimed}: {:?}", spool.status());
+        assert_eq!((spool.status().ledger_conflicts, spool.status().sacrificed_flows.entries), (1, 0));
+        let kept = collector.kept.lock().unwrap();
+        let arrived: Vec<&Vec<u8>> = kept.entries.values().collect();
+        assert_eq!(arrived.len(), 30, "{claimed}");
+        assert!(arrived.iter().zip(1..).all(|(got, n)| **got == payload(n)));
+        assert!(kept.heartbeats.iter().any(|beat| beat.spool.as_ref().unwrap().ledger_conflicts == 1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_collector_lost_after_it_acknowledged_is_sent_again() {
+    let collector = TestCollector::new(Manner { settles: Some(10), ..Manner::default() });
+    let address = collector.clone().listen(None).await;
+    let Rig { _dir, spool, mut appender, uplink } = rig(format!("http://{address}"), Tls::default());
+    let stop = CancellationToken::new();
+    let running = uplink.spawn(&Handle::current(), stop.clone(), Duration::from_secs(10));
+    for n in 1..=40 {
+        appender.append(Lane::Flows, &epoch(), 1, &payload(n));
+    }
+    for _ in 0..500 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        if spool.is_drained() {
+            break;
+        }
+    }
+    assert!(spool.is_drained() && spool.status().unsettled_bytes + spool.status().bytes > 0);
+    {
+        // Its log was damaged, and it begins again.
+        let mut kept = collector.kept.lock().unwrap();
+        kept.entries.retain(|(_, seq), _| *seq <= 10);
+        kept.durable.get_mut(&77).unwrap().seq = 10;
+        kept.sessions = 0;
+    }
+    collector.cut.notify_waiters();
+    for _ in 0..500 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        if collector.kept.lock().unwrap().entries.len() == 40 {
+            break;
+        }
+    }
+    stop.cancel();
+    running.await.unwrap();
+    let kept = collector.kept.lock().unwrap();
+    assert_eq!((kept.entries.len(), spool.status().asked_again), (40, 30));
+    let asked = kept.hellos.last().unwrap();
+    assert_eq!((asked.acked[0].seq, asked.acked[0].settled_seq), (40, Some(10)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

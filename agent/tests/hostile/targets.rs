@@ -172,7 +172,7 @@ pub(crate) fn stream(input: &[u8]) {
         rest = next;
         let from_originator = kind & 1 == 0;
         match kind >> 4 {
-            15 => inspection.tcp_gap(from_originator, length as u64, &mut budget),
+            15 => inspection.tcp_gap(from_originator, length as u64, &mut found, &mut budget),
             14 => {
                 for byte in piece.chunks(1) {
                     inspection.tcp_payload(from_originator, byte, &mut found, &mut budget);
@@ -184,6 +184,7 @@ pub(crate) fn stream(input: &[u8]) {
         }
         assert!(budget.left() <= BUDGET && found.len() <= Attributes::COUNT_MAX);
     }
+    inspection.conclude(&mut found, &mut budget);
     inspection.release(&mut budget);
     assert_eq!(budget.left(), BUDGET);
 }
@@ -202,8 +203,8 @@ pub(crate) fn datagram(input: &[u8]) {
         let (piece, next) = following.split_at(length);
         rest = next;
         let from_originator = kind & 1 == 0;
-        let [from, to] = if from_originator { ports } else { [ports[1], ports[0]] };
-        inspection.udp_payload(from_originator, from, to, piece, &mut found, &mut budget);
+        let ports = if from_originator { ports } else { [ports[1], ports[0]] };
+        inspection.udp_payload(from_originator, ports, piece, length % 2 == 1, &mut found, &mut budget);
     }
     inspection.release(&mut budget);
     assert_eq!(budget.left(), BUDGET);

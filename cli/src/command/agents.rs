@@ -9,22 +9,25 @@ use gnomon_flow::escape::terminal_safe;
 use gnomon_flow::timestamp::rfc3339;
 use gnomon_proto::v1;
 
+use super::warn_partial;
 use crate::arguments::Format;
 use crate::client::Client;
 use crate::exit::Outcome;
 use crate::output::{Cell, Sheet, human};
 
 pub(crate) async fn list(client: &mut Client, format: Format) -> Result<Outcome> {
-    let agents = client.agents(v1::AgentsRequest {}).await?.into_inner().agents;
+    let v1::AgentsResponse { agents, partial } = client.agents(v1::AgentsRequest {}).await?.into_inner();
     let columns = [
         "node",
         "connected",
         "last_seen",
         "version",
         "interfaces",
+        "left_out",
         "clock",
         "spooled",
         "sacrificed",
+        "spool",
         "peer",
         "id",
     ];
@@ -32,8 +35,7 @@ pub(crate) async fn list(client: &mut Client, format: Format) -> Result<Outcome>
     for agent in &agents {
         let heartbeat = agent.heartbeat.clone().unwrap_or_default();
         let spool = heartbeat.spool.unwrap_or_default();
-        let interfaces: Vec<String> =
-            heartbeat.interfaces.iter().map(|i| format!("{} ({})", i.name, i.mode)).collect();
+        let interfaces: Vec<String> = heartbeat.interfaces.iter().map(interface_words).collect();
         let id: String = agent.id.iter().map(|b| format!("{b:02x}")).collect();
         sheet.rows.push(vec![
             agent.name.as_str().into(),
@@ -41,15 +43,39 @@ pub(crate) async fn list(client: &mut Client, format: Format) -> Result<Outcome>
             time(agent.last_seen_unix_ns),
             agent.version.as_str().into(),
             interfaces.into(),
+            left_out_words(&heartbeat.left_out, heartbeat.left_out_more).into(),
             clock_words(heartbeat.clock.as_ref(), agent).into(),
             spool.entries.into(),
-            (spool.sacrificed_slice_packets + spool.sacrificed_flow_records).into(),
+            spool.sacrificed_slice_packets.saturating_add(spool.sacrificed_flow_records).into(),
+            spool_words(&spool).into(),
             agent.peer.as_str().into(),
             id.into(),
         ]);
     }
     sheet.print(format)?;
-    Ok(Outcome::of(!agents.is_empty(), false))
+    let partial = warn_partial(partial.as_ref());
+    Ok(Outcome::of(!agents.is_empty(), partial))
+}
+
+/// How it is captured, or why it is not, and what else is to be known.
+fn interface_words(interface: &v1::InterfaceStatus) -> String {
+    let how = if interface.error.is_empty() {
+        interface.mode.clone()
+    } else {
+        format!("not captured: {}", interface.error)
+    };
+    let twice =
+        if interface.seen_twice.is_empty() { String::new() } else { format!("; {}", interface.seen_twice) };
+    format!("{} ({how}{twice})", interface.name)
+}
+
+fn left_out_words(left_out: &[v1::InterfaceLeftOut], more: u32) -> Vec<String> {
+    let mut words: Vec<String> =
+        left_out.iter().map(|left| format!("{} ({})", left.name, left.reason)).collect();
+    if more > 0 {
+        words.push(format!("{more} more"));
+    }
+    words
 }
 
 /// A moment as RFC 3339 has it, or an empty cell.
@@ -66,6 +92,20 @@ fn clock_words(clock: Option<&v1::ClockStatus>, agent: &v1::Agent) -> String {
         }
         _ => format!("{state} ± {:.3} ms", clock.err_ns as f64 / 1e6),
     }
+}
+
+/// What is wrong with an agent's spool; empty when nothing is.
+fn spool_words(spool: &v1::SpoolStatus) -> String {
+    let counts = [
+        (spool.damaged_entries, "entries damaged"),
+        (spool.missing_entries, "entries missing"),
+        (spool.set_aside_files, "files that cannot be read"),
+        (spool.ledger_conflicts, "times the collector claimed what it was not sent"),
+        (spool.asked_again_entries, "entries the collector lost and asked for again"),
+    ];
+    let counts = counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
+    let error = Some(spool.error.clone()).filter(|error| !error.is_empty());
+    error.into_iter().chain(counts).collect::<Vec<_>>().join("; ")
 }
 
 pub(crate) async fn live(client: &mut Client, times: u64) -> Result<Outcome> {
@@ -179,7 +219,7 @@ pub(crate) async fn status(client: &mut Client, format: Format) -> Result<Outcom
 
 /// How far back each kind goes, and for how long it still grows.
 fn reach_words(status: &v1::StatusResponse) -> [String; 2] {
-    let words = |what: &str, oldest: Option<i64>, full_in_s: Option<u64>| {
+    let words = |what: &str, oldest: Option<i64>, full_in_s: Option<u64>, max: u64, a_day: Option<u64>| {
         let Some(oldest) = oldest else { return format!("{what} there are none") };
         let back = rfc3339(UtcNs::from_unix_ns(oldest));
         let end = match (full_in_s, status.rate_over_s) {
@@ -190,11 +230,28 @@ fn reach_words(status: &v1::StatusResponse) -> [String; 2] {
             (_, Some(_)) => "none came of late".to_owned(),
             (_, None) => "the rate is not known yet".to_owned(),
         };
-        format!("{what} reach back to {back}; {end}")
+        // However much is there now.
+        let holds = a_day.filter(|a_day| *a_day > 0 && max > 0).map_or_else(String::new, |a_day| {
+            let seconds = u128::from(max) * 86_400 / u128::from(a_day);
+            format!("; the room holds {} at this rate", duration(u64::try_from(seconds).unwrap_or(u64::MAX)))
+        });
+        format!("{what} reach back to {back}; {end}{holds}")
     };
     [
-        words("packets", status.oldest_packet_unix_ns, status.packets_full_in_s),
-        words("flows", status.oldest_flow_unix_ns, status.flows_full_in_s),
+        words(
+            "packets",
+            status.oldest_packet_unix_ns,
+            status.packets_full_in_s,
+            status.packets_bytes_max,
+            status.packet_bytes_a_day,
+        ),
+        words(
+            "flows",
+            status.oldest_flow_unix_ns,
+            status.flows_full_in_s,
+            status.flows_bytes_max,
+            status.flow_bytes_a_day,
+        ),
     ]
 }
 
@@ -240,6 +297,9 @@ mod tests {
         assert!(flows.ends_with("; full in 90 days at the rate of the last 59 minutes"), "{flows}");
         status.flows_full_in_s = None;
         assert!(reach_words(&status)[1].ends_with("none came of late"));
+        (status.packets_bytes_max, status.packet_bytes_a_day) = (50 << 30, Some(20 << 30));
+        let [packets, _] = reach_words(&status);
+        assert!(packets.ends_with("; the room holds 2 days at this rate"), "{packets}");
         assert_eq!((duration(119), duration(121)), ("119 seconds".to_owned(), "2 minutes".to_owned()));
     }
 }

@@ -13,7 +13,7 @@ use crate::arguments::{Export, ExportFormat, Query};
 use crate::client::{Client, time_range};
 use crate::exit::{Outcome, Usage};
 use crate::recent::{REMEMBERED_MAX, Recent};
-use crate::sink::{Sink, Target};
+use crate::sink::{Announcer, Sink, Target};
 
 /// Flows asked for at a time.
 const PAGE: u32 = 2_000;
@@ -65,6 +65,7 @@ async fn range(client: &mut Client, query: Query, sink: &mut Sink) -> Result<Out
     // A record may move between two pages, when its time becomes better known: it is exported once.
     let mut exported: Recent<FlowRef> = Recent::new(REMEMBERED_MAX);
     let mut progress = Progress::new();
+    let mut announcer = Announcer::new(client.clone());
     loop {
         let answer = match client.search(request.clone()).await {
             Ok(answer) => answer.into_inner(),
@@ -89,6 +90,7 @@ async fn range(client: &mut Client, query: Query, sink: &mut Sink) -> Result<Out
             progress.clear();
             return Err(anyhow!("{why} ({} flows were written before)", sink.tally().written));
         }
+        announcer.announce(sink).await;
         progress.show(sink.tally().written, flows.last());
         // Pages that end early for want of time go on where they ended.
         if answer.next_cursor.is_empty() || answer.next_cursor == request.cursor {

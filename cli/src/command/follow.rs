@@ -17,7 +17,7 @@ use super::export::summary;
 use crate::client::Client;
 use crate::exit::Outcome;
 use crate::recent::{REMEMBERED_MAX, Recent};
-use crate::sink::Sink;
+use crate::sink::{Announcer, Sink};
 
 /// Records between the collector and the sink: 2 s at 5,000 a second. Each is about 1 KiB, and at most 25.
 const QUEUE: usize = 10_000;
@@ -73,7 +73,8 @@ pub(super) async fn run(
     let stopped = stop_signal()?;
     let (queue, waiting) = mpsc::channel(QUEUE);
     let ended = {
-        let mut writing = pin!(write(sink, waiting));
+        let announcer = Announcer::new(client.clone());
+        let mut writing = pin!(write(sink, waiting, announcer));
         let ended = {
             // Dropped before the rest is written: its end of the queue closes.
             let reading = read(client, expression, (format, accept), queue, &lost);
@@ -195,12 +196,17 @@ async fn read(
 }
 
 /// Gives what is in the queue to the sink until the queue is closed and empty.
-async fn write(sink: &mut Sink, mut queue: mpsc::Receiver<StoredFlow>) -> Result<(), String> {
+async fn write(
+    sink: &mut Sink,
+    mut queue: mpsc::Receiver<StoredFlow>,
+    mut announcer: Announcer,
+) -> Result<(), String> {
     let mut batch = Vec::with_capacity(BATCH_MAX);
     while queue.recv_many(&mut batch, BATCH_MAX).await > 0 {
         if let Err(why) = sink.deliver(&batch, None).await {
             return if sink.is_unread() { Ok(()) } else { Err(why) };
         }
+        announcer.announce(sink).await;
         batch.clear();
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use gnomon_flow::escape::terminal_safe;
+use gnomon_flow::escape::{terminal_safe, terminal_safe_json};
 use gnomon_flow::field::{self, FieldId};
 use gnomon_flow::json::AsJson;
 use gnomon_flow::timestamp::rfc3339;
@@ -129,10 +129,12 @@ impl FlowWriter {
                 if first {
                     csv.write_record(&sheet.columns)?;
                 }
-                csv.write_record(sheet.rows[0].iter().map(Cell::plain))?;
+                csv.write_record(sheet.rows[0].iter().map(Cell::shown))?;
                 csv.flush()?;
             }
-            Format::Json | Format::Jsonl => writeln!(out, "{}", serde_json::to_string(&AsJson(flow))?)?,
+            Format::Json | Format::Jsonl => {
+                writeln!(out, "{}", terminal_safe_json(&serde_json::to_string(&AsJson(flow))?))?;
+            }
         }
         out.flush()
     }

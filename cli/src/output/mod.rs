@@ -5,7 +5,7 @@ mod flows;
 use std::io::{self, Write};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use gnomon_flow::escape::terminal_safe;
+use gnomon_flow::escape::{terminal_safe, terminal_safe_json};
 use serde_json::{Map, Value};
 
 use crate::arguments::Format;
@@ -28,9 +28,9 @@ impl Cell {
         self.0.is_null()
     }
 
-    /// As one text.
-    fn plain(&self) -> String {
-        plain(&self.0)
+    /// As one text, as it can be shown: what stands in it may be what somebody wrote into a packet.
+    fn shown(&self) -> String {
+        terminal_safe(&plain(&self.0)).into_owned()
     }
 }
 
@@ -60,17 +60,17 @@ impl Sheet {
                 let mut csv = csv::Writer::from_writer(&mut out);
                 csv.write_record(&self.columns)?;
                 for row in &self.rows {
-                    csv.write_record(row.iter().map(Cell::plain))?;
+                    csv.write_record(row.iter().map(Cell::shown))?;
                 }
                 csv.flush()?;
             }
             Format::Json => {
                 let objects: Vec<Value> = self.objects().collect();
-                writeln!(out, "{}", serde_json::to_string_pretty(&objects)?)?;
+                writeln!(out, "{}", terminal_safe_json(&serde_json::to_string_pretty(&objects)?))?;
             }
             Format::Jsonl => {
                 for object in self.objects() {
-                    writeln!(out, "{object}")?;
+                    writeln!(out, "{}", terminal_safe_json(&object.to_string()))?;
                 }
             }
         }
@@ -94,7 +94,7 @@ impl Sheet {
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
         table.set_header(self.columns.iter().map(|c| c.to_uppercase()));
         for row in &self.rows {
-            table.add_row(row.iter().map(|cell| terminal_safe(&cell.plain()).into_owned()));
+            table.add_row(row.iter().map(Cell::shown));
         }
         let numeric = |column: usize| self.rows.iter().any(|row| row[column].0.is_number());
         for column in 0..self.columns.len() {

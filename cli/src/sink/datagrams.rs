@@ -8,6 +8,7 @@ use gnomon_flow::StoredFlow;
 use tokio::net::{UdpSocket, lookup_host};
 use tokio::time::{sleep, timeout};
 
+use super::announce::Socket;
 use super::{CONNECT_TIMEOUT, Failure};
 
 /// Of a datagram over IPv4.
@@ -79,6 +80,11 @@ impl Datagrams {
         let socket = UdpSocket::bind(any).await?;
         socket.connect(to).await?;
         Ok(socket)
+    }
+
+    pub(super) fn socket(&self) -> Option<Socket> {
+        let socket = self.socket.as_ref()?;
+        Some(Socket { transport: "udp", local: socket.local_addr().ok()?, remote: socket.peer_addr().ok()? })
     }
 
     pub(super) fn losses(&self) -> Option<String> {

@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::announce::Socket;
 use super::{CONNECT_TIMEOUT, Failure, WRITE_TIMEOUT};
 
 /// Of a request: so many records, or as many as make this many bytes.
@@ -27,6 +28,7 @@ pub(super) struct Http {
     path: String,
     bulk: bool,
     connection: Option<SendRequest<Full<Bytes>>>,
+    socket: Option<Socket>,
     pub(super) encoder: Encoder,
     refused: u64,
     reason: Option<String>,
@@ -40,6 +42,7 @@ impl Http {
             path: path.to_owned(),
             bulk,
             connection: None,
+            socket: None,
             encoder,
             refused: 0,
             reason: None,
@@ -123,15 +126,22 @@ impl Http {
         }
         let connecting = async {
             let stream = TcpStream::connect(&self.authority).await.map_err(|error| error.to_string())?;
-            handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())
+            let socket = Socket::of_tcp(&stream);
+            let shaken = handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string());
+            shaken.map(|(sender, connection)| (socket, sender, connection))
         };
-        let (sender, connection) = timeout(CONNECT_TIMEOUT, connecting)
+        let (socket, sender, connection) = timeout(CONNECT_TIMEOUT, connecting)
             .await
             .map_err(|_| Failure::passing(0, &"does not answer"))?
             .map_err(|error| Failure::passing(0, &error))?;
+        self.socket = socket;
         // Ends with the connection; its error is told by the request.
         tokio::spawn(connection);
         Ok(sender)
+    }
+
+    pub(super) fn socket(&self) -> Option<Socket> {
+        self.socket
     }
 
     pub(super) fn losses(&self) -> Option<String> {

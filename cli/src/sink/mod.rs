@@ -1,5 +1,6 @@
 //! Where exported records go: a file, standard output, a TCP connection, UDP datagrams, HTTP requests.
 
+mod announce;
 mod datagrams;
 mod http;
 mod stream;
@@ -13,6 +14,8 @@ use std::time::Duration;
 use gnomon_export::{Accept, Carrier, Encoder, Format, Tally};
 use gnomon_flow::StoredFlow;
 
+pub(crate) use announce::Announcer;
+use announce::Socket;
 use datagrams::Datagrams;
 use http::Http;
 use stream::Stream;
@@ -117,6 +120,15 @@ impl Sink {
             Way::Datagrams(_) | Way::Http(_) => Ok(()),
         };
         ended.map_err(|why| format!("{}: {why}", self.target))
+    }
+
+    /// What it sends over, if it has a connection.
+    fn socket(&self) -> Option<Socket> {
+        match &self.way {
+            Way::Stream(stream) => stream.socket(),
+            Way::Datagrams(datagrams) => datagrams.socket(),
+            Way::Http(http) => http.socket(),
+        }
     }
 
     pub(crate) fn tally(&self) -> Tally {

@@ -9,6 +9,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt, Stdout};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::announce::Socket;
 use super::{CONNECT_TIMEOUT, Failure, Target, WRITE_TIMEOUT};
 
 #[derive(Debug)]
@@ -29,6 +30,13 @@ pub(super) struct Stream {
 impl Stream {
     pub(super) fn new(target: Target, encoder: Encoder) -> Stream {
         Stream { target, open: None, encoder, unread: false }
+    }
+
+    pub(super) fn socket(&self) -> Option<Socket> {
+        match &self.open {
+            Some(Open::Tcp(tcp)) => Socket::of_tcp(tcp),
+            _ => None,
+        }
     }
 
     pub(super) fn is_unread(&self) -> bool {

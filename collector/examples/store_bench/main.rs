@@ -113,7 +113,7 @@ fn main() -> anyhow::Result<()> {
     };
     load::room_for(Path::new(&dir), rows)?;
     let begun = Watch::start();
-    let (store, writer) = open(Path::new(&dir), gate, limits)?;
+    let (store, writer) = open(Path::new(&dir), &gate, limits)?;
     let opened = begun.elapsed();
     println!("open: {opened:?}, {} MiB resident", resident_mib());
     let held = store.status()?.flows;

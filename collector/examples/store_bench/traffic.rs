@@ -142,6 +142,7 @@ pub(crate) fn record(n: u64, all: u64, dice: &mut Dice) -> FlowRecord {
         }),
         icmp: None,
         direction_guessed: false,
+        own_uplink: false,
         problem: None,
         sliced_packets: packets + answered,
         sliced_bytes: (packets + answered) * 128,

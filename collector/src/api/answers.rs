@@ -41,13 +41,19 @@ impl Api {
     }
 }
 
+/// When a caller that found no place or memory may try again, in seconds.
+pub(super) const RETRY_AFTER_S: u64 = 1;
+
 /// The kinds of failure that a caller can tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
     BadExpression,
     BadRequest,
     NotFound,
+    /// Of places or of memory, for now.
     Busy,
+    /// The question takes more memory than one may have.
+    TooLarge,
     Cancelled,
     Cut,
     Internal,
@@ -59,7 +65,8 @@ impl Failure {
             QueryError::Expression(_) => Failure::BadExpression,
             QueryError::Invalid { .. } => Failure::BadRequest,
             QueryError::NotFound(_) => Failure::NotFound,
-            QueryError::Busy { .. } => Failure::Busy,
+            QueryError::Busy { .. } | QueryError::NoMemory { .. } => Failure::Busy,
+            QueryError::TooLarge { .. } => Failure::TooLarge,
             QueryError::Cancelled => Failure::Cancelled,
             QueryError::Cut(_) => Failure::Cut,
             QueryError::Store(_) | QueryError::Fault => Failure::Internal,
@@ -73,6 +80,7 @@ impl Failure {
             Failure::BadRequest => "bad_request",
             Failure::NotFound => "not_found",
             Failure::Busy => "busy",
+            Failure::TooLarge => "too_large",
             Failure::Cancelled => "cancelled",
             Failure::Cut => "cut_short",
             Failure::Internal => "internal",

@@ -26,7 +26,7 @@ impl Api {
         });
         let events = self.store.gate().keeper().events().list().into_iter().map(v1::ClockEvent::from);
         let agents =
-            self.fleet.agents().iter().map(|agent| self.agent_clock(agent)).collect::<Result<_, _>>()?;
+            self.fleet.clocks().iter().map(|agent| self.agent_clock(agent)).collect::<Result<_, _>>()?;
         Ok(v1::ClockResponse {
             collector: Some(self.collector_clock()),
             agents,

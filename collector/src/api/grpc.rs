@@ -1,23 +1,34 @@
 //! The gRPC door: wire messages ↔ questions.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Waker};
 
+use axum::body::Body;
+use axum::http;
+use axum::middleware::map_response;
+use bytes::Bytes;
 use gnomon_clock::UtcNs;
-use gnomon_flow::FlowRef;
-use gnomon_proto::v1;
+use gnomon_flow::{FlowRef, TransportStream};
 use gnomon_proto::v1::query_server::{Query, QueryServer};
+use gnomon_proto::{Message, v1};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::codec::CompressionEncoding::Zstd;
 use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
+use tonic::service::interceptor::InterceptedService;
 use tonic::{Code, Request, Response, Status};
+use tonic_health::ServingStatus;
 
-use super::answers::Failure;
-use super::{Api, REQUEST_BYTES_MAX, hunts};
+use super::answers::{Failure, RETRY_AFTER_S};
+use super::caller::caller;
+use super::{Api, REQUEST_BYTES_MAX, delivery, hunts};
+use crate::own_streams::parse_announcement;
 use crate::query::{
-    Different, FacetField, FacetValue, Facets, FacetsAnswer, Following, Histogram, Hunt, Measure, PcapFormat,
-    PcapPiece, PcapRequest, PcapSummary, QueryError, Search, Sums, TailItem, TimeRange, Top, TopRow,
+    Answer, Charge, Different, FacetField, FacetValue, Facets, FacetsAnswer, Following, Histogram,
+    HistogramAnswer, Hunt, Measure, Operation, PcapFormat, PcapPiece, PcapRequest, PcapSummary, Queries,
+    QueryError, Search, SearchPage, Sums, TailItem, TimeRange, Top, TopAnswer, TopRow,
 };
 
 /// `routes` with the services for people and programs: queries, health, reflection.
@@ -27,30 +38,114 @@ pub fn add_services(routes: Routes, api: &Api) -> Routes {
         .max_encoding_message_size(gnomon_proto::MESSAGE_BYTES_MAX)
         .accept_compressed(Zstd)
         .send_compressed(Zstd);
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(gnomon_proto::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    let routes = routes.add_service(query).add_service(health());
-    match reflection.build_v1() {
-        Ok(reflection) => routes.add_service(reflection),
+    let own_streams = api.own_streams.clone();
+    let query = InterceptedService::new(query, move |request: Request<()>| {
+        own_streams.announce(announced(request.metadata()));
+        Ok(request)
+    });
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(gnomon_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let routes =
+        routes.add_service(query).add_service(super::admin::service(&api.store)).add_service(health());
+    // Many tools still ask by the older name.
+    let routes = match (reflection().build_v1(), reflection().build_v1alpha()) {
+        (Ok(reflection), Ok(older)) => routes.add_service(reflection).add_service(older),
         // The build writes the descriptors, and a test asks for them.
-        Err(error) => {
+        (Err(error), _) | (_, Err(error)) => {
             tracing::error!(%error, "gRPC reflection is not served: the descriptors cannot be read");
             routes
         }
+    };
+    let delivered = map_response(move |mut response: http::Response<Body>| {
+        let held = response.extensions_mut().remove::<Held>();
+        if let Some(Delivered { queries, charge, message }) = held.and_then(Held::take) {
+            response = response.map(|body| match message {
+                Some(message) => delivery::of_message(&queries, message, charge),
+                None => delivery::of_body(&queries, body, charge),
+            });
+        }
+        std::future::ready(response)
+    });
+    routes.into_axum_router().layer(delivered).into()
+}
+
+/// What an answer is charged, on its way to the body that it becomes; and the message itself where it was written already.
+#[derive(Clone)]
+struct Held(Arc<Mutex<Option<Delivered>>>);
+
+struct Delivered {
+    /// Of the question.
+    queries: Queries,
+    charge: Charge,
+    message: Option<Vec<Bytes>>,
+}
+
+impl Held {
+    fn of(queries: &Queries, charge: Charge, message: Option<Vec<Bytes>>) -> Held {
+        Held(Arc::new(Mutex::new(Some(Delivered { queries: queries.clone(), charge, message }))))
     }
+
+    fn take(self) -> Option<Delivered> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+fn held<T>(queries: &Queries, Answer { value, charge }: Answer<T>) -> Response<T> {
+    let mut response = Response::new(value);
+    response.extensions_mut().insert(Held::of(queries, charge, None));
+    response
+}
+
+/// A large message is written on the thread of its question: megabytes would hold up what else runs on the server's threads.
+/// What stands in its place on the way through the server is empty.
+fn written<T: Default>(queries: &Queries, Answer { value, charge }: Answer<Vec<Bytes>>) -> Response<T> {
+    let mut response = Response::new(T::default());
+    response.extensions_mut().insert(Held::of(queries, charge, Some(value)));
+    response
+}
+
+/// How a message is written for the caller of `request`.
+fn writing<T, M: Message>(request: &Request<T>) -> impl Fn(M) -> (Vec<Bytes>, usize) + Send + 'static {
+    let accepted = request.metadata().get("grpc-accept-encoding").and_then(|value| value.to_str().ok());
+    let zstd = accepted.is_some_and(|list| list.split(',').any(|encoding| encoding.trim() == "zstd"));
+    move |message: M| {
+        let pieces = delivery::message(message.encode_to_vec(), zstd);
+        let bytes = pieces.iter().map(Bytes::len).sum();
+        (pieces, bytes)
+    }
+}
+
+/// The streams that whoever asks has open, as it says: of an export, where it goes to.
+fn announced(metadata: &MetadataMap) -> impl Iterator<Item = TransportStream> + '_ {
+    let values = metadata.get_all(gnomon_proto::OWN_STREAM_METADATA).iter();
+    values.filter_map(|value| parse_announcement(value.to_str().ok()?))
 }
 
 /// Serving as long as the process does: readiness for entries is `/readyz`.
 fn health() -> tonic_health::pb::health_server::HealthServer<tonic_health::server::HealthService> {
-    let service = tonic_health::server::HealthService::from_health_reporter(
-        tonic_health::server::HealthReporter::new(),
-    );
+    let reporter = tonic_health::server::HealthReporter::new();
+    for name in ["gnomon.v1.Ingest", "gnomon.v1.Query", "gnomon.v1.Admin"] {
+        let mut set = pin!(reporter.set_service_status(name, ServingStatus::Serving));
+        // Nobody else has the reporter: it does not wait.
+        let done = set.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        debug_assert!(done.is_ready());
+    }
+    let service = tonic_health::server::HealthService::from_health_reporter(reporter);
     tonic_health::pb::health_server::HealthServer::new(service)
 }
 
 struct Door {
     api: Api,
+}
+
+impl Door {
+    /// Where a request's questions go: they count for its caller.
+    fn queries<T>(&self, request: &Request<T>) -> Queries {
+        self.api.queries.by(caller(request.extensions()))
+    }
 }
 
 /// A Status with the place of an expression's fault as metadata: `gnomon-column`, `gnomon-length`, `gnomon-hint`.
@@ -59,7 +154,7 @@ fn status(error: &QueryError) -> Status {
     let code = match failure {
         Failure::BadExpression | Failure::BadRequest => Code::InvalidArgument,
         Failure::NotFound => Code::NotFound,
-        Failure::Busy => Code::ResourceExhausted,
+        Failure::Busy | Failure::TooLarge => Code::ResourceExhausted,
         Failure::Cancelled => Code::Cancelled,
         Failure::Cut => Code::Aborted,
         Failure::Internal => Code::Internal,
@@ -72,6 +167,9 @@ fn status(error: &QueryError) -> Status {
         for (key, number) in [("gnomon-column", error.column), ("gnomon-length", error.length)] {
             metadata.insert(key, number.into());
         }
+    }
+    if failure == Failure::Busy {
+        metadata.insert("retry-after", RETRY_AFTER_S.into());
     }
     // A message travels in a header: what was quoted from an expression may be too long for it.
     let message = error.to_string();
@@ -146,6 +244,7 @@ impl Query for Door {
         &self,
         request: Request<v1::SearchRequest>,
     ) -> Result<Response<v1::SearchResponse>, Status> {
+        let (queries, write) = (self.queries(&request), writing(&request));
         let wire = request.into_inner();
         let search = Search {
             expression: wire.expression,
@@ -154,23 +253,32 @@ impl Query for Door {
             limit: wire.limit,
             cursor: wire.cursor,
         };
-        let page = self.api.queries.search(search).await.map_err(|error| status(&error))?;
-        Ok(Response::new(v1::SearchResponse {
-            flows: page.flows.iter().map(Into::into).collect(),
-            next_cursor: page.next_cursor,
-            partial: partial(page.partial),
-        }))
+        let shape = move |page: SearchPage| {
+            write(v1::SearchResponse {
+                // Each goes when it was made into a message.
+                flows: page.flows.into_iter().map(|flow| (&flow).into()).collect(),
+                next_cursor: page.next_cursor,
+                partial: partial(page.partial),
+            })
+        };
+        queries
+            .search_as(search, shape)
+            .await
+            .map(|answer| written(&queries, answer))
+            .map_err(|error| status(&error))
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::StoredFlow>, Status> {
+        let queries = self.queries(&request);
         let id = id(&request.into_inner().id)?;
-        let flow = self.api.queries.get(id).await.map_err(|error| status(&error))?;
+        let flow = queries.get(id).await.map_err(|error| status(&error))?;
         Ok(Response::new((&flow).into()))
     }
 
     async fn count(&self, request: Request<v1::CountRequest>) -> Result<Response<v1::CountResponse>, Status> {
+        let queries = self.queries(&request);
         let wire = request.into_inner();
-        let answer = self.api.queries.count(&wire.expression, range(wire.range), &wire.distinct).await;
+        let answer = queries.count(&wire.expression, range(wire.range), &wire.distinct).await;
         let answer = answer.map_err(|error| status(&error))?;
         Ok(Response::new(v1::CountResponse {
             flows: answer.sums.flows,
@@ -182,6 +290,7 @@ impl Query for Door {
     }
 
     async fn top(&self, request: Request<v1::TopRequest>) -> Result<Response<v1::TopResponse>, Status> {
+        let (queries, write) = (self.queries(&request), writing(&request));
         let wire = request.into_inner();
         let by = match v1::Measure::try_from(wire.by) {
             Ok(v1::Measure::Unspecified | v1::Measure::Flows) => Measure::Flows,
@@ -193,18 +302,25 @@ impl Query for Door {
         let (expression, range) = (wire.expression, range(wire.range));
         let (fields, distinct) = (wire.fields, wire.distinct);
         let top = Top { expression, range, fields, distinct, by, limit: wire.limit };
-        let answer = self.api.queries.top(top).await.map_err(|error| status(&error))?;
-        Ok(Response::new(v1::TopResponse {
-            rows: answer.rows.into_iter().map(top_row).collect(),
-            others_flows: answer.others_flows,
-            partial: partial(answer.partial),
-        }))
+        let shape = move |answer: TopAnswer| {
+            write(v1::TopResponse {
+                rows: answer.rows.into_iter().map(top_row).collect(),
+                others_flows: answer.others_flows,
+                partial: partial(answer.partial),
+            })
+        };
+        queries
+            .top_as(top, shape)
+            .await
+            .map(|answer| written(&queries, answer))
+            .map_err(|error| status(&error))
     }
 
     async fn histogram(
         &self,
         request: Request<v1::HistogramRequest>,
     ) -> Result<Response<v1::HistogramResponse>, Status> {
+        let (queries, write) = (self.queries(&request), writing(&request));
         let wire = request.into_inner();
         let histogram = Histogram {
             expression: wire.expression,
@@ -212,25 +328,32 @@ impl Query for Door {
             interval_ns: wire.interval_ns,
             group: wire.group,
         };
-        let answer = self.api.queries.histogram(histogram).await.map_err(|error| status(&error))?;
-        let buckets = answer.buckets.into_iter().map(|bucket| v1::HistogramBucket {
-            start_unix_ns: bucket.start.unix_ns(),
-            group: bucket.group,
-            flows: bucket.sums.flows,
-            packets: bucket.sums.packets,
-            bytes: bucket.sums.bytes,
-        });
-        Ok(Response::new(v1::HistogramResponse {
-            interval_ns: answer.interval_ns,
-            buckets: buckets.collect(),
-            partial: partial(answer.partial),
-        }))
+        let shape = move |answer: HistogramAnswer| {
+            let buckets = answer.buckets.into_iter().map(|bucket| v1::HistogramBucket {
+                start_unix_ns: bucket.start.unix_ns(),
+                group: bucket.group,
+                flows: bucket.sums.flows,
+                packets: bucket.sums.packets,
+                bytes: bucket.sums.bytes,
+            });
+            write(v1::HistogramResponse {
+                interval_ns: answer.interval_ns,
+                buckets: buckets.collect(),
+                partial: partial(answer.partial),
+            })
+        };
+        queries
+            .histogram_as(histogram, shape)
+            .await
+            .map(|answer| written(&queries, answer))
+            .map_err(|error| status(&error))
     }
 
     async fn facets(
         &self,
         request: Request<v1::FacetsRequest>,
     ) -> Result<Response<Self::FacetsStream>, Status> {
+        let queries = self.queries(&request);
         let wire = request.into_inner();
         let facets = Facets {
             expression: wire.expression,
@@ -240,13 +363,14 @@ impl Query for Door {
             refine: wire.refine,
             exact: wire.exact,
         };
-        let answers = self.api.queries.facets(facets).await.map_err(|error| status(&error))?;
-        let answers = ReceiverStream::new(answers)
-            .map(|answer| answer.map(facets_answer).map_err(|error| status(&error)));
-        Ok(Response::new(Box::pin(answers)))
+        let Answer { value, charge } =
+            queries.facets_as(facets, facets_answer).await.map_err(|error| status(&error))?;
+        let answers = ReceiverStream::new(value).map(|answer| answer.map_err(|error| status(&error)));
+        Ok(held(&queries, Answer { value: Box::pin(answers) as Self::FacetsStream, charge }))
     }
 
     async fn hunt(&self, request: Request<v1::HuntRequest>) -> Result<Response<v1::HuntResponse>, Status> {
+        let queries = self.queries(&request);
         let wire = request.into_inner();
         let hunt = Hunt {
             name: wire.name,
@@ -255,7 +379,7 @@ impl Query for Door {
             parameters: wire.parameters.into_iter().collect(),
             limit: wire.limit,
         };
-        let answer = self.api.queries.hunt(hunt).await.map_err(|error| status(&error))?;
+        let answer = queries.hunt(hunt).await.map_err(|error| status(&error))?;
         Ok(Response::new(v1::HuntResponse {
             findings: answer.findings.into_iter().map(hunts::finding).collect(),
             others: answer.others,
@@ -268,6 +392,7 @@ impl Query for Door {
     }
 
     async fn pcap(&self, request: Request<v1::PcapRequest>) -> Result<Response<Self::PcapStream>, Status> {
+        let queries = self.queries(&request);
         let wire = request.into_inner();
         let format = match v1::PcapFormat::try_from(wire.format) {
             Ok(v1::PcapFormat::Unspecified | v1::PcapFormat::Pcapng) => PcapFormat::Pcapng,
@@ -281,25 +406,24 @@ impl Query for Door {
             format,
             packets_max: wire.packets_max,
         };
-        let download = self.api.queries.pcap(request).await.map_err(|error| status(&error))?;
+        let download = queries.pcap(request).await.map_err(|error| status(&error))?;
         let chunks = download.pieces.map(|piece| match piece {
             Ok(PcapPiece::Data(data)) => Ok(v1::PcapChunk { data, summary: None }),
-            Ok(PcapPiece::End(end)) => {
-                Ok(v1::PcapChunk { data: bytes::Bytes::new(), summary: Some(summary(end)) })
-            }
+            Ok(PcapPiece::End(end)) => Ok(v1::PcapChunk { data: Bytes::new(), summary: Some(summary(end)) }),
             Err(error) => Err(status(&error)),
         });
         Ok(Response::new(Box::pin(chunks)))
     }
 
     async fn tail(&self, request: Request<v1::TailRequest>) -> Result<Response<Self::TailStream>, Status> {
+        let queries = self.queries(&request);
         let wire = request.into_inner();
         let following = Following { whole: wire.whole, behind: wire.behind };
         // Told at once, so that who is cut off before the first flow goes on from here too.
         let newest = self.api.store.newest_block();
         let behind = following.behind.unwrap_or(newest).min(newest);
         let begun = following.whole.then(|| Ok(v1::TailResponse { behind, ..Default::default() }));
-        let items = self.api.queries.tail(&wire.expression, following).await;
+        let items = queries.tail(&wire.expression, following).await;
         let items = items.map_err(|error| status(&error))?;
         let flows = ReceiverStream::new(items).map(|TailItem { flow, missed, behind }| {
             Ok(v1::TailResponse { flow: Some((&*flow).into()), missed, behind })
@@ -308,23 +432,30 @@ impl Query for Door {
     }
 
     async fn agents(&self, _: Request<v1::AgentsRequest>) -> Result<Response<v1::AgentsResponse>, Status> {
-        Ok(Response::new(v1::AgentsResponse { agents: self.api.fleet.agents() }))
+        let answer = self.api.fleet.answer();
+        let partial = answer.partial().map(|reason| v1::Partial { reason });
+        Ok(Response::new(v1::AgentsResponse { agents: answer.agents, partial }))
     }
 
     async fn fields(&self, _: Request<v1::FieldsRequest>) -> Result<Response<v1::FieldsResponse>, Status> {
         Ok(Response::new(v1::FieldsResponse::of_table()))
     }
 
-    async fn clock(&self, _: Request<v1::ClockRequest>) -> Result<Response<v1::ClockResponse>, Status> {
-        let answer = self.api.queries.blocking({
+    async fn clock(&self, request: Request<v1::ClockRequest>) -> Result<Response<v1::ClockResponse>, Status> {
+        let queries = self.queries(&request);
+        let answer = queries.question(Operation::Clock, {
             let api = self.api.clone();
             move || api.clock().map_err(QueryError::from)
         });
         answer.await.map(Response::new).map_err(|error| status(&error))
     }
 
-    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
-        let answer = self.api.queries.blocking({
+    async fn status(
+        &self,
+        request: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusResponse>, Status> {
+        let queries = self.queries(&request);
+        let answer = queries.look({
             let api = self.api.clone();
             move || api.status().map_err(QueryError::from)
         });

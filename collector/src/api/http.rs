@@ -1,28 +1,33 @@
 //! The HTTP door: every route of the table, JSON in and out.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{Extensions, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use bytes::Bytes;
 use gnomon_flow::FlowRef;
+use gnomon_flow::escape::terminal_safe_json;
 use serde::Serialize;
 use serde_json::json;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 
-use super::answers::Failure;
+use super::answers::{Failure, RETRY_AFTER_S};
+use super::caller::caller;
+use super::delivery::{self, Pieces};
 use super::parameters::Parameters;
 use super::routes::{Door, ROUTES, Route};
 use super::{Api, REQUEST_BYTES_MAX, hunts, json, openapi};
 use crate::query::{
-    Facets, FacetsAnswer, Following, Histogram, Hunt, Measure, PcapFormat, PcapPiece, PcapRequest,
-    QueryError, Search, TailItem, Top,
+    Answer, Caller, Facets, FacetsAnswer, Following, Histogram, Hunt, Measure, Operation, PcapFormat,
+    PcapPiece, PcapRequest, Queries, QueryError, Search, TailItem, Top,
 };
 
 /// Silence after which followers by server-sent events get a comment, so that nothing between gives up.
@@ -73,13 +78,15 @@ fn method(route: &'static Route) -> MethodRouter<Api> {
                 return failure(StatusCode::PAYLOAD_TOO_LARGE, "bad_request", &message);
             }
         };
-        answer(&api, route, &parts.uri, &body, events).await.unwrap_or_else(|error| refusal(&error))
+        let caller = caller(&parts.extensions);
+        answer(&api, caller, route, &parts.uri, &body, events).await.unwrap_or_else(|error| refusal(&error))
     };
     if route.post { get(handler).post(handler) } else { get(handler) }
 }
 
 async fn answer(
     api: &Api,
+    caller: Caller,
     route: &'static Route,
     uri: &Uri,
     body: &Bytes,
@@ -91,7 +98,7 @@ async fn answer(
     })?;
     let parameters = Parameters::read(route, pairs.0, body)?;
     let now = api.store.now().utc;
-    let queries = &api.queries;
+    let queries = &api.queries.by(caller);
     let expression = || parameters.text("expression").to_owned();
     match route.door {
         Door::Search => {
@@ -102,7 +109,8 @@ async fn answer(
                 limit: parameters.number("limit")?,
                 cursor: parameters.text("cursor").to_owned(),
             };
-            Ok(written(&json::Page::of(&queries.search(search).await?)))
+            let answer = queries.search_as(search, |page| pieces(&json::Page::of(&page)));
+            sent(queries, answer.await?)
         }
         Door::Count => {
             let answer =
@@ -125,7 +133,8 @@ async fn answer(
                 by,
                 limit: parameters.number("limit")?,
             };
-            Ok(written(&json::top(&queries.top(top).await?)))
+            let answer = queries.top_as(top, |answer| pieces(&json::top(&answer)));
+            sent(queries, answer.await?)
         }
         Door::Histogram => {
             let histogram = Histogram {
@@ -134,7 +143,8 @@ async fn answer(
                 interval_ns: parameters.duration_ns("interval")?,
                 group: parameters.text("group").to_owned(),
             };
-            Ok(written(&json::histogram(&queries.histogram(histogram).await?)))
+            let answer = queries.histogram_as(histogram, |answer| pieces(&json::histogram(&answer)));
+            sent(queries, answer.await?)
         }
         Door::Facets => {
             let refine = parameters.flag("refine")?;
@@ -146,18 +156,20 @@ async fn answer(
                 refine,
                 exact: parameters.flag("exact")?,
             };
-            let mut answers = queries.facets(facets).await?;
+            let shape = |answer: FacetsAnswer| json::facets(&answer).to_string();
+            let Answer { value: mut answers, charge } = queries.facets_as(facets, shape).await?;
             if !refine {
-                return Ok(written(&json::facets(&answers.recv().await.ok_or(QueryError::Fault)??)));
+                let text = answers.recv().await.ok_or(QueryError::Fault)??;
+                return sent(queries, Answer { value: Ok(vec![text.into()]), charge });
             }
-            let text = |answer: Result<FacetsAnswer, QueryError>| match answer {
-                Ok(answer) => json::facets(&answer).to_string(),
-                Err(error) => {
+            let text = |answer: Result<String, QueryError>| {
+                answer.unwrap_or_else(|error| {
                     let code = Failure::of(&error).code();
                     json!({"error": {"code": code, "message": error.to_string()}}).to_string()
-                }
+                })
             };
-            Ok(lines(ReceiverStream::new(answers).map(text), events))
+            let response = lines(ReceiverStream::new(answers).map(text), events);
+            Ok(response.map(|body| delivery::of_body(queries, body, charge)))
         }
         Door::Hunt => {
             let hunt = Hunt {
@@ -184,24 +196,24 @@ async fn answer(
                 format,
                 packets_max: parameters.number("packets_max")?,
             };
-            pcap(api, request).await
+            pcap(queries, request).await
         }
         Door::Tail => {
             let items = ReceiverStream::new(queries.tail(&expression(), Following::default()).await?);
             let text = |item: TailItem| serde_json::to_string(&json::Tail::of(&item)).unwrap_or_default();
             Ok(lines(items.map(text), events))
         }
-        Door::Agents => Ok(written(&json::agents(&api.fleet.agents()))),
+        Door::Agents => Ok(written(&json::agents(&api.fleet.answer()))),
         Door::Fields => Ok(written(&json::fields())),
         Door::Status => {
-            let status = queries.blocking({
+            let status = queries.look({
                 let api = api.clone();
                 move || api.status().map_err(QueryError::from)
             });
             Ok(written(&json::status(&status.await?)))
         }
         Door::Clock => {
-            let clock = queries.blocking({
+            let clock = queries.question(Operation::Clock, {
                 let api = api.clone();
                 move || api.clock().map_err(QueryError::from)
             });
@@ -209,27 +221,37 @@ async fn answer(
         }
         Door::OpenApi => Ok(written(&openapi(&api.version))),
         Door::Healthz => Ok(text(StatusCode::OK, "ok\n".to_owned())),
-        Door::Readyz => Ok(match (api.not_ready)() {
+        Door::Readyz => Ok(match not_ready(api).await {
             None => text(StatusCode::OK, "ready\n".to_owned()),
             Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
         }),
-        Door::Metrics => Ok(text(StatusCode::OK, (api.metrics)())),
+        Door::Metrics => {
+            let metrics = Arc::clone(&api.metrics);
+            Ok(text(StatusCode::OK, queries.look(move || Ok(metrics())).await?))
+        }
         // Has a path of its own to read; see `method`.
         Door::Flow => Err(QueryError::Fault),
     }
 }
 
-async fn flow(State(api): State<Api>, Path(id): Path<String>) -> Response {
-    let found = async { api.queries.get(flow_id(&id)?).await };
+/// On a thread that may wait for the store; it waits for no question.
+async fn not_ready(api: &Api) -> Option<String> {
+    let not_ready = Arc::clone(&api.not_ready);
+    tokio::task::spawn_blocking(move || not_ready()).await.unwrap_or(Some("asking panicked".to_owned()))
+}
+
+async fn flow(State(api): State<Api>, Path(id): Path<String>, extensions: Extensions) -> Response {
+    let queries = api.queries.by(caller(&extensions));
+    let found = async { queries.get(flow_id(&id)?).await };
     match found.await {
         Ok(flow) => written(&gnomon_flow::json::AsJson(&flow)),
         Err(error) => refusal(&error),
     }
 }
 
-async fn pcap(api: &Api, request: PcapRequest) -> Result<Response, QueryError> {
+async fn pcap(queries: &Queries, request: PcapRequest) -> Result<Response, QueryError> {
     let format = request.format;
-    let download = api.queries.pcap(request).await?;
+    let download = queries.pcap(request).await?;
     let found = download.found;
     // The summary stands in the file itself; an error breaks the transfer off, also one that says that it was cut short.
     let pieces = download.pieces.filter_map(|piece| match piece {
@@ -259,6 +281,7 @@ async fn pcap(api: &Api, request: PcapRequest) -> Result<Response, QueryError> {
 /// JSON objects as they come, one a line or an event.
 fn lines(objects: impl Stream<Item = String> + Send + 'static, events: bool) -> Response {
     let line = move |text: String| {
+        let text = terminal_safe_json(&text);
         let framed = if events { format!("data: {text}\n\n") } else { format!("{text}\n") };
         Ok::<_, Infallible>(Bytes::from(framed))
     };
@@ -289,9 +312,38 @@ fn invalid(field: &'static str, problem: impl Into<String>) -> QueryError {
     QueryError::Invalid { field, problem: problem.into() }
 }
 
+/// What an answer is written as, on the thread of the question; `Err` when it cannot be.
+type Written = Result<Vec<Bytes>, QueryError>;
+
+fn pieces(answer: &impl Serialize) -> (Written, usize) {
+    let mut pieces = Pieces::default();
+    if let Err(error) = serde_json::to_writer(&mut pieces, answer) {
+        tracing::error!(%error, "an answer cannot be written as JSON");
+        return (Err(QueryError::Fault), 0);
+    }
+    let pieces = pieces.finish();
+    let bytes = pieces.iter().map(Bytes::len).sum();
+    (Ok(pieces), bytes)
+}
+
+/// The response that delivers an answer, which holds its memory until then.
+fn sent(queries: &Queries, answer: Answer<Written>) -> Result<Response, QueryError> {
+    let body = delivery::of_pieces(queries, answer.value?, answer.charge);
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    harden(&mut response);
+    Ok(response)
+}
+
 fn written(answer: &impl Serialize) -> Response {
-    match serde_json::to_vec(answer) {
-        Ok(body) => with_type(StatusCode::OK, "application/json", body),
+    match serde_json::to_string(answer) {
+        Ok(body) => {
+            let body = match terminal_safe_json(&body) {
+                Cow::Borrowed(_) => body,
+                Cow::Owned(safe) => safe,
+            };
+            with_type(StatusCode::OK, "application/json", body.into_bytes())
+        }
         Err(error) => {
             tracing::error!(%error, "an answer cannot be written as JSON");
             refusal(&QueryError::Fault)
@@ -321,7 +373,9 @@ fn refusal(error: &QueryError) -> Response {
     let status = match kind {
         Failure::BadExpression | Failure::BadRequest => StatusCode::BAD_REQUEST,
         Failure::NotFound => StatusCode::NOT_FOUND,
-        Failure::Busy | Failure::Cancelled | Failure::Cut => StatusCode::SERVICE_UNAVAILABLE,
+        Failure::Busy => StatusCode::TOO_MANY_REQUESTS,
+        Failure::TooLarge => StatusCode::UNPROCESSABLE_ENTITY,
+        Failure::Cancelled | Failure::Cut => StatusCode::SERVICE_UNAVAILABLE,
         Failure::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     };
     if kind == Failure::Internal {
@@ -338,12 +392,12 @@ fn refusal(error: &QueryError) -> Response {
         error => failure(status, kind.code(), &error.to_string()),
     };
     if kind == Failure::Busy {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER_S.into());
     }
     response
 }
 
-fn failure(status: StatusCode, code: &str, message: &str) -> Response {
+pub(crate) fn failure(status: StatusCode, code: &str, message: &str) -> Response {
     let body = json!({"error": {"code": code, "message": message}});
     with_type(status, "application/json", body.to_string().into_bytes())
 }

@@ -4,12 +4,15 @@ use gnomon_clock::UtcNs;
 use gnomon_flow::json::AsJson;
 use gnomon_flow::timestamp::rfc3339;
 use gnomon_proto::v1;
-use serde::Serialize;
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::clock::source_word;
+use crate::fleet::Answer;
 use crate::query::{
-    CountAnswer, Different, FacetsAnswer, HistogramAnswer, SearchPage, Sums, TailItem, TopAnswer,
+    Bucket, CountAnswer, Different, FacetsAnswer, HistogramAnswer, SearchPage, Sums, TailItem, TopAnswer,
+    TopRow,
 };
 
 #[derive(Serialize)]
@@ -86,21 +89,51 @@ pub(super) fn count(answer: &CountAnswer) -> Value {
     with_partial(with_distinct(sums(&answer.sums), &answer.distinct), &answer.partial)
 }
 
-pub(super) fn top(answer: &TopAnswer) -> Value {
-    let rows = answer
-        .rows
-        .iter()
-        .map(|row| with_distinct(with_sums(json!({"values": row.values}), &row.sums), &row.distinct));
-    let object = json!({"rows": rows.collect::<Vec<_>>(), "others_flows": answer.others_flows});
-    with_partial(object, &answer.partial)
+pub(super) fn top(answer: &TopAnswer) -> impl Serialize {
+    let row =
+        |row: &TopRow| with_distinct(with_sums(json!({"values": row.values}), &row.sums), &row.distinct);
+    Rows {
+        fixed: ("others_flows", answer.others_flows),
+        rows: ("rows", &answer.rows, row),
+        partial: Partial::of(&answer.partial),
+    }
 }
 
-pub(super) fn histogram(answer: &HistogramAnswer) -> Value {
-    let buckets = answer.buckets.iter().map(|bucket| {
+/// An answer of many rows, each of which is made into JSON when it is written.
+struct Rows<'a, T, F> {
+    fixed: (&'static str, u64),
+    rows: (&'static str, &'a [T], F),
+    partial: Option<Partial<'a>>,
+}
+
+impl<T, F: Fn(&T) -> Value> Serialize for Rows<'_, T, F> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        struct Each<'a, T, F>(&'a [T], &'a F);
+        impl<T, F: Fn(&T) -> Value> Serialize for Each<'_, T, F> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_seq(self.0.iter().map(self.1))
+            }
+        }
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry(self.fixed.0, &self.fixed.1)?;
+        let (name, rows, row) = &self.rows;
+        map.serialize_entry(name, &Each(rows, row))?;
+        if let Some(partial) = &self.partial {
+            map.serialize_entry("partial", partial)?;
+        }
+        map.end()
+    }
+}
+
+pub(super) fn histogram(answer: &HistogramAnswer) -> impl Serialize {
+    let bucket = |bucket: &Bucket| {
         with_sums(json!({"start": rfc3339(bucket.start), "group": bucket.group}), &bucket.sums)
-    });
-    let object = json!({"interval_ns": answer.interval_ns, "buckets": buckets.collect::<Vec<_>>()});
-    with_partial(object, &answer.partial)
+    };
+    Rows {
+        fixed: ("interval_ns", answer.interval_ns),
+        rows: ("buckets", &answer.buckets, bucket),
+        partial: Partial::of(&answer.partial),
+    }
 }
 
 pub(super) fn facets(answer: &FacetsAnswer) -> Value {
@@ -172,8 +205,9 @@ pub(super) fn fields() -> Value {
     json!({"fields": fields.collect::<Vec<_>>()})
 }
 
-pub(super) fn agents(agents: &[v1::Agent]) -> Value {
-    json!({"agents": agents.iter().map(agent).collect::<Vec<_>>()})
+pub(super) fn agents(answer: &Answer) -> Value {
+    let agents = json!({"agents": answer.agents.iter().map(agent).collect::<Vec<_>>()});
+    with_partial(agents, &answer.partial())
 }
 
 fn agent(agent: &v1::Agent) -> Value {
@@ -211,8 +245,10 @@ fn heartbeat(heartbeat: &v1::Heartbeat) -> Value {
             "flows_evicted": interface.flows_evicted,
             "queues": interface.queues,
             "error": interface.error,
+            "seen_twice": interface.seen_twice,
         })
     });
+    let left_out = heartbeat.left_out.iter().map(|left| json!({"name": left.name, "reason": left.reason}));
     json!({
         "interfaces": interfaces.collect::<Vec<_>>(),
         "spool": heartbeat.spool.as_ref().map(|spool| json!({
@@ -224,8 +260,20 @@ fn heartbeat(heartbeat: &v1::Heartbeat) -> Value {
             "sacrificed_flow_entries": spool.sacrificed_flow_entries,
             "sacrificed_flow_records": spool.sacrificed_flow_records,
             "error": spool.error,
+            "memory_bytes": spool.memory_bytes,
+            "memory_bytes_max": spool.memory_bytes_max,
+            "damaged_entries": spool.damaged_entries,
+            "damaged_items": spool.damaged_items,
+            "missing_entries": spool.missing_entries,
+            "set_aside_files": spool.set_aside_files,
+            "set_aside_bytes": spool.set_aside_bytes,
+            "ledger_conflicts": spool.ledger_conflicts,
+            "unsettled_bytes": spool.unsettled_bytes,
+            "asked_again_entries": spool.asked_again_entries,
         })),
         "clock": heartbeat.clock.as_ref().map(clock),
+        "left_out": left_out.collect::<Vec<_>>(),
+        "left_out_more": heartbeat.left_out_more,
         "uptime_ms": heartbeat.uptime_ms,
         "resident_bytes": heartbeat.resident_bytes,
     })

@@ -1,7 +1,10 @@
 //! The doors for people and programs: gRPC and HTTP/JSON with one meaning, on one port.
 
+mod admin;
 mod answers;
+mod caller;
 mod clock;
+mod delivery;
 mod grpc;
 mod http;
 mod hunts;
@@ -9,7 +12,6 @@ mod json;
 mod openapi;
 mod parameters;
 mod routes;
-mod server;
 #[cfg(test)]
 mod tests;
 
@@ -17,12 +19,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::fleet::Fleet;
+use crate::own_streams::StreamRegistry;
 use crate::query::Queries;
 use crate::store::Store;
 
 pub use grpc::add_services;
+pub(crate) use http::failure;
 pub use openapi::openapi;
-pub use server::{Listen, serve};
 
 /// Bytes of a request's body.
 pub const REQUEST_BYTES_MAX: usize = 1 << 20;
@@ -39,6 +42,8 @@ pub struct Api {
     pub not_ready: Arc<dyn Fn() -> Option<String> + Send + Sync>,
     /// Shown by Status.
     pub version: String,
+    /// Told of what questions announce.
+    pub own_streams: StreamRegistry,
 }
 
 impl fmt::Debug for Api {
@@ -47,7 +52,7 @@ impl fmt::Debug for Api {
     }
 }
 
-/// All routes, HTTP/JSON and gRPC; see [`serve`].
+/// All routes, HTTP/JSON and gRPC; see [`crate::listen`].
 pub fn router(api: &Api) -> axum::Router {
     add_services(http::router(api.clone()).into(), api).into_axum_router()
 }

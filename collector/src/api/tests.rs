@@ -10,15 +10,20 @@ use gnomon_proto::v1;
 use gnomon_proto::v1::query_client::QueryClient;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_stream::StreamExt;
 use tower::ServiceExt;
 
 use super::*;
 use crate::fleet::Introduction;
+use crate::listen::testing;
 use crate::query::QueryLimits;
 use crate::query::testing::{Fixture, block, fixture};
 use crate::store::testing::{S, epoch, record};
+
+fn registry() -> StreamRegistry {
+    StreamRegistry::new([], Arc::new(gnomon_clock::KernelClock))
+}
 
 fn api(fixture: &Fixture) -> Api {
     let fleet = Fleet::default();
@@ -32,6 +37,7 @@ fn api(fixture: &Fixture) -> Api {
         metrics: Arc::new(|| "gnomon_up 1\n".to_owned()),
         not_ready: Arc::new(|| None),
         version: "9.9.9".to_owned(),
+        own_streams: registry(),
     }
 }
 
@@ -401,10 +407,8 @@ fn conforms(schemas: &Value, schema: &Value, value: &Value, at: &str) {
 }
 
 async fn served(api: &Api, stop: &tokio_util::sync::CancellationToken) -> std::net::SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
-    let address = listener.local_addr().expect("address");
-    tokio::spawn(serve(Listen { listener, tls: None }, router(api), stop.clone()));
-    address
+    let (port, _) = testing::serve(router(api), None, testing::settings(), stop.clone()).await;
+    std::net::SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 #[tokio::test]
@@ -412,7 +416,10 @@ async fn grpc_and_http_share_a_port() {
     let mut fixture = filled();
     let address = served(&api(&fixture), &fixture.shutdown).await;
     let mut stream = TcpStream::connect(address).await.expect("connect");
-    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.expect("write");
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .await
+        .expect("write");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.expect("read");
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\n"), "{answer}");
@@ -486,6 +493,25 @@ async fn reflection_and_health_are_served() {
     let health =
         HealthClient::new(channel.clone()).check(tonic_health::pb::HealthCheckRequest::default()).await;
     assert_eq!(health.expect("health").into_inner().status, 1, "serving");
+    for (service, status) in
+        [("gnomon.v1.Query", Ok(1)), ("gnomon.v1.Ingest", Ok(1)), ("nobody", Err(tonic::Code::NotFound))]
+    {
+        let request = tonic_health::pb::HealthCheckRequest { service: service.to_owned() };
+        let said = HealthClient::new(channel.clone()).check(request).await;
+        assert_eq!(said.map(|said| said.into_inner().status).map_err(|e| e.code()), status, "{service}");
+    }
+    {
+        use tonic_reflection::pb::v1alpha::server_reflection_client::ServerReflectionClient;
+        use tonic_reflection::pb::v1alpha::server_reflection_request::MessageRequest;
+        let ask = tonic_reflection::pb::v1alpha::ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(MessageRequest::FileContainingSymbol("gnomon.v1.Query".to_owned())),
+        };
+        let asked = tokio_stream::iter([ask]);
+        let mut older = ServerReflectionClient::new(channel.clone());
+        let answers = older.server_reflection_info(asked).await.expect("reflection by its older name");
+        answers.into_inner().next().await.expect("an answer").expect("no error");
+    }
     let ask = ServerReflectionRequest {
         host: String::new(),
         message_request: Some(MessageRequest::ListServices(String::new())),

@@ -223,7 +223,7 @@ async fn found(store: &Store, clock: &std::sync::Arc<FakeClock>, expression: &st
 async fn a_country_is_found_at_once_after_a_restart_and_in_a_block() {
     let dir = tempfile::tempdir().unwrap();
     let clock = FakeClock::new();
-    let open = |known| open_enriched(dir.path(), gate(&clock), LIMITS, known).unwrap();
+    let open = |known| open_enriched(dir.path(), &gate(&clock), LIMITS, known).unwrap();
     let (store, mut writer) = open(enrichment());
     writer.commit(&[fixes(epoch(1), vec![fix(1, 100), fix(99, 100)])]).unwrap();
     let records = [between(1, "203.0.113.9"), between(2, "10.1.2.3"), between(3, "2001:db8:de::1")];
@@ -305,7 +305,7 @@ fn files_are_read_again_and_a_bad_one_changes_nothing() {
     };
     let current = CurrentEnrichment::from(Enrichment::load(&config).unwrap());
     let (store, _writer) =
-        open_enriched(&dir.path().join("store"), gate(&FakeClock::new()), LIMITS, current.clone()).unwrap();
+        open_enriched(&dir.path().join("store"), &gate(&FakeClock::new()), LIMITS, current.clone()).unwrap();
     let told = |enrichment: &Enrichment| enrichment.ask(ip("198.51.100.7")).country.unwrap();
     let before = store.enrichment();
     written(dir.path(), "country.mmdb", of("SE"));

@@ -1,4 +1,5 @@
-//! The one thread that writes: what is queued up while one group is being synced is the next group.
+//! The one thread that writes: what is queued up while one group is being synced is the next group. Each session has a queue
+//! of its own, and a group takes from all of them in turn (`lanes.rs`): who sends much waits for himself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,13 +10,13 @@ use std::time::Duration;
 use gnomon_clock::{Clock, EpochId};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
+use super::lanes::Lanes;
 use crate::store::{Body, Change, Committed, StoreError, Writer};
 
-/// A group is at most this many changes…
-const GROUP_CHANGES_MAX: usize = 1024;
-/// …and about this many bytes as they came.
-const GROUP_BYTES_MAX: usize = 16 << 20;
+/// How long a stop waits for what was handed over: of a backlog the rest is left to the agents, which have it.
+const STOP_NS_MAX: u64 = 3_000_000_000;
 /// How long an idle committer sleeps before it looks at what time alone has settled.
 const IDLE: Duration = Duration::from_millis(250);
 /// Between tries of a group that could not be written.
@@ -23,12 +24,19 @@ const RETRY: Duration = Duration::from_millis(250);
 
 /// A change on its way.
 pub(super) struct Submission {
+    /// The session it comes from.
+    pub(super) session: u64,
     pub(super) change: Change,
+    /// As they came.
     pub(super) bytes: usize,
+    /// Of the memory that what was read of it takes; goes back when the change is durable.
+    pub(super) decoded: Option<OwnedSemaphorePermit>,
     pub(super) answer: mpsc::UnboundedSender<Answer>,
     pub(super) window: OwnedSemaphorePermit,
     /// Goes back when the change is durable.
     pub(super) budget: OwnedSemaphorePermit,
+    /// Of its entry, if that is one of those that are traced; it ends when the change is durable.
+    pub(super) span: Span,
 }
 
 /// What became of a change.
@@ -84,6 +92,7 @@ impl Committer {
             stop: Arc::clone(&stop),
             counters: Arc::clone(&counters),
             stopped: false,
+            lanes: Lanes::default(),
         };
         let thread = std::thread::Builder::new().name("committer".to_owned()).spawn(move || {
             let _ended = guard;
@@ -99,7 +108,8 @@ impl Committer {
 }
 
 impl CommitterHandle {
-    /// Ends the thread once what was handed over is durable; what cannot be written is left to the agents. Blocking.
+    /// Ends the thread once what was handed over is durable, for a few seconds at most; what is not is left to the agents.
+    /// Blocking.
     pub fn stop(self) {
         self.stop.store(true, Ordering::Release);
         if self.thread.join().is_err() {
@@ -115,36 +125,55 @@ struct Work {
     stop: Arc<AtomicBool>,
     counters: Arc<CommitCounters>,
     stopped: bool,
+    lanes: Lanes,
 }
 
 impl Work {
     fn run(mut self) {
         let mut more = true;
+        let mut open = true;
+        let mut stopping_since = None;
         loop {
-            let first = if more {
-                match self.receiver.try_recv() {
-                    Ok(first) => Some(first),
-                    Err(TryRecvError::Empty) => None,
-                    Err(TryRecvError::Disconnected) => break,
+            if self.stop.load(Ordering::Acquire) {
+                let now = self.clock.monotonic();
+                if now.since(*stopping_since.get_or_insert(now)) > STOP_NS_MAX {
+                    tracing::warn!(
+                        "stopping with entries that were not acknowledged: the agents send them again"
+                    );
+                    break;
                 }
-            } else {
+            }
+            if self.lanes.is_empty() && !more {
                 match self.receiver.recv_timeout(IDLE) {
-                    Ok(first) => Some(first),
-                    Err(RecvTimeoutError::Timeout) => None,
-                    Err(RecvTimeoutError::Disconnected) => break,
+                    Ok(first) => self.lanes.push(first),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => open = false,
                 }
-            };
-            let go_on = match first {
-                Some(first) => self.commit(first),
+            }
+            loop {
+                match self.receiver.try_recv() {
+                    Ok(next) => self.lanes.push(next),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => {
+                        open = false;
+                        break;
+                    }
+                }
+            }
+            let group = self.lanes.group();
+            let go_on = if group.is_empty() {
                 // Somebody may still hold a sender, but has had time enough.
-                None => !self.stop.load(Ordering::Acquire),
+                open && !self.stop.load(Ordering::Acquire)
+            } else {
+                self.commit(group)
             };
             if !go_on {
                 break;
             }
             self.writer.tick();
             self.writer.answer_snapshot();
-            if let Err(error) = self.writer.keep_time().and_then(|()| self.writer.expire()) {
+            let timed = self.writer.answer_clock_reset().and_then(|()| self.writer.keep_time());
+            if let Err(error) = timed.and_then(|()| self.writer.expire()) {
                 self.say(&error);
             }
             more = match self.writer.settle() {
@@ -161,19 +190,20 @@ impl Work {
     }
 
     /// False when it had to give up because of a stop.
-    fn commit(&mut self, first: Submission) -> bool {
-        let mut bytes = first.bytes;
-        let mut group = vec![first];
-        while group.len() < GROUP_CHANGES_MAX && bytes < GROUP_BYTES_MAX {
-            let Ok(next) = self.receiver.try_recv() else { break };
-            bytes += next.bytes;
-            group.push(next);
-        }
+    fn commit(&mut self, group: Vec<Submission>) -> bool {
         let mut changes = Vec::with_capacity(group.len());
         let mut waiting = Vec::with_capacity(group.len());
-        for Submission { change, answer, window, budget, .. } in group {
+        let mut spans = Vec::new();
+        for Submission { change, answer, window, budget, decoded, span, bytes, .. } in group {
             changes.push(change);
-            waiting.push((answer, window, budget));
+            if !span.is_disabled() {
+                // The way to the committer is behind it; what is left is the group's.
+                spans.push((
+                    tracing::info_span!(parent: &span, "commit", bytes, changes = waiting.len()),
+                    span,
+                ));
+            }
+            waiting.push((answer, window, (budget, decoded)));
         }
         let begun = self.clock.monotonic();
         let committed = loop {
@@ -194,15 +224,18 @@ impl Work {
             self.writer.set_stopped(None);
             tracing::info!("the store takes in again");
         }
+        drop(spans);
         self.counters.groups.fetch_add(1, Ordering::Relaxed);
         self.counters.changes.fetch_add(changes.len() as u64, Ordering::Relaxed);
-        self.counters.last_ns.store(self.clock.monotonic().since(begun), Ordering::Relaxed);
-        for ((change, committed), (answer, window, budget)) in changes.into_iter().zip(committed).zip(waiting)
+        let took_ns = self.clock.monotonic().since(begun);
+        self.counters.last_ns.store(took_ns, Ordering::Relaxed);
+        self.lanes.took(took_ns / 1_000);
+        for ((change, committed), (answer, window, memory)) in changes.into_iter().zip(committed).zip(waiting)
         {
             // A session that is gone asks again when it comes back.
             let entry = matches!(change.body, Body::Entry { .. });
             let _ = answer.send(Answer { epoch: change.epoch, entry, committed, window });
-            drop(budget);
+            drop(memory);
         }
         true
     }

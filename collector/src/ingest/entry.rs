@@ -3,10 +3,14 @@
 use bytes::Bytes;
 use gnomon_clock::RawNs;
 use gnomon_flow::FlowId;
+use gnomon_flow::escape::name_of;
+use gnomon_proto::limits::INTERFACE_BYTES_MAX;
 use gnomon_proto::{Message, v1};
 
 use crate::enrich::Enrichment;
-use crate::store::{BLOCK_BYTES_MAX, BatchError, Content, RecordBatch, RecordError, Slices};
+use crate::store::{
+    BLOCK_BYTES_MAX, BatchError, Content, PlainBatch, RecordBatch, RecordError, Slices, declared_bytes,
+};
 
 /// What is wrong with an entry.
 #[derive(Debug, thiserror::Error)]
@@ -25,8 +29,12 @@ pub enum BadEntry {
     BlockFrame(u32),
     #[error("its block claims {packets} packets of {flows} flows in {bytes} bytes")]
     BlockCounts { packets: u32, flows: usize, bytes: u32 },
+    #[error("reading it ended by a fault in the collector; its log says more")]
+    Fault,
     #[error("its block ends before it begins")]
     BlockTime,
+    #[error("its interface's name has {0} bytes, the limit is {INTERFACE_BYTES_MAX}")]
+    Interface(usize),
 }
 
 /// An entry that was looked at: what can be stored of it, and what was wrong.
@@ -40,30 +48,63 @@ pub struct Checked {
 }
 
 impl Checked {
+    /// Reading it is our fault, not the agent's: it is kept, and nothing of it stored.
+    pub(super) fn fault() -> Checked {
+        Checked::unreadable(BadEntry::Fault)
+    }
+
     fn unreadable(bad: BadEntry) -> Checked {
         Checked { content: Content::Unreadable, bad: Some(bad), records_bad: 0 }
     }
 }
 
-/// Look at an entry. Never fails: one that means nothing still moves the ledger, or its agent would send it for ever.
-pub(super) fn check(entry: &v1::Entry, enrichment: &Enrichment) -> Checked {
-    let found = crc32c::crc32c(&entry.payload);
-    if found != entry.crc32c {
-        return Checked::unreadable(BadEntry::Checksum { found, wanted: entry.crc32c });
+/// What an entry decompresses to, at most: asked before anything of it is looked at. Packets stay compressed.
+pub(super) fn expands_to(entry: &v1::Entry) -> usize {
+    match entry.kind() {
+        v1::EntryKind::Flows => declared_bytes(&entry.payload),
+        _ => 0,
     }
-    let checked = match entry.kind() {
-        v1::EntryKind::Flows => check_flows(&entry.payload, enrichment),
-        v1::EntryKind::Slices => check_slices(entry.payload.clone()),
-        v1::EntryKind::Unspecified => Err(BadEntry::Kind(entry.kind)),
-    };
-    checked.unwrap_or_else(Checked::unreadable)
 }
 
-fn check_flows(payload: &Bytes, enrichment: &Enrichment) -> Result<Checked, BadEntry> {
-    let RecordBatch { interface, records, alerts, bad, records_bad } =
-        RecordBatch::read(payload, enrichment)?;
+/// An entry that was looked at from outside.
+pub(super) enum Opened {
+    Checked(Checked),
+    /// Records, and what reading them takes of memory at most.
+    Flows(PlainBatch, usize),
+}
+
+/// Look at an entry; its records are left to [`read`]. Never fails: one that means nothing still moves the ledger, or its
+/// agent would send it for ever.
+pub(super) fn open(entry: &v1::Entry) -> Opened {
+    let found = crc32c::crc32c(&entry.payload);
+    if found != entry.crc32c {
+        let bad = BadEntry::Checksum { found, wanted: entry.crc32c };
+        return Opened::Checked(Checked::unreadable(bad));
+    }
+    let opened = match entry.kind() {
+        v1::EntryKind::Flows => open_flows(&entry.payload),
+        v1::EntryKind::Slices => check_slices(entry.payload.clone()).map(Opened::Checked),
+        v1::EntryKind::Unspecified => Err(BadEntry::Kind(entry.kind)),
+    };
+    opened.unwrap_or_else(|bad| Opened::Checked(Checked::unreadable(bad)))
+}
+
+fn open_flows(payload: &Bytes) -> Result<Opened, BadEntry> {
+    let plain = PlainBatch::of(payload)?;
+    let memory_bytes = plain.memory_bytes()?;
+    Ok(Opened::Flows(plain, memory_bytes))
+}
+
+/// Read the records of an entry, and what they take of memory.
+pub(super) fn read(plain: &PlainBatch, payload: &Bytes, enrichment: &Enrichment) -> (Checked, usize) {
+    let batch = match plain.read(enrichment) {
+        Ok(batch) => batch,
+        Err(error) => return (Checked::unreadable(error.into()), 0),
+    };
+    let memory_bytes = batch.memory_bytes();
+    let RecordBatch { interface, records, alerts, bad, records_bad } = batch;
     let content = Content::Flows { interface: interface.into(), records, alerts, payload: payload.clone() };
-    Ok(Checked { content, bad: bad.map(BadEntry::Record), records_bad })
+    (Checked { content, bad: bad.map(BadEntry::Record), records_bad }, memory_bytes)
 }
 
 fn check_slices(payload: Bytes) -> Result<Checked, BadEntry> {
@@ -84,6 +125,9 @@ fn check_slices(payload: Bytes) -> Result<Checked, BadEntry> {
             bytes: block.block_bytes,
         });
     }
+    if block.interface.len() > INTERFACE_BYTES_MAX {
+        return Err(BadEntry::Interface(block.interface.len()));
+    }
     if block.last_raw_ns < block.first_raw_ns {
         return Err(BadEntry::BlockTime);
     }
@@ -91,7 +135,7 @@ fn check_slices(payload: Bytes) -> Result<Checked, BadEntry> {
     flows.sort_unstable();
     flows.dedup();
     let content = Content::Slices(Slices {
-        interface: block.interface,
+        interface: name_of(&block.interface, INTERFACE_BYTES_MAX).into_owned(),
         packets: block.packets,
         first: RawNs(block.first_raw_ns),
         last: RawNs(block.last_raw_ns),
@@ -109,7 +153,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn check(entry: &v1::Entry) -> Checked {
-        super::check(entry, &Enrichment::default())
+        match open(entry) {
+            Opened::Checked(checked) => checked,
+            Opened::Flows(plain, memory_max) => {
+                let (checked, memory) = read(&plain, &entry.payload, &Enrichment::default());
+                assert!(memory <= memory_max, "{memory} of {memory_max}");
+                checked
+            }
+        }
     }
 
     fn entry(kind: v1::EntryKind, payload: Vec<u8>) -> v1::Entry {
@@ -137,9 +188,9 @@ mod tests {
 
     #[test]
     fn a_bomb_a_wrong_checksum_and_an_unknown_kind_are_named() {
-        let bomb = zstd::bulk::compress(&vec![0; (32 << 20) + 1], 1).unwrap();
+        let bomb = zstd::bulk::compress(&vec![0; (8 << 20) + 1], 1).unwrap();
         let bad = |entry: &v1::Entry| check(entry).bad.map(|e| e.to_string()).unwrap_or_default();
-        assert!(bad(&entry(v1::EntryKind::Flows, bomb)).contains("33554432"));
+        assert!(bad(&entry(v1::EntryKind::Flows, bomb)).contains("8388608"));
         assert!(bad(&entry(v1::EntryKind::Unspecified, vec![])).contains("kind 0"));
         let mut flipped = entry(v1::EntryKind::Flows, batch(vec![]));
         flipped.crc32c ^= 1;
@@ -172,11 +223,51 @@ mod tests {
             bad(v1::SliceBlock { packets: 3, ..good.clone() }),
             Some(BadEntry::BlockCounts { .. })
         ));
+        let interface = "x".repeat(INTERFACE_BYTES_MAX + 1);
+        assert!(matches!(bad(v1::SliceBlock { interface, ..good.clone() }), Some(BadEntry::Interface(256))));
         assert!(matches!(bad(v1::SliceBlock { first_raw_ns: 3, ..good.clone() }), Some(BadEntry::BlockTime)));
         assert!(matches!(
             bad(v1::SliceBlock { block_bytes: u32::MAX, ..good }),
             Some(BadEntry::BlockBytes(_))
         ));
+    }
+
+    #[test]
+    fn what_expands_beyond_what_agents_write_is_put_aside_unread() {
+        let record = v1::FlowRecord::from(&testing::record(1, 1, 5, 9));
+        let small = v1::FlowRecord {
+            key: Some(v1::FlowKey::default()),
+            orig: Some(v1::Direction::default()),
+            resp: Some(v1::Direction::default()),
+            ..Default::default()
+        };
+        let payload = |batch: v1::FlowBatch| zstd::bulk::compress(&batch.encode_to_vec(), 1).unwrap();
+        for (batch, word) in [
+            (
+                v1::FlowBatch { interface: "x".repeat(7 << 20), records: vec![record], ..Default::default() },
+                "interface",
+            ),
+            (v1::FlowBatch { records: vec![small; 1_000_000], ..Default::default() }, "records"),
+            (v1::FlowBatch { records: vec![Default::default(); 1_000_000], ..Default::default() }, "records"),
+            (v1::FlowBatch { alerts: vec![Default::default(); 1_000_000], ..Default::default() }, "alerts"),
+        ] {
+            let entry = entry(v1::EntryKind::Flows, payload(batch));
+            let checked = check(&entry);
+            let bad = checked.bad.map(|bad| bad.to_string()).unwrap_or_default();
+            assert!(matches!(checked.content, Content::Unreadable) && bad.contains(word), "{bad}");
+        }
+        // One that does not say what it decompresses to, and one that says less.
+        let mut silent = Vec::new();
+        zstd::stream::copy_encode(&vec![0u8; 100 << 20][..], &mut silent, 1).unwrap();
+        let lies = [zstd::bulk::compress(&[0; 10], 1).unwrap(), silent.clone()].concat();
+        for payload in [silent, lies] {
+            let checked = check(&entry(v1::EntryKind::Flows, payload));
+            assert!(
+                matches!(checked.bad, Some(BadEntry::Batch(BatchError::Decompress(_)))),
+                "{:?}",
+                checked.bad
+            );
+        }
     }
 
     proptest! {

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use gnomon_clock::Clock;
+use gnomon_proto::limits::BATCH_BYTES_MAX;
 use gnomon_proto::v1::ingest_server::{Ingest, IngestServer};
 use gnomon_proto::{MESSAGE_BYTES_MAX, v1};
 use tokio::sync::{Semaphore, mpsc};
@@ -13,10 +14,12 @@ use tonic::codec::CompressionEncoding;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::committer::Committer;
-use super::quarantine::Quarantine;
+use super::reading::Reading;
 use super::session::Session;
 use crate::fleet::Fleet;
-use crate::store::Store;
+use crate::listen::{Connection, Refusals};
+use crate::own_streams::StreamRegistry;
+use crate::store::{Quarantine, Store};
 
 /// Messages to one agent that it has not read yet; beyond it the session waits.
 const OUTBOUND: usize = 256;
@@ -26,10 +29,9 @@ const OUTBOUND: usize = 256;
 pub struct Settings {
     /// Bytes of entries one agent may have on their way.
     pub window_bytes: usize,
-    /// Bytes of entries all agents together may have on their way.
+    /// Memory that the entries of all agents together may take on their way: half of it as they come, half of it as they are
+    /// read.
     pub memory_bytes: usize,
-    /// Refuse agents that show no certificate.
-    pub certificate_required: bool,
 }
 
 /// Everything a session needs.
@@ -39,14 +41,19 @@ pub(super) struct Shared {
     pub(super) committer: Committer,
     pub(super) quarantine: Quarantine,
     pub(super) clock: Arc<dyn Clock>,
+    /// For entries as they came and as they decompress.
     pub(super) budget: Arc<Semaphore>,
+    /// For what is read of them.
+    pub(super) reading: Reading,
     pub(super) settings: Settings,
+    pub(super) refusals: Refusals,
     pub(super) stop: CancellationToken,
 }
 
 /// The service; see the module's head for the way of an entry through it.
 pub struct IngestService {
     shared: Arc<Shared>,
+    own_streams: StreamRegistry,
 }
 
 impl IngestService {
@@ -57,17 +64,26 @@ impl IngestService {
         quarantine: Quarantine,
         clock: Arc<dyn Clock>,
         settings: Settings,
+        refusals: Refusals,
         stop: CancellationToken,
     ) -> IngestService {
         let settings = Settings {
             // One message has to fit, or its agent could never send it.
             window_bytes: settings.window_bytes.max(MESSAGE_BYTES_MAX),
-            memory_bytes: settings.memory_bytes.max(MESSAGE_BYTES_MAX),
-            ..settings
+            memory_bytes: settings.memory_bytes.max(2 * (MESSAGE_BYTES_MAX + BATCH_BYTES_MAX)),
         };
-        let budget = Arc::new(Semaphore::new(settings.memory_bytes));
-        let shared = Shared { store, fleet, committer, quarantine, clock, budget, settings, stop };
-        IngestService { shared: Arc::new(shared) }
+        let budget = Arc::new(Semaphore::new(settings.memory_bytes / 2));
+        let reading = Reading::new(settings.memory_bytes / 2);
+        let own_streams = StreamRegistry::new([], Arc::clone(&clock));
+        let shared =
+            Shared { store, fleet, committer, quarantine, clock, budget, reading, settings, refusals, stop };
+        IngestService { shared: Arc::new(shared), own_streams }
+    }
+
+    /// Agents are told of these streams.
+    #[must_use]
+    pub fn announcing(self, own_streams: StreamRegistry) -> IngestService {
+        IngestService { own_streams, ..self }
     }
 
     /// To be mounted on a gRPC server.
@@ -89,15 +105,12 @@ impl Ingest for IngestService {
         &self,
         request: Request<Streaming<v1::AgentMessage>>,
     ) -> Result<Response<Outbound>, Status> {
-        let certified = request.peer_certs().is_some_and(|certs| !certs.is_empty());
-        if self.shared.settings.certificate_required && !certified {
-            return Err(Status::unauthenticated(
-                "agents need a certificate of this collector's CA: make one with `gnomon-collector certs --agent NAME`",
-            ));
-        }
-        let peer = request.remote_addr().map(|addr| addr.to_string()).unwrap_or_default();
+        // The listener has said who calls; without it nobody knows.
+        let connection = request.extensions().get::<Connection>().cloned();
+        let connection = connection.ok_or_else(|| Status::internal("the connection has no identity"))?;
         let (sender, receiver) = mpsc::channel(OUTBOUND);
-        let session = Session::new(Arc::clone(&self.shared), peer, sender);
+        let own_streams = self.own_streams.join(connection.same_host);
+        let session = Session::new(Arc::clone(&self.shared), connection, own_streams, sender);
         tokio::spawn(session.run(request.into_inner()));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }

@@ -1,21 +1,31 @@
 //! One agent's stream, from its Hello to its end.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use gnomon_clock::{EpochId, Fix, MonoNs, RawNs};
+use gnomon_clock::{EpochId, Fix, RawNs};
+use gnomon_daemon::certificate::Expiry;
+use gnomon_flow::escape::{name_of, terminal_safe};
 use gnomon_flow::{AgentId, EpochHash};
+use gnomon_proto::limits::{BATCH_BYTES_MAX, LABELS_MAX, SENTENCE_BYTES_MAX, TEXT_BYTES_MAX};
 use gnomon_proto::v1::agent_message::Body as Said;
-use gnomon_proto::{MESSAGE_BYTES_MAX, Message, PROTOCOL_VERSION, v1};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tonic::{Status, Streaming};
+use gnomon_proto::{MESSAGE_BYTES_MAX, PROTOCOL_VERSION, v1};
+use tokio::sync::{Semaphore, mpsc};
+use tonic::{Code, Status, Streaming};
 
-use super::committer::{Answer, Submission};
+use super::acks::{Outbound, ack, acknowledge, reply};
+use super::checker::{Checker, Unchecked, What};
 use super::entry;
+use super::ledger::Ledger;
+use super::refusal::Refusal;
 use super::service::Shared;
-use crate::fleet::{Introduction, Received, Seat, Tally};
-use crate::store::{Body, Change, Content, Evidence};
+use crate::fleet::{Introduction, Seat};
+use crate::listen::{Connection, Identity, Reason};
+use crate::own_streams::SessionStreams;
+use crate::store::{Evidence, StoreError};
 use crate::timekeeper::{Event, differences};
 
 /// An agent that says nothing at first is not waited for longer.
@@ -24,56 +34,72 @@ const HELLO_WAIT: Duration = Duration::from_secs(10);
 const CHANGE_BYTES_MIN: usize = 1024;
 /// Changes read but not checked yet.
 const UNCHECKED: usize = 64;
-/// Bad entries are logged this often at most.
-const COMPLAIN_NS: u64 = 60_000_000_000;
-/// Length of names and labels that are kept.
-const TEXT_BYTES_MAX: usize = 256;
-const LABELS_MAX: usize = 64;
-/// A heartbeat is kept in memory until the next.
-const HEARTBEAT_BYTES_MAX: usize = 256 << 10;
-/// Epochs of one session whose gaps are watched.
-const EPOCHS_MAX: usize = 1024;
-
-type Outbound = mpsc::Sender<Result<v1::CollectorMessage, Status>>;
-
+/// Epochs of which an agent may say what it saw acknowledged.
+const CLAIMS_MAX: usize = 1024;
 pub(super) struct Session {
     shared: Arc<Shared>,
-    peer: String,
+    connection: Connection,
+    own_streams: SessionStreams,
     outbound: Outbound,
 }
 
-/// An entry or a clock report that holds its bytes of the window and the budget.
-struct Unchecked {
-    what: What,
-    epoch: EpochId,
-    window: OwnedSemaphorePermit,
-    budget: OwnedSemaphorePermit,
-    bytes: usize,
+/// A text of an agent as it is kept, logged and shown from here on: not too long, on one line, and nothing that could drive a
+/// terminal or show a name as another.
+fn clean(text: String) -> String {
+    clean_to(text, TEXT_BYTES_MAX)
 }
 
-enum What {
-    Hello,
-    Evidence(Evidence),
-    Entry(v1::Entry),
+fn clean_to(text: String, bytes_max: usize) -> String {
+    match name_of(&text, bytes_max) {
+        Cow::Borrowed(safe) if safe.len() == text.len() => text,
+        safe => safe.into_owned(),
+    }
 }
 
-fn reply(body: v1::collector_message::Body) -> v1::CollectorMessage {
-    v1::CollectorMessage { body: Some(body) }
-}
-
-fn clip(mut text: String) -> String {
-    text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
-    text
+/// The same for every text in a heartbeat.
+fn clean_all(heartbeat: &mut v1::Heartbeat) {
+    let name = |text: &mut String| *text = clean(std::mem::take(text));
+    let sentence = |text: &mut String| *text = clean_to(std::mem::take(text), SENTENCE_BYTES_MAX);
+    let counts = |of: &mut HashMap<String, u64>| {
+        if of.keys().any(|name| name.len() > TEXT_BYTES_MAX || terminal_safe(name) != *name) {
+            *of = of.drain().map(|(name, count)| (clean(name), count)).collect();
+        }
+    };
+    for interface in &mut heartbeat.interfaces {
+        name(&mut interface.name);
+        [&mut interface.mode, &mut interface.error, &mut interface.seen_twice].into_iter().for_each(sentence);
+        counts(&mut interface.drops);
+        counts(&mut interface.queues);
+    }
+    for left_out in &mut heartbeat.left_out {
+        name(&mut left_out.name);
+        sentence(&mut left_out.reason);
+    }
+    if let Some(spool) = &mut heartbeat.spool {
+        sentence(&mut spool.error);
+    }
+    if let Some(clock) = &mut heartbeat.clock {
+        sentence(&mut clock.note);
+        name(&mut clock.last_disruption);
+    }
 }
 
 impl Session {
-    pub(super) fn new(shared: Arc<Shared>, peer: String, outbound: Outbound) -> Session {
-        Session { shared, peer, outbound }
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        connection: Connection,
+        own_streams: SessionStreams,
+        outbound: Outbound,
+    ) -> Session {
+        Session { shared, connection, own_streams, outbound }
     }
 
     pub(super) async fn run(self, mut inbound: Streaming<v1::AgentMessage>) {
         if let Err(status) = self.converse(&mut inbound).await {
-            tracing::info!(peer = %self.peer, status = status.message(), "an agent's session ended");
+            if matches!(status.code(), Code::InvalidArgument | Code::OutOfRange) {
+                self.shared.fleet.refusals().count(Refusal::Message);
+            }
+            tracing::info!(peer = %self.connection.peer, status = status.message(), "an agent's session ended");
             // Gone is gone.
             let _ = self.outbound.send(Err(status)).await;
         }
@@ -96,20 +122,33 @@ impl Session {
             .map(AgentId)
             .map_err(|_| Status::invalid_argument("hello.agent_id has to be 16 bytes"))?;
         let epoch = epoch_of(hello.epoch.as_ref(), id, "hello.epoch")?;
-        let name: Arc<str> = clip(hello.name).into();
+        self.belongs(id).await?;
+        let name: Arc<str> = clean(hello.name).into();
+        let acked = hello.acked.iter().filter_map(|ack| {
+            let epoch = EpochId::try_from(ack.epoch.as_ref()?).ok().filter(|epoch| epoch.agent == id.0)?;
+            Some((EpochHash::of(&epoch), ack.seq))
+        });
+        let acked: HashMap<EpochHash, u64> = acked.collect();
         let introduction = Introduction {
             id,
             name: name.to_string(),
-            version: clip(hello.version),
-            labels: hello.labels.into_iter().take(LABELS_MAX).map(|(k, v)| (clip(k), clip(v))).collect(),
-            peer: self.peer.clone(),
+            version: clean(hello.version),
+            labels: hello.labels.into_iter().take(LABELS_MAX).map(|(k, v)| (clean(k), clean(v))).collect(),
+            peer: self.connection.peer.to_string(),
+            identity: self.connection.identity.clone(),
         };
-        let seat = self
-            .shared
-            .fleet
-            .join(introduction, self.shared.store.now().utc)
-            .map_err(|e| Status::resource_exhausted(e.to_string()))?;
-        tracing::info!(agent = %id, %name, peer = %self.peer, "an agent joined");
+        self.shared.fleet.forget_absent(self.shared.clock.monotonic());
+        let seat = self.shared.fleet.join(introduction, self.shared.store.now().utc).map_err(|e| {
+            self.shared.fleet.refusals().count(Refusal::Agent);
+            Status::resource_exhausted(e.to_string())
+        })?;
+        tracing::info!(agent = %id, %name, peer = %self.connection.peer, "an agent joined");
+        if let Identity::Certificate(certificate) = &self.connection.identity {
+            let now = self.shared.store.now().utc.unix_ns() / 1_000_000_000;
+            if let Some(text) = Expiry::default().look(certificate, now) {
+                tracing::warn!(agent = %id, "{text}");
+            }
+        }
 
         // Twice what the agent is told: an agent that keeps to it is never waited on, and its heartbeats come through
         // while its entries are stuck.
@@ -117,19 +156,27 @@ impl Session {
         let (unchecked, to_check) = mpsc::channel(UNCHECKED);
         // Bounded by the window: every change under way holds some of it.
         let (answers, answered) = mpsc::unbounded_channel();
+        let sacrificed = Arc::new(AtomicU64::new(0));
+        let asked = acked.keys().copied().chain([EpochHash::of(&epoch)]).collect();
         let checker = Checker {
             shared: Arc::clone(&self.shared),
+            agent: id,
+            session: seat.number(),
+            ledger: Ledger::new(acked),
+            sacrificed: Arc::clone(&sacrificed),
             tally: seat.tally(),
             agent_name: name,
             answers,
             complained: None,
             suppressed: 0,
         };
-        self.welcome(id).await?;
+        let claimed = hello.acked.iter().take(CLAIMS_MAX);
+        let claimed = claimed.map(|ack| Ok((epoch_of(ack.epoch.as_ref(), id, "hello.acked")?, ack.seq)));
+        self.welcome(id, asked, claimed.collect::<Result<_, Status>>()?).await?;
         tokio::spawn(checker.run(to_check));
-        tokio::spawn(acknowledge(answered, self.outbound.clone(), seat.tally()));
-        let talk = Talk { session: self, id, seat: &seat, window, unchecked };
-        talk.submit(What::Hello, epoch, CHANGE_BYTES_MIN).await?;
+        tokio::spawn(acknowledge(answered, self.outbound.clone(), seat.tally(), self.shared.store.clone()));
+        let talk = Talk { session: self, id, seat: &seat, window, unchecked, sacrificed };
+        talk.submit(What::Hello, epoch, CHANGE_BYTES_MIN, 0).await?;
         loop {
             tokio::select! {
                 () = seat.replaced().cancelled() => {
@@ -147,16 +194,54 @@ impl Session {
         }
     }
 
-    async fn welcome(&self, id: AgentId) -> Result<(), Status> {
+    /// An id is its owner's alone: whoever else says it could have the owner's data taken for delivered.
+    async fn belongs(&self, id: AgentId) -> Result<(), Status> {
+        let (store, identity) = (self.shared.store.clone(), &self.connection.identity);
+        let principal = identity.principal();
+        let settle = {
+            let principal = principal.clone();
+            move || store.settle_owner(id, &principal)
+        };
+        let owner = tokio::task::spawn_blocking(settle)
+            .await
+            .map_err(|e| Status::internal(e.to_string()))?
+            .map_err(|e| Status::unavailable(e.to_string()))?;
+        if owner.principal == principal {
+            return Ok(());
+        }
+        let text = format!(
+            "agent id {id} belongs to {}, and this is {identity}: if it should be, say \
+             `gnomon-collector release {id}` on the collector's host",
+            owner.principal
+        );
+        self.shared.refusals.refused(Reason::AgentId, self.connection.peer, &text);
+        Err(Status::permission_denied(text))
+    }
+
+    /// What is durable of the epochs that the agent names, and of its newest others. `acked`: what it saw acknowledged.
+    async fn welcome(
+        &self,
+        id: AgentId,
+        asked: HashSet<EpochHash>,
+        acked: Vec<(EpochId, u64)>,
+    ) -> Result<(), Status> {
         let store = self.shared.store.clone();
-        let durable = tokio::task::spawn_blocking(move || store.durable(id))
+        let durable = move || {
+            let mut durable = store.durable_of(id, &asked)?;
+            // Of epochs that the store lost altogether it has nothing, and says so.
+            durable.extend(store.claim(id, &acked)?.into_iter().map(|epoch| (epoch, 0)));
+            let acks = durable.iter().map(|(epoch, seq)| ack(&store, epoch, *seq));
+            Ok::<Vec<v1::Ack>, StoreError>(acks.collect())
+        };
+        let durable = tokio::task::spawn_blocking(durable)
             .await
             .map_err(|e| Status::internal(e.to_string()))?
             .map_err(|e| Status::unavailable(e.to_string()))?;
         let welcome = v1::Welcome {
             collector_version: env!("CARGO_PKG_VERSION").to_owned(),
-            durable: durable.iter().map(|(epoch, seq)| ack(epoch, *seq)).collect(),
+            durable,
             window_bytes: self.shared.settings.window_bytes as u64,
+            own_streams: Some(self.own_streams.welcome()),
         };
         self.say(reply(v1::collector_message::Body::Welcome(welcome))).await
     }
@@ -164,10 +249,6 @@ impl Session {
     async fn say(&self, message: v1::CollectorMessage) -> Result<(), Status> {
         self.outbound.send(Ok(message)).await.map_err(|_| Status::cancelled("the agent is gone"))
     }
-}
-
-fn ack(epoch: &EpochId, seq: u64) -> v1::Ack {
-    v1::Ack { epoch: Some(epoch.into()), seq }
 }
 
 fn epoch_of(wire: Option<&v1::Epoch>, agent: AgentId, field: &'static str) -> Result<EpochId, Status> {
@@ -186,6 +267,8 @@ struct Talk<'a> {
     seat: &'a Seat,
     window: Arc<Semaphore>,
     unchecked: mpsc::Sender<Unchecked>,
+    /// Entries that the agent's spool sacrificed, as it says.
+    sacrificed: Arc<AtomicU64>,
 }
 
 impl Talk<'_> {
@@ -206,20 +289,26 @@ impl Talk<'_> {
                 };
                 self.session.say(reply(v1::collector_message::Body::Exchange(exchange))).await
             }
-            Said::Heartbeat(heartbeat) => {
+            Said::Heartbeat(mut heartbeat) => {
+                clean_all(&mut heartbeat);
+                shared.fleet.forget_absent(shared.clock.monotonic());
                 let epoch = epoch_of(heartbeat.epoch.as_ref(), self.id, "heartbeat.epoch")?;
-                if heartbeat.encoded_len() > HEARTBEAT_BYTES_MAX {
-                    return Err(Status::invalid_argument(format!(
-                        "a heartbeat of {} bytes, the limit is {HEARTBEAT_BYTES_MAX}",
-                        heartbeat.encoded_len()
-                    )));
+                if let Some(spool) = &heartbeat.spool {
+                    let lost = spool.sacrificed_slice_entries.saturating_add(spool.sacrificed_flow_entries);
+                    self.sacrificed.store(lost, Ordering::Relaxed);
                 }
                 let sampled = heartbeat.clock.as_ref().map(|clock| RawNs(clock.raw_ns));
                 let raw_is =
                     sampled.and_then(|raw| shared.store.estimate(EpochHash::of(&epoch), raw).ok().flatten());
                 self.note_clock(heartbeat.clock.as_ref());
-                self.seat.heartbeat(heartbeat, shared.store.now().utc, raw_is);
-                Ok(())
+                let news = self.session.own_streams.heard(&heartbeat);
+                if !self.seat.heartbeat(heartbeat, shared.store.now().utc, raw_is) {
+                    shared.fleet.refusals().count(Refusal::Heartbeat);
+                }
+                match news {
+                    Some(own) => self.session.say(reply(v1::collector_message::Body::OwnStreams(own))).await,
+                    None => Ok(()),
+                }
             }
             Said::Clock(report) => {
                 let epoch = epoch_of(report.epoch.as_ref(), self.id, "clock.epoch")?;
@@ -237,12 +326,12 @@ impl Talk<'_> {
                         .transpose()?
                         .filter(|id| *id != epoch),
                 };
-                self.submit(What::Evidence(evidence), epoch, bytes).await
+                self.submit(What::Evidence(evidence), epoch, bytes, 0).await
             }
             Said::Entry(entry) => {
                 let epoch = epoch_of(entry.epoch.as_ref(), self.id, "entry.epoch")?;
-                let bytes = entry.payload.len();
-                self.submit(What::Entry(entry), epoch, bytes).await
+                let (bytes, expands_to) = (entry.payload.len(), entry::expands_to(&entry));
+                self.submit(What::Entry(entry), epoch, bytes, expands_to).await
             }
             Said::Hello(_) => Err(Status::invalid_argument("Hello was said already")),
         }
@@ -263,16 +352,24 @@ impl Talk<'_> {
         }
     }
 
-    /// Take the bytes out of the window and the budget, waiting for them if need be, and pass it on.
-    async fn submit(&self, what: What, epoch: EpochId, bytes: usize) -> Result<(), Status> {
+    /// Take the bytes out of the window and the budget, waiting for them if need be, and pass it on. What it decompresses to
+    /// is the collector's memory too, and none of the agent's window.
+    async fn submit(
+        &self,
+        what: What,
+        epoch: EpochId,
+        bytes: usize,
+        expands_to: usize,
+    ) -> Result<(), Status> {
         let bytes = bytes.clamp(CHANGE_BYTES_MIN, MESSAGE_BYTES_MAX);
         let gone = || Status::unavailable("the collector is stopping");
-        let take = |semaphore: &Arc<Semaphore>| {
+        let take = |semaphore: &Arc<Semaphore>, bytes: usize| {
             Arc::clone(semaphore).acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX))
         };
         let taken = async {
-            let mine = take(&self.window).await.map_err(|_| gone())?;
-            let ours = take(&self.session.shared.budget).await.map_err(|_| gone())?;
+            let mine = take(&self.window, bytes).await.map_err(|_| gone())?;
+            let all = bytes + expands_to.min(BATCH_BYTES_MAX);
+            let ours = take(&self.session.shared.budget, all).await.map_err(|_| gone())?;
             let unchecked = Unchecked { what, epoch, window: mine, budget: ours, bytes };
             self.unchecked.send(unchecked).await.map_err(|_| gone())
         };
@@ -282,105 +379,6 @@ impl Talk<'_> {
                 Err(Status::aborted("this agent opened a newer session"))
             }
             () = self.session.shared.stop.cancelled() => Err(gone()),
-        }
-    }
-}
-
-/// Turns entries into changes, in their order, beside the task that reads: an exchange must not wait for it.
-struct Checker {
-    shared: Arc<Shared>,
-    tally: Tally,
-    agent_name: Arc<str>,
-    answers: mpsc::UnboundedSender<Answer>,
-    complained: Option<MonoNs>,
-    suppressed: u64,
-}
-
-impl Checker {
-    async fn run(mut self, mut unchecked: mpsc::Receiver<Unchecked>) {
-        let mut last_seq: HashMap<EpochHash, u64> = HashMap::new();
-        while let Some(Unchecked { what, epoch, window, budget, bytes }) = unchecked.recv().await {
-            let body = match what {
-                What::Hello => Body::Hello,
-                What::Evidence(evidence) => Body::Evidence(evidence),
-                What::Entry(entry) => {
-                    let hash = EpochHash::of(&epoch);
-                    let seq = entry.seq;
-                    if last_seq.len() >= EPOCHS_MAX {
-                        last_seq.clear();
-                    }
-                    let before = last_seq.insert(hash, seq);
-                    let missing = before.map_or(0, |b| seq.saturating_sub(b.saturating_add(1)));
-                    Body::Entry { seq, content: self.check(hash, entry, missing).await }
-                }
-            };
-            let change = Change { epoch, agent_name: Arc::clone(&self.agent_name), body };
-            let answer = self.answers.clone();
-            if !self.shared.committer.submit(Submission { change, bytes, answer, window, budget }) {
-                return;
-            }
-        }
-    }
-
-    async fn check(&mut self, hash: EpochHash, entry: v1::Entry, missing: u64) -> Content {
-        let checked = entry::check(&entry, &self.shared.store.enrichment());
-        let bad = u64::from(checked.bad.is_some());
-        self.tally.received(&Received { entries: 1, bad, missing, ..Received::default() });
-        if let Some(bad) = checked.bad {
-            let seq = entry.seq;
-            let quarantine = self.shared.quarantine.clone();
-            let kept = tokio::task::spawn_blocking(move || quarantine.keep(hash, &entry)).await;
-            let kept = match kept {
-                Ok(Ok(Some(path))) => path.display().to_string(),
-                Ok(Ok(None)) => "nowhere: the quarantine is full".to_owned(),
-                Ok(Err(error)) => format!("nowhere: {error}"),
-                Err(error) => format!("nowhere: {error}"),
-            };
-            self.complain(seq, &bad, checked.records_bad, &kept);
-        }
-        checked.content
-    }
-
-    fn complain(&mut self, seq: u64, bad: &entry::BadEntry, records: u64, kept: &str) {
-        let now = self.shared.clock.monotonic();
-        if self.complained.is_some_and(|at| now.since(at) < COMPLAIN_NS) {
-            self.suppressed += 1;
-            return;
-        }
-        let more = std::mem::take(&mut self.suppressed);
-        tracing::error!(
-            agent = %self.agent_name, seq, %bad, records, kept, more,
-            "an entry cannot be understood: it is kept aside and acknowledged"
-        );
-        self.complained = Some(now);
-    }
-}
-
-/// Say what is durable: one acknowledgement an epoch for all that became so together.
-async fn acknowledge(mut answered: mpsc::UnboundedReceiver<Answer>, outbound: Outbound, tally: Tally) {
-    while let Some(first) = answered.recv().await {
-        let mut acks: HashMap<EpochId, u64> = HashMap::new();
-        let mut received = Received::default();
-        let mut windows = Vec::new();
-        let mut next = Some(first);
-        while let Some(Answer { epoch, entry, committed, window }) = next {
-            received.flows += committed.records;
-            received.packets += committed.packets;
-            received.stale += committed.stale;
-            received.duplicate += u64::from(committed.duplicate);
-            received.bad += u64::from(committed.refused);
-            if let Some(seq) = committed.durable_seq.filter(|_| entry) {
-                let acked = acks.entry(epoch).or_default();
-                *acked = seq.max(*acked);
-            }
-            windows.push(window);
-            next = answered.try_recv().ok();
-        }
-        tally.received(&received);
-        for (epoch, seq) in acks {
-            let message = reply(v1::collector_message::Body::Ack(ack(&epoch, seq)));
-            // Once the agent is gone, what was under way still counts.
-            let _ = outbound.send(Ok(message)).await;
         }
     }
 }

@@ -10,12 +10,11 @@ use gnomon_proto::v1::agent_message::Body as Say;
 use gnomon_proto::v1::collector_message::Body as Hear;
 use gnomon_proto::v1::ingest_client::IngestClient;
 use gnomon_proto::{Message, PROTOCOL_VERSION, v1};
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Server};
+use tonic::service::Routes;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Status, Streaming};
 
 use super::{Committer, CommitterHandle, IngestService, Quarantine, Settings};
@@ -23,9 +22,11 @@ use crate::clock_gate::ClockGate;
 use crate::config::TlsConfig;
 use crate::enrich::{self, Enrichment};
 use crate::fleet::Fleet;
+use crate::listen::Refusals;
 use crate::store::{self, Limits, Span, Store, testing};
 use crate::timekeeper::Timekeeper;
-use crate::{certs, secured, tls};
+use crate::tls::Tls;
+use crate::{certs, listen};
 
 struct Collector {
     _dir: tempfile::TempDir,
@@ -36,24 +37,19 @@ struct Collector {
     handle: Option<CommitterHandle>,
 }
 
-async fn collector(limits: Limits, tls: Option<Arc<rustls::ServerConfig>>) -> Collector {
+async fn collector(limits: Limits, tls: Option<Tls>) -> Collector {
     collector_that_knows(limits, tls, Enrichment::default()).await
 }
 
-async fn collector_that_knows(
-    limits: Limits,
-    tls: Option<Arc<rustls::ServerConfig>>,
-    enrichment: Enrichment,
-) -> Collector {
+async fn collector_that_knows(limits: Limits, tls: Option<Tls>, enrichment: Enrichment) -> Collector {
     let dir = tempfile::tempdir().unwrap();
     let clock: Arc<dyn Clock> = Arc::new(KernelClock);
     let gate = ClockGate::new(Timekeeper::new(Arc::clone(&clock)), Policy::default());
-    let (store, writer) = store::open_enriched(dir.path(), gate, limits, enrichment).unwrap();
+    let (store, writer) = store::open_enriched(dir.path(), &gate, limits, enrichment).unwrap();
     let (committer, handle) = Committer::start(writer, Arc::clone(&clock)).unwrap();
     let fleet = Fleet::default();
     let stop = CancellationToken::new();
-    let settings =
-        Settings { window_bytes: 16 << 20, memory_bytes: 64 << 20, certificate_required: tls.is_some() };
+    let settings = Settings { window_bytes: 16 << 20, memory_bytes: 64 << 20 };
     let quarantine = Quarantine::open(&dir.path().join("quarantine")).unwrap();
     let ingest = IngestService::new(
         store.clone(),
@@ -62,21 +58,11 @@ async fn collector_that_knows(
         quarantine,
         clock,
         settings,
+        Refusals::new(Arc::new(KernelClock)),
         stop.clone(),
     );
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let router = Server::builder().add_service(ingest.into_server());
-    let stopping = stop.clone().cancelled_owned();
-    match tls {
-        Some(tls) => {
-            let incoming = secured::incoming(listener, tls, stop.clone());
-            tokio::spawn(router.serve_with_incoming_shutdown(incoming, stopping));
-        }
-        None => {
-            tokio::spawn(router.serve_with_incoming_shutdown(TcpIncoming::from(listener), stopping));
-        }
-    }
+    let router = Routes::new(ingest.into_server()).into_axum_router();
+    let (port, _) = listen::testing::serve(router, tls, listen::testing::settings(), stop.clone()).await;
     Collector { _dir: dir, port, store, fleet, stop, handle: Some(handle) }
 }
 
@@ -277,6 +263,76 @@ async fn a_bad_entry_is_kept_aside_and_acknowledged_and_the_next_is_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ledger_does_not_jump_and_the_session_stays_usable() {
+    let collector = collector(testing::LIMITS, None).await;
+    let mut client = connect(collector.port).await;
+    let (mut agent, _) = Agent::join(&mut client, 1).await.unwrap();
+    agent.say(agent.fix()).await;
+    agent.say(agent.flows(1, 0..3)).await;
+    assert_eq!(agent.ack().await, 1);
+    for seq in [u64::MAX, 1 << 63, 1 << 40, 1 << 32] {
+        agent.say(agent.flows(seq, 100..101)).await;
+    }
+    agent.say(agent.flows(2, 10..12)).await;
+    assert_eq!(agent.ack().await, 2, "what follows is taken in");
+    let jumps = collector.fleet.refusals().named().into_iter().find(|(name, _)| *name == "ledger_jump");
+    assert_eq!(jumps, Some(("ledger_jump", 4)));
+    assert_eq!(found(&collector.store), 5);
+    // As after a restart of either: what is durable is where it goes on.
+    drop(agent);
+    let (mut agent, welcome) = Agent::join(&mut client, 1).await.unwrap();
+    assert_eq!(welcome.durable.iter().map(|ack| ack.seq).collect::<Vec<_>>(), [2]);
+    agent.say(agent.flows(1 << 60, 100..101)).await;
+    // Unless the agent says that its spool gave up as many.
+    let spool = v1::SpoolStatus { sacrificed_slice_entries: 1 << 30, ..Default::default() };
+    let epoch = Some((&agent.epoch).into());
+    agent.say(Say::Heartbeat(v1::Heartbeat { epoch, spool: Some(spool), ..Default::default() })).await;
+    agent.say(agent.flows(1 << 30, 20..21)).await;
+    assert_eq!(agent.ack().await, 1 << 30);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_agent_calls_itself_is_kept_on_one_line_without_marks() {
+    let collector = collector(testing::LIMITS, None).await;
+    let mut client = connect(collector.port).await;
+    let epoch = EpochId { agent: [4; 16], boot_id: [3; 16], opened: RawNs(5) };
+    let hello = v1::Hello {
+        protocol_version: PROTOCOL_VERSION,
+        agent_id: vec![4; 16],
+        name: "a\nERROR forged\u{1b}[2J\u{202e}".to_owned(),
+        version: "1\u{200b}".to_owned(),
+        labels: [("k\u{feff}".to_owned(), "v\u{7f}".to_owned())].into(),
+        epoch: Some((&epoch).into()),
+        ..Default::default()
+    };
+    let (say, messages) = mpsc::channel(4);
+    say.send(v1::AgentMessage { body: Some(Say::Hello(hello)) }).await.unwrap();
+    let mut hear = client.stream(ReceiverStream::new(messages)).await.unwrap().into_inner();
+    hear.message().await.unwrap().unwrap();
+    let interface = v1::InterfaceStatus {
+        name: "eth\r0".to_owned(),
+        drops: [("x\u{1b}".to_owned(), 3)].into(),
+        ..Default::default()
+    };
+    let heartbeat =
+        v1::Heartbeat { epoch: Some((&epoch).into()), interfaces: vec![interface], ..Default::default() };
+    say.send(v1::AgentMessage { body: Some(Say::Heartbeat(heartbeat)) }).await.unwrap();
+    let known = loop {
+        let known = collector.fleet.agents().swap_remove(0);
+        if known.heartbeat.is_some() {
+            break known;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(known.name, "a\\nERROR forged\\u{1b}[2J\\u{202e}");
+    assert_eq!(known.version, "1\\u{200b}");
+    assert_eq!(known.labels, [("k\\u{feff}".to_owned(), "v\\u{7f}".to_owned())].into());
+    let interface = &known.heartbeat.unwrap().interfaces[0];
+    assert_eq!(interface.name, "eth\\r0");
+    assert_eq!(interface.drops, [("x\\u{1b}".to_owned(), 3)].into());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_newer_session_of_the_same_agent_ends_the_older() {
     let collector = collector(testing::LIMITS, None).await;
     let mut client = connect(collector.port).await;
@@ -350,11 +406,11 @@ async fn agents_need_a_certificate_of_the_authority() {
             certificate: path("collector.crt"),
             key: path("collector.key"),
             people_need_certificate,
-            insecure: false,
+            ..TlsConfig::default()
         };
         let time = Arc::new(|| CertificateTime::at_least(0));
-        let tls = tls::Tls::load(&config, time).unwrap().unwrap();
-        let collector = collector(testing::LIMITS, Some(tls.grpc())).await;
+        let tls = Tls::load(&config, time).unwrap().unwrap();
+        let collector = collector(testing::LIMITS, Some(tls)).await;
         let dial = |with: ClientTlsConfig| {
             let url = format!("https://localhost:{}", collector.port);
             async move {
@@ -367,9 +423,7 @@ async fn agents_need_a_certificate_of_the_authority() {
         let identity = Identity::from_pem(pem("agent-a.crt"), pem("agent-a.key"));
         dial(ClientTlsConfig::new().identity(identity)).await.unwrap();
         let refused = dial(ClientTlsConfig::new()).await.unwrap_err();
-        if !people_need_certificate {
-            assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
-        }
+        assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
         let mut plain = IngestClient::new(
             Endpoint::from_shared(format!("http://127.0.0.1:{}", collector.port)).unwrap().connect_lazy(),
         );
@@ -407,12 +461,12 @@ async fn an_agent_whose_clock_is_wrong_gets_in_and_one_whose_certificate_has_exp
         };
         let dial = |collector_s: u64, agent: CertificateTime| {
             let time = Arc::new(move || CertificateTime::Known(collector_s));
-            let tls = tls::Tls::load(&config, time).unwrap().unwrap();
+            let tls = Tls::load(&config, time).unwrap().unwrap();
             let identity = Identity::from_pem(pem("agent-a.crt"), pem("agent-a.key"));
             let roots = certificate_time::roots(&pem("ca.crt")).unwrap();
             let verifier = certificate_time::server_verifier(roots, Arc::new(move || agent)).unwrap();
             async move {
-                let collector = collector(testing::LIMITS, Some(tls.grpc())).await;
+                let collector = collector(testing::LIMITS, Some(tls)).await;
                 let endpoint =
                     Endpoint::from_shared(format!("https://localhost:{}", collector.port)).unwrap();
                 let config = ClientTlsConfig::new().identity(identity);
@@ -476,4 +530,58 @@ async fn acknowledgements_come_soon() {
         assert!(at(50) < 500.0);
     }
     println!("{} records in all", collector.store.status().unwrap().flows);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_learn_what_is_settled_and_are_asked_for_what_the_store_lacks() {
+    let collector = collector(testing::LIMITS, None).await;
+    let mut client = connect(collector.port).await;
+    let (mut agent, _) = Agent::join(&mut client, 1).await.unwrap();
+    agent.say(agent.flows(1, 0..1)).await;
+    let Hear::Ack(ack) = agent.hear().await.unwrap() else { panic!("no ack") };
+    assert_eq!((ack.seq, ack.settled_seq), (1, Some(0)), "it is in the log");
+    for seq in 2..200 {
+        agent.say(agent.flows(seq, seq * 1000..seq * 1000 + 4)).await;
+    }
+    while agent.ack().await < 199 {}
+    // A Hello that knows of more is told what there is.
+    let hello = v1::Hello {
+        protocol_version: PROTOCOL_VERSION,
+        agent_id: vec![1; 16],
+        epoch: Some((&agent.epoch).into()),
+        acked: vec![
+            v1::Ack { epoch: Some((&agent.epoch).into()), seq: 250, settled_seq: None },
+            v1::Ack {
+                epoch: Some((&EpochId { opened: RawNs(77), ..agent.epoch }).into()),
+                seq: 9,
+                settled_seq: None,
+            },
+        ],
+        ..Default::default()
+    };
+    let (say, messages) = mpsc::channel(16);
+    say.send(v1::AgentMessage { body: Some(Say::Hello(hello)) }).await.unwrap();
+    let mut hear = client.stream(ReceiverStream::new(messages)).await.unwrap().into_inner();
+    let welcome = hear.message().await.unwrap().and_then(|message| message.body);
+    let Some(Hear::Welcome(welcome)) = welcome else { panic!("no welcome: {welcome:?}") };
+    let durable: Vec<u64> = welcome.durable.iter().map(|ack| ack.seq).collect();
+    assert_eq!(durable, [199, 0], "an epoch that it has nothing of is told too");
+    let status = collector.store.status().unwrap();
+    assert_eq!(status.entries_missing, 51 + 9);
+    assert!(status.damage().is_some_and(|damage| damage.contains("60 entries")), "{:?}", status.damage());
+    // 200 to 210 are gone for good, the others come.
+    let epoch = Some((&agent.epoch).into());
+    for seq in 211..=251u64 {
+        let Say::Entry(entry) = agent.flows(seq, seq * 1000..seq * 1000 + 1) else { continue };
+        let entry = v1::Entry { epoch: epoch.clone(), ..entry };
+        say.send(v1::AgentMessage { body: Some(Say::Entry(entry)) }).await.unwrap();
+    }
+    loop {
+        let message = tokio::time::timeout(Duration::from_secs(10), hear.message()).await.unwrap().unwrap();
+        if matches!(message.and_then(|m| m.body), Some(Hear::Ack(ack)) if ack.seq == 251) {
+            break;
+        }
+    }
+    let status = collector.store.status().unwrap();
+    assert_eq!((status.entries_missing, status.entries_lost), (9, 11));
 }

@@ -1,14 +1,19 @@
 //! Counts, tops and histograms: one pass over the matching records, memory bounded.
 
-use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use gnomon_clock::UtcNs;
 use gnomon_flow::{Field, StoredFlow, Value, field};
 
+use super::buckets::{BucketKey, Buckets};
 use super::coded::each_value;
+use super::control::Control;
+use super::counters::Operation;
 use super::distinct::{Different, Distinct, OF_ALL, hash_of};
-use super::execute::{Queries, QueryError, TimeRange, joined, limit_or};
-use super::group::{ByCode, COMBINATIONS_MAX, GroupBy, Groups, Measures, distinct};
+use super::execute::{Answer, Queries, QueryError, TimeRange, joined, limit_or};
+use super::group::{GroupBy, Groups};
+use super::measures::Measures;
+use super::memory::{Charge, Question};
 use crate::store::live::RowSet;
 use crate::store::{Part, Reader, StoreError};
 
@@ -20,8 +25,6 @@ const ROWS_MAX: u32 = 10_000;
 pub(super) const FIELDS_MAX: usize = 8;
 /// Fields whose different values are counted, at most.
 const DISTINCT_MAX: usize = 4;
-/// Buckets of a histogram over all groups.
-const BUCKETS_MAX: usize = 100_000;
 /// Buckets along time.
 const INTERVALS_MAX: i64 = 10_000;
 /// Buckets to aim for when the caller leaves the interval open.
@@ -172,13 +175,14 @@ impl Queries {
     ) -> Result<CountAnswer, QueryError> {
         let fields = all_named("distinct", distinct, DISTINCT_MAX)?;
         let selection = self.selection(expression, range)?;
-        self.run(move |control| {
-            let (parts, partial) = selection.walk(&control, &|counts: &mut Counts, part| match part {
-                Part::Rows(block, rows) => counts.add_rows(&fields, block, rows),
-                Part::Flows(flows) => {
-                    flows.iter().for_each(|flow| counts.add(&fields, flow));
-                    Ok(())
+        self.run(Operation::Count, move |control| {
+            let (parts, partial) = selection.walk(&control, &|counts: &mut Counts, part| {
+                match part {
+                    Part::Rows(block, rows) => counts.add_rows(&fields, block, rows)?,
+                    Part::Flows(flows) => flows.iter().for_each(|flow| counts.add(&fields, flow)),
                 }
+                counts.charge(&control.memory);
+                Ok(())
             })?;
             let mut all = Counts::default();
             all.distinct.resize_with(fields.len(), Distinct::default);
@@ -200,6 +204,18 @@ impl Queries {
     /// # Errors
     /// See [`QueryError`].
     pub async fn top(&self, top: Top) -> Result<TopAnswer, QueryError> {
+        Ok(self.top_as(top, |answer| (answer, 0)).await?.value)
+    }
+
+    /// As [`Queries::top`]; `shape` makes of the answer what is sent, beside its length, on the thread of the question.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub async fn top_as<R: Send + 'static>(
+        &self,
+        top: Top,
+        shape: impl FnOnce(TopAnswer) -> (R, usize) + Send + 'static,
+    ) -> Result<Answer<R>, QueryError> {
         let limit = limit_or("limit", top.limit, ROWS_DEFAULT, ROWS_MAX)?;
         if top.fields.is_empty() || top.fields.len() > FIELDS_MAX {
             let problem = format!("name 1 to {FIELDS_MAX} fields, not {}", top.fields.len());
@@ -213,16 +229,20 @@ impl Queries {
             distinct: all_named("distinct", &top.distinct, DISTINCT_MAX)?,
         };
         let selection = self.selection(&top.expression, top.range)?;
-        self.run(move |control| {
+        let work = move |control: Control| {
             let (parts, mut partial) = selection.walk(&control, &|groups: &mut Groups, part| {
                 match part {
                     Part::Rows(block, rows) => groups.add_rows(&by, block, rows)?,
                     Part::Flows(flows) => flows.iter().for_each(|flow| groups.add(&by, flow)),
                 }
+                groups.charge(&control.memory);
                 Ok(())
             })?;
             let mut groups = Groups::default();
-            parts.into_iter().for_each(|part| groups.merge(part));
+            for part in parts {
+                groups.merge(part);
+                groups.charge(&control.memory);
+            }
             partial.extend(groups.partial());
             let mut rows: Vec<(u64, usize)> = groups
                 .sums()
@@ -260,8 +280,8 @@ impl Queries {
                 others_flows: beyond.saturating_add(groups.uncounted),
                 partial: joined(&partial),
             })
-        })
-        .await
+        };
+        self.run_as(Operation::Top, work, shape).await
     }
 
     /// Sums along time, by each record's first packet (by its ingest, when the range is by ingest).
@@ -269,6 +289,18 @@ impl Queries {
     /// # Errors
     /// See [`QueryError`].
     pub async fn histogram(&self, histogram: Histogram) -> Result<HistogramAnswer, QueryError> {
+        Ok(self.histogram_as(histogram, |answer| (answer, 0)).await?.value)
+    }
+
+    /// As [`Queries::histogram`]; `shape` makes of the answer what is sent, beside its length, on the thread of the question.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub async fn histogram_as<R: Send + 'static>(
+        &self,
+        histogram: Histogram,
+        shape: impl FnOnce(HistogramAnswer) -> (R, usize) + Send + 'static,
+    ) -> Result<Answer<R>, QueryError> {
         let group = match histogram.group.as_str() {
             "" => None,
             name => Some(named("group", name)?),
@@ -277,13 +309,14 @@ impl Queries {
         let wanted_ns = i64::try_from(histogram.interval_ns)
             .map_err(|_| QueryError::invalid("interval", "is longer than 292 years"))?;
         let now = self.store.now().utc;
-        self.run(move |control| {
+        let work = move |control: Control| {
             let span = selection.span;
             let status = selection.store.status()?;
             // Open ends: to the oldest record and to now (or to the newest, should it be later).
             let newest = status.newest_flow.map_or(now, |newest| newest.max(now));
             let until = if span.until == UtcNs::MAX { newest } else { span.until };
-            let since = if span.since == UtcNs::MIN { status.oldest_flow.unwrap_or(until) } else { span.since };
+            let since =
+                if span.since == UtcNs::MIN { status.oldest_flow.unwrap_or(until) } else { span.since };
             let range_ns = until.minus(since).max(1);
             let interval_ns = interval_for(range_ns, wanted_ns)?;
             let start_of = |at: UtcNs| {
@@ -293,22 +326,27 @@ impl Queries {
             };
             let (parts, mut partial) = selection.walk(&control, &|buckets: &mut Buckets, part| {
                 match part {
-                    Part::Rows(block, rows) => buckets.add_rows(group, block, rows, span.by_ingest, &start_of),
+                    Part::Rows(block, rows) => {
+                        buckets.add_rows(group, block, rows, span.by_ingest, &start_of)?;
+                    }
                     Part::Flows(flows) => {
                         flows.iter().for_each(|flow| buckets.add(group, flow, span.by_ingest, &start_of));
-                        Ok(())
                     }
                 }
+                buckets.charge(&control.memory);
+                Ok(())
             })?;
             let mut all = Buckets::default();
             for part in parts {
                 all.left_out += part.left_out;
                 part.sums.into_iter().for_each(|(key, sums)| all.add_sums(key, &sums));
+                all.charge(&control.memory);
             }
-            let Buckets { sums: buckets, left_out } = all;
+            let Buckets { sums: buckets, left_out, charge: _charge, .. } = all;
             if left_out > 0 {
                 partial.push(format!(
-                    "more than {BUCKETS_MAX} buckets: {left_out} flows are left out; ask for a longer interval or a field with fewer values"
+                    "more than {} buckets: {left_out} flows are left out; ask for a longer interval or a field with fewer values",
+                    buckets.len()
                 ));
             }
             let bucket = |((start, key), sums): (BucketKey, Sums)| Bucket {
@@ -321,8 +359,8 @@ impl Queries {
                 buckets: buckets.into_iter().map(bucket).collect(),
                 partial: joined(&partial),
             })
-        })
-        .await
+        };
+        self.run_as(Operation::Histogram, work, shape).await
     }
 }
 
@@ -367,9 +405,18 @@ pub(super) fn named(parameter: &'static str, name: &str) -> Result<&'static Fiel
 struct Counts {
     sums: Sums,
     distinct: Vec<Distinct>,
+    charge: Charge,
 }
 
 impl Counts {
+    /// There is nothing to leave out: where there is no room for it, the question is refused.
+    fn charge(&mut self, memory: &Arc<Question>) {
+        let bytes = self.distinct.iter().map(|distinct| size_of::<Distinct>() + distinct.bytes()).sum();
+        if !self.charge.resize(memory, bytes) {
+            memory.refuse();
+        }
+    }
+
     fn add_rows(
         &mut self,
         fields: &[&'static Field],
@@ -409,82 +456,6 @@ impl Counts {
         self.sums.merge(&Sums::of(flow));
         for (field, distinct) in fields.iter().zip(&mut self.distinct) {
             field.each(flow, &mut |value| _ = distinct.add(OF_ALL, hash_of(&value)));
-        }
-    }
-}
-
-/// Where a bucket begins (POSIX nanoseconds), and the value it is split by.
-type BucketKey = (i64, Option<Value<'static>>);
-
-/// The buckets of a histogram so far.
-#[derive(Debug, Default)]
-struct Buckets {
-    sums: BTreeMap<BucketKey, Sums>,
-    left_out: u64,
-}
-
-impl Buckets {
-    fn add_rows(
-        &mut self,
-        group: Option<&'static Field>,
-        block: &Reader,
-        rows: &RowSet,
-        by_ingest: bool,
-        start_of: &dyn Fn(UtcNs) -> i64,
-    ) -> Result<(), StoreError> {
-        let times = if by_ingest { block.all_ingested()? } else { block.firsts()? };
-        let measures = Measures::of(block)?;
-        let mut local: ByCode<i64> = HashMap::default();
-        let mut add = |row: usize, number: u32| {
-            measures.add(row, local.entry((start_of(times[row]), number)).or_default());
-        };
-        let values = match group {
-            None => {
-                rows.iter().for_each(|row| add(row, u32::MAX));
-                Vec::new()
-            }
-            Some(field) => match each_value(field, block, rows, &mut add)? {
-                Some(values) => values,
-                None => {
-                    for row in rows.iter() {
-                        self.add(group, &block.flow(row)?, by_ingest, start_of);
-                    }
-                    return Ok(());
-                }
-            },
-        };
-        for ((start, number), sums) in local {
-            self.add_sums((start, values.get(number as usize).cloned()), &sums);
-        }
-        Ok(())
-    }
-
-    fn add(
-        &mut self,
-        group: Option<&'static Field>,
-        flow: &StoredFlow,
-        by_ingest: bool,
-        start_of: &dyn Fn(UtcNs) -> i64,
-    ) {
-        let at = if by_ingest { flow.ingested } else { flow.first.map(|first| first.utc) };
-        let Some(start) = at.map(start_of) else { return };
-        let sums = Sums::of(flow);
-        let Some(field) = group else { return self.add_sums((start, None), &sums) };
-        let mut values = Vec::new();
-        distinct(field, flow, &mut values);
-        values
-            .into_iter()
-            .take(COMBINATIONS_MAX)
-            .for_each(|value| self.add_sums((start, Some(value)), &sums));
-    }
-
-    fn add_sums(&mut self, key: BucketKey, sums: &Sums) {
-        if let Some(known) = self.sums.get_mut(&key) {
-            known.merge(sums);
-        } else if self.sums.len() >= BUCKETS_MAX {
-            self.left_out += sums.flows;
-        } else {
-            self.sums.insert(key, *sums);
         }
     }
 }

@@ -1,17 +1,22 @@
-//! Running questions: on blocking threads, so many at once, each with a deadline, each stopped when nobody waits for it.
+//! Running questions: on threads of their own that give way to ingest, so many at once, each with a deadline and a share of
+//! memory, each stopped when nobody waits for it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use gnomon_clock::{Clock, MonoNs, UtcNs};
-use gnomon_expression::{Expression, ParseError, parse};
+use gnomon_clock::{Clock, UtcNs};
+use gnomon_expression::ParseError;
 use gnomon_flow::{FlowRef, StoredFlow};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::plan::Plan;
-use crate::store::{FromRollups, Part, Progress, Span, Stop, Store, StoreError};
+use super::caller::Caller;
+use super::control::Control;
+use super::counters::{Operation, QueryCounters, Refusal};
+use super::memory::{ANSWER_BYTES, Charge, Memory, Question, Share};
+use super::places::{Place, Places};
+use crate::store::{Progress, Store, StoreError};
 
 /// What bounds the answering of questions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +33,10 @@ pub struct QueryLimits {
     pub hunt_deadline_ms: u64,
     /// How long a question waits for its turn before it is refused.
     pub queue_ms: u64,
-    /// A caller of a capture file who takes nothing for so long is given up.
+    /// An answer, a capture file or a tail of which the caller takes nothing for so long is given up.
     pub stalled_ms: u64,
+    /// What questions under way and answers that were not sent yet may take of memory.
+    pub memory_bytes: usize,
 }
 
 impl Default for QueryLimits {
@@ -42,9 +49,15 @@ impl Default for QueryLimits {
             hunt_deadline_ms: 300_000,
             queue_ms: 5_000,
             stalled_ms: 60_000,
+            memory_bytes: 512 << 20,
         }
     }
 }
+
+/// Short looks that wait for no question (the state of the store) at once.
+const LOOKS_MAX: usize = 4;
+/// How far questions stand back behind ingest (nice(2)): a share of the processor of about 1 to 9 where both want it.
+const NICE: i32 = 10;
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -55,8 +68,20 @@ pub enum QueryError {
     Invalid { field: &'static str, problem: String },
     #[error("there is no record {0}: it may have been deleted by retention")]
     NotFound(FlowRef),
-    #[error("{limit} {what} are running, which is the limit: try again")]
+    #[error("{limit} {what} are running, which is the limit, or half of it for one caller: try again")]
     Busy { what: &'static str, limit: usize },
+    #[error(
+        "questions under way and answers that were not read yet take the {} MiB of query.memory_max, or half of it for one \
+         caller: try again",
+        limit_bytes >> 20
+    )]
+    NoMemory { limit_bytes: usize },
+    #[error(
+        "the question takes more than its part of memory, {} MiB: ask for fewer fields or a shorter time range, or raise \
+         query.memory_max",
+        limit_bytes >> 20
+    )]
+    TooLarge { limit_bytes: usize },
     #[error("the store cannot be read: {0}")]
     Store(#[from] StoreError),
     #[error("the question was given up")]
@@ -89,9 +114,15 @@ pub struct Queries {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) limits: QueryLimits,
     pub(super) shutdown: CancellationToken,
-    running: Arc<Semaphore>,
-    downloads: Arc<Semaphore>,
-    tails: Arc<Semaphore>,
+    caller: Caller,
+    /// Of the question that is asked by this.
+    pub(super) span: tracing::Span,
+    running: Places,
+    downloads: Places,
+    tails: Places,
+    looks: Places,
+    memory: Memory,
+    counters: Arc<QueryCounters>,
 }
 
 /// What is counted against a limit of its own.
@@ -100,6 +131,23 @@ pub(super) enum Work {
     Query,
     Download,
     Tail,
+    Look,
+}
+
+/// An answer, and the memory that is kept for it until it was sent.
+#[derive(Debug)]
+pub struct Answer<T> {
+    pub value: T,
+    pub charge: Charge,
+}
+
+/// How a question is run.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    operation: Operation,
+    deadline_ms: u64,
+    /// The deadline is put off while the work goes on.
+    goes_on: bool,
 }
 
 impl Queries {
@@ -115,10 +163,37 @@ impl Queries {
             clock,
             limits,
             shutdown,
-            running: Arc::new(Semaphore::new(limits.queries_max)),
-            downloads: Arc::new(Semaphore::new(limits.downloads_max)),
-            tails: Arc::new(Semaphore::new(limits.tails_max)),
+            caller: Caller::Unknown,
+            span: tracing::Span::none(),
+            running: Places::new(limits.queries_max),
+            downloads: Places::new(limits.downloads_max),
+            tails: Places::new(limits.tails_max),
+            looks: Places::new(LOOKS_MAX),
+            memory: Memory::new(limits.memory_bytes),
+            counters: Arc::default(),
         }
+    }
+
+    /// The same for a question of `caller`, with a span of its own: parse, plan, wait, execute, shape and send are parts of it.
+    #[must_use]
+    pub fn by(&self, caller: Caller) -> Queries {
+        Queries { caller, span: tracing::info_span!("question"), ..self.clone() }
+    }
+
+    pub(crate) fn span(&self) -> &tracing::Span {
+        &self.span
+    }
+
+    pub fn limits(&self) -> &QueryLimits {
+        &self.limits
+    }
+
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    pub fn counters(&self) -> &Arc<QueryCounters> {
+        &self.counters
     }
 
     /// One record.
@@ -127,102 +202,188 @@ impl Queries {
     /// [`QueryError::NotFound`] when there is none of this id.
     pub async fn get(&self, id: FlowRef) -> Result<StoredFlow, QueryError> {
         let store = self.store.clone();
-        self.run(move |_| store.get(id)?.ok_or(QueryError::NotFound(id))).await
+        self.run(Operation::Get, move |_| store.get(id)?.ok_or(QueryError::NotFound(id))).await
     }
 
-    pub(super) async fn permit(&self, work: Work) -> Result<OwnedSemaphorePermit, QueryError> {
-        let (semaphore, what, limit) = match work {
+    pub(super) async fn place(&self, work: Work) -> Result<Place, QueryError> {
+        let (places, what, limit) = match work {
             Work::Query => (&self.running, "queries", self.limits.queries_max),
             Work::Download => (&self.downloads, "downloads", self.limits.downloads_max),
             Work::Tail => (&self.tails, "tails", self.limits.tails_max),
+            Work::Look => (&self.looks, "looks at the state of the store", LOOKS_MAX),
         };
         let wait = match work {
             // One that follows goes on for hours: waiting for its end is no use.
             Work::Tail => Duration::ZERO,
-            Work::Query | Work::Download => Duration::from_millis(self.limits.queue_ms),
+            Work::Query | Work::Download | Work::Look => Duration::from_millis(self.limits.queue_ms),
         };
-        let acquired = tokio::time::timeout(wait, Arc::clone(semaphore).acquire_owned()).await;
-        acquired.ok().and_then(Result::ok).ok_or(QueryError::Busy { what, limit })
+        let place = places.take(&self.caller, wait).await;
+        place.ok_or_else(|| {
+            self.counters.refused(Refusal::Busy);
+            QueryError::Busy { what, limit }
+        })
     }
 
-    /// Run something short that reads the store, counted as a query.
+    /// A place to run, and a share of memory.
+    async fn admitted(&self) -> Result<(Place, Share), QueryError> {
+        let _span = tracing::info_span!(parent: &self.span, "wait");
+        let place = self.place(Work::Query).await?;
+        let share = self.memory.share(&self.caller, Duration::from_millis(self.limits.queue_ms)).await;
+        let share = share.ok_or_else(|| {
+            self.counters.refused(Refusal::Memory);
+            QueryError::NoMemory { limit_bytes: self.limits.memory_bytes }
+        })?;
+        Ok((place, share))
+    }
+
+    /// Run something short that reads the store and waits for no question.
     ///
     /// # Errors
     /// Those of `work`, and [`QueryError::Busy`].
-    pub async fn blocking<T: Send + 'static>(
+    pub async fn look<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, QueryError> + Send + 'static,
     ) -> Result<T, QueryError> {
-        self.run(move |_| work()).await
-    }
-
-    /// Run `work` on a blocking thread. When the caller goes away, [`Control`] tells the work.
-    pub(super) async fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(Control) -> Result<T, QueryError> + Send + 'static,
-    ) -> Result<T, QueryError> {
-        self.run_for(self.limits.deadline_ms, work).await
-    }
-
-    /// The same with a deadline of its own.
-    pub(super) async fn run_for<T: Send + 'static>(
-        &self,
-        deadline_ms: u64,
-        work: impl FnOnce(Control) -> Result<T, QueryError> + Send + 'static,
-    ) -> Result<T, QueryError> {
-        self.run_with(deadline_ms, false, work).await
-    }
-
-    /// As [`Queries::run`], for work that takes as long as there is something to look at: only what stands still for the time
-    /// of a question is stopped.
-    pub(super) async fn run_while_it_goes_on<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(Control) -> Result<T, QueryError> + Send + 'static,
-    ) -> Result<T, QueryError> {
-        self.run_with(self.limits.deadline_ms, true, work).await
-    }
-
-    async fn run_with<T: Send + 'static>(
-        &self,
-        deadline_ms: u64,
-        goes_on: bool,
-        work: impl FnOnce(Control) -> Result<T, QueryError> + Send + 'static,
-    ) -> Result<T, QueryError> {
-        let permit = self.permit(Work::Query).await?;
-        let cancel = CancelOnDrop(Arc::new(AtomicBool::new(false)));
-        let cancelled = Arc::clone(&cancel.0);
-        let shutdown = self.shutdown.clone();
-        let gone = move || cancelled.load(Ordering::Relaxed) || goes_on && shutdown.is_cancelled();
-        let control = Control { goes_on, ..self.control(deadline_ms, gone) };
+        let place = self.place(Work::Look).await?;
         let done = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            work(control)
+            let _place = place;
+            work()
         });
         done.await.map_err(|_| QueryError::Fault)?
     }
 
-    /// Run `work`, which may send what it has so far before it gives its last answer, on a blocking thread. When the
-    /// receiver is dropped or the collector stops, [`Control`] tells the work.
-    pub(super) async fn stream<T: Send + 'static>(
+    /// Run something that reads the store as a question among others.
+    ///
+    /// # Errors
+    /// Those of `work`, and [`QueryError::Busy`].
+    pub async fn question<T: Send + 'static>(
         &self,
-        work: impl FnOnce(Control, &SoFar<T>) -> Result<T, QueryError> + Send + 'static,
-    ) -> Result<mpsc::Receiver<Result<T, QueryError>>, QueryError> {
-        let permit = self.permit(Work::Query).await?;
-        let (sender, receiver) = mpsc::channel(SO_FAR_MAX + 1);
-        let (gone, shutdown) = (sender.clone(), self.shutdown.clone());
-        let control =
-            self.control(self.limits.deadline_ms, move || gone.is_closed() || shutdown.is_cancelled());
-        tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            let so_far = SoFar(sender);
-            let last = work(control, &so_far);
-            // There is always room for it: see `SoFar::send`. Who went away does not want it.
-            let _ = so_far.0.try_send(last);
-        });
-        Ok(receiver)
+        operation: Operation,
+        work: impl FnOnce() -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, QueryError> {
+        self.run(operation, move |_| work()).await
     }
 
-    fn control(&self, deadline_ms: u64, cancelled: impl Fn() -> bool + Send + Sync + 'static) -> Control {
+    /// Run `work` on a thread of its own. When the caller goes away, [`Control`] tells the work.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        operation: Operation,
+        work: impl FnOnce(Control) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, QueryError> {
+        Ok(self.run_as(operation, work, |value| (value, 0)).await?.value)
+    }
+
+    /// As [`Queries::run`]. `shape` makes of the result what is to be sent, on the same thread, and says how many bytes it has.
+    pub(super) async fn run_as<T, R: Send + 'static>(
+        &self,
+        operation: Operation,
+        work: impl FnOnce(Control) -> Result<T, QueryError> + Send + 'static,
+        shape: impl FnOnce(T) -> (R, usize) + Send + 'static,
+    ) -> Result<Answer<R>, QueryError> {
+        let run = Run { operation, deadline_ms: self.limits.deadline_ms, goes_on: false };
+        let work = move |control: Control| {
+            let value = work(control)?;
+            Ok(tracing::info_span!("shape").in_scope(|| shape(value)))
+        };
+        self.run_with(run, work).await
+    }
+
+    /// As [`Queries::run`], with a deadline of its own.
+    pub(super) async fn run_for<T: Send + 'static>(
+        &self,
+        operation: Operation,
+        deadline_ms: u64,
+        work: impl FnOnce(Control) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, QueryError> {
+        let run = Run { operation, deadline_ms, goes_on: false };
+        Ok(self.run_with(run, move |control| Ok((work(control)?, 0))).await?.value)
+    }
+
+    /// As [`Queries::run`], for work that takes as long as there is something to look at: only what stands still for the time
+    /// of a question is stopped. What was charged goes on being charged until the answer is dropped.
+    pub(super) async fn run_while_it_goes_on<T: Send + 'static>(
+        &self,
+        operation: Operation,
+        work: impl FnOnce(Control) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, QueryError> {
+        let run = Run { operation, deadline_ms: self.limits.deadline_ms, goes_on: true };
+        Ok(self.run_with(run, move |control| Ok((work(control)?, 0))).await?.value)
+    }
+
+    async fn run_with<T: Send + 'static>(
+        &self,
+        run: Run,
+        work: impl FnOnce(Control) -> Result<(T, usize), QueryError> + Send + 'static,
+    ) -> Result<Answer<T>, QueryError> {
+        let begun = self.clock.monotonic();
+        let (place, share) = self.admitted().await?;
+        let span = tracing::info_span!(parent: &self.span, "execute", operation = run.operation.name());
+        let cancel = CancelOnDrop(Arc::new(AtomicBool::new(false)));
+        let cancelled = Arc::clone(&cancel.0);
+        let shutdown = self.shutdown.clone();
+        let gone = move || cancelled.load(Ordering::Relaxed) || run.goes_on && shutdown.is_cancelled();
+        let control =
+            Control { goes_on: run.goes_on, ..self.control(run.deadline_ms, &share.question, gone) };
+        let (tell, told) = oneshot::channel();
+        self.spawn(move || {
+            let _place = place;
+            let done = span.in_scope(|| work(control));
+            let done = done.map(|(value, bytes)| Answer { value, charge: share.into_answer(bytes) });
+            // Who went away does not want it.
+            let _ = tell.send(done);
+        })?;
+        let done = told.await.map_err(|_| QueryError::Fault)?;
+        self.counters.answered(run.operation, self.clock.monotonic().since(begun), done.is_ok());
+        done
+    }
+
+    /// Run `work`, which may send what it has so far before it gives its last answer, on a thread of its own. When the
+    /// receiver is dropped or the collector stops, [`Control`] tells the work. The charge is for all answers together.
+    pub(super) async fn stream<T: Send + 'static>(
+        &self,
+        operation: Operation,
+        work: impl FnOnce(Control, &SoFar<T>) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<Answer<mpsc::Receiver<Result<T, QueryError>>>, QueryError> {
+        let begun = self.clock.monotonic();
+        let (place, share) = self.admitted().await?;
+        let span = tracing::info_span!(parent: &self.span, "execute", operation = operation.name());
+        let (sender, receiver) = mpsc::channel(SO_FAR_MAX + 1);
+        let (gone, shutdown) = (sender.clone(), self.shutdown.clone());
+        let gone = move || gone.is_closed() || shutdown.is_cancelled();
+        let control = self.control(self.limits.deadline_ms, &share.question, gone);
+        let (counters, clock) = (Arc::clone(&self.counters), Arc::clone(&self.clock));
+        self.spawn(move || {
+            let _place = place;
+            let so_far = SoFar(sender);
+            let last = span.in_scope(|| work(control, &so_far));
+            counters.answered(operation, clock.monotonic().since(begun), last.is_ok());
+            // There is always room for it: see `SoFar::send`. Who went away does not want it.
+            let _ = so_far.0.try_send(last);
+        })?;
+        Ok(Answer { value: receiver, charge: share.into_answer(ANSWER_BYTES) })
+    }
+
+    /// A thread for a question: places bound how many there are.
+    fn spawn(&self, work: impl FnOnce() + Send + 'static) -> Result<(), QueryError> {
+        let niced = move || {
+            // Of this thread, and of those that it starts. To be nicer is never refused.
+            let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
+            work();
+        };
+        let started = std::thread::Builder::new().name("query".to_owned()).spawn(niced);
+        started.map(drop).map_err(|error| {
+            tracing::warn!(%error, "no thread can be started for a question");
+            self.counters.refused(Refusal::Busy);
+            QueryError::Busy { what: "threads", limit: self.limits.queries_max }
+        })
+    }
+
+    fn control(
+        &self,
+        deadline_ms: u64,
+        memory: &Arc<Question>,
+        cancelled: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> Control {
         let deadline_ns = deadline_ms.saturating_mul(1_000_000);
         Control {
             deadline: AtomicU64::new(self.clock.monotonic().0.saturating_add(deadline_ns)),
@@ -231,42 +392,8 @@ impl Queries {
             clock: Arc::clone(&self.clock),
             cancelled: Box::new(cancelled),
             progress: Progress::default(),
+            memory: Arc::clone(memory),
         }
-    }
-
-    /// The records that `expression` and `range` select, in order, from behind `after` on.
-    pub(super) fn selection(&self, expression: &str, range: TimeRange) -> Result<Selection, QueryError> {
-        self.selection_of(&parse(expression)?, range)
-    }
-
-    /// See [`Queries::selection`].
-    pub(super) fn selection_of(
-        &self,
-        expression: &Expression,
-        range: TimeRange,
-    ) -> Result<Selection, QueryError> {
-        let plan = Plan::new(expression, self.store.now().utc);
-        if let (Some(since), Some(until)) = (range.since, range.until)
-            && since >= until
-        {
-            return Err(QueryError::invalid("until", "is not after since: the range is empty"));
-        }
-        let hints = plan.hints();
-        let by_ingest = range.by_ingest || hints.held;
-        let (mut since, mut until) = (range.since, range.until);
-        if !by_ingest {
-            since = since.max(hints.since);
-            until = match (until, hints.until) {
-                (Some(a), Some(b)) => Some(a.min(b)),
-                (a, b) => a.or(b),
-            };
-        }
-        let span = Span {
-            since: since.unwrap_or(Span::ALL.since),
-            until: until.unwrap_or(Span::ALL.until),
-            by_ingest,
-        };
-        Ok(Selection { store: self.store.clone(), plan, span, open: range == TimeRange::default() })
     }
 }
 
@@ -291,125 +418,6 @@ impl<T> SoFar<T> {
         if self.0.capacity() > 1 {
             let _ = self.0.try_send(answer());
         }
-    }
-}
-
-/// Tells a scan when to stop.
-pub(super) struct Control {
-    clock: Arc<dyn Clock>,
-    /// MONOTONIC.
-    deadline: AtomicU64,
-    deadline_ms: u64,
-    /// The deadline is put off with every step.
-    goes_on: bool,
-    cancelled: Box<dyn Fn() -> bool + Send + Sync>,
-    /// Of a walk.
-    pub(super) progress: Progress,
-}
-
-impl Control {
-    pub(super) fn now(&self) -> MonoNs {
-        self.clock.monotonic()
-    }
-
-    /// Cheap enough to be asked for every block.
-    pub(super) fn stop(&self) -> Stop {
-        let now = self.clock.monotonic().0;
-        if (self.cancelled)() || now >= self.deadline.load(Ordering::Relaxed) {
-            return Stop::Now;
-        }
-        if self.goes_on {
-            let deadline_ns = self.deadline_ms.saturating_mul(1_000_000);
-            self.deadline.fetch_max(now.saturating_add(deadline_ns), Ordering::Relaxed);
-        }
-        Stop::GoOn
-    }
-
-    /// # Errors
-    /// [`QueryError::Cancelled`] when nobody waits for the answer any more.
-    pub(super) fn check(&self) -> Result<(), QueryError> {
-        if (self.cancelled)() { Err(QueryError::Cancelled) } else { Ok(()) }
-    }
-
-    /// Why an answer is not whole, in words.
-    pub(super) fn partial(&self, stopped: bool, damaged: u64) -> Vec<String> {
-        let mut reasons = Vec::new();
-        if stopped {
-            let seconds = self.deadline_ms as f64 / 1000.0;
-            reasons.push(match self.goes_on {
-                false => {
-                    format!("stopped after {seconds} s, the limit of a query: ask for a shorter time range")
-                }
-                true => format!("stopped after {seconds} s in which the disk gave nothing"),
-            });
-        }
-        if damaged > 0 {
-            reasons.push(format!("{damaged} damaged blocks or records could not be read"));
-        }
-        reasons
-    }
-}
-
-/// What is asked about.
-pub(super) struct Selection {
-    pub(super) store: Store,
-    pub(super) plan: Plan,
-    pub(super) span: Span,
-    /// No range was given at all.
-    open: bool,
-}
-
-impl Selection {
-    /// At most this many ids are fetched one by one instead of scanning.
-    const IDS_MAX: usize = 1024;
-
-    /// The records that are asked for by their ids; `None` when the question is another.
-    pub(super) fn by_id(&self, newest_first: bool) -> Option<Result<Vec<StoredFlow>, QueryError>> {
-        let ids = self.plan.hints().ids.as_ref().filter(|ids| ids.len() <= Self::IDS_MAX)?;
-        let mut ids = ids.clone();
-        ids.sort_unstable();
-        ids.dedup();
-        Some(self.fetch(&ids, newest_first))
-    }
-
-    fn fetch(&self, ids: &[FlowRef], newest_first: bool) -> Result<Vec<StoredFlow>, QueryError> {
-        let mut found = Vec::new();
-        for id in ids {
-            let Some(flow) = self.store.get(*id)? else { continue };
-            if (self.open || self.span.has_flow(&flow)) && self.plan.matches(&flow) {
-                found.push(flow);
-            }
-        }
-        let order = |flow: &StoredFlow| flow.first.map(|first| first.utc).or(flow.ingested);
-        found.sort_by(|a, b| if newest_first { order(b).cmp(&order(a)) } else { order(a).cmp(&order(b)) });
-        Ok(found)
-    }
-
-    /// Gives all that match to `each`: see [`Store::walk`].
-    pub(super) fn walk<T: Default + Send>(
-        &self,
-        control: &Control,
-        each: &(dyn Fn(&mut T, Part<'_>) -> Result<(), StoreError> + Sync),
-    ) -> Result<(Vec<T>, Vec<String>), QueryError> {
-        self.walk_rolled(control, None, each)
-    }
-
-    /// The same; what is rolled up may be told to `rollups` instead, where everything is asked for.
-    pub(super) fn walk_rolled<T: Default + Send>(
-        &self,
-        control: &Control,
-        rollups: Option<&FromRollups<'_>>,
-        each: &(dyn Fn(&mut T, Part<'_>) -> Result<(), StoreError> + Sync),
-    ) -> Result<(Vec<T>, Vec<String>), QueryError> {
-        if let Some(flows) = self.by_id(true).transpose()? {
-            let mut part = T::default();
-            each(&mut part, Part::Flows(&flows))?;
-            return Ok((vec![part], Vec::new()));
-        }
-        let stop = || control.stop();
-        let walked = self.store.walk(self.span, &self.plan, &stop, &control.progress, rollups, each)?;
-        control.check()?;
-        Ok((walked.parts, control.partial(walked.stopped, walked.damaged)))
     }
 }
 

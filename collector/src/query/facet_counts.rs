@@ -1,10 +1,13 @@
 //! How many records have each value of many fields, in bounded memory: where there are too many different values, the
 //! rarest are let go, and how much that can make a count too low is known.
 
+use std::sync::Arc;
+
 use gnomon_flow::{Field, StoredFlow};
 
 use super::coded::Coded;
 use super::group::distinct;
+use super::memory::{Charge, Question};
 use super::totals::totals;
 use super::value_counts::ValueCounts;
 use super::values::of_source;
@@ -22,6 +25,7 @@ pub(super) struct Counts {
     pub(super) flows: u64,
     /// In the order of the fields that are asked for.
     pub(super) fields: Vec<OfField>,
+    charge: Charge,
 }
 
 /// The values of one field.
@@ -121,7 +125,6 @@ impl Counts {
                 }
             }
         }
-        self.bound();
         Ok(())
     }
 
@@ -137,7 +140,6 @@ impl Counts {
         for (field, to) in fields.iter().zip(&mut self.fields) {
             to.add_rolled(field, rollup, Some(&origins), false);
         }
-        self.bound();
         Ok(())
     }
 
@@ -147,7 +149,6 @@ impl Counts {
         for (field, to) in fields.iter().zip(&mut self.fields) {
             add_flow(to, field, flow);
         }
-        self.bound();
     }
 
     /// Takes in what another has counted.
@@ -158,17 +159,25 @@ impl Counts {
             to.missed += from.missed;
             to.values.merge(&from.values);
         }
-        self.bound();
     }
 
     fn bytes(&self) -> usize {
         self.fields.iter().map(|field| field.values.bytes()).sum()
     }
 
-    fn bound(&mut self) {
-        while self.bytes() > BYTES_MAX {
-            let Some(most) = self.fields.iter_mut().max_by_key(|field| field.values.bytes()) else { return };
-            most.missed += most.values.shrink();
+    /// Asks for the memory that it takes. As long as that is too much, the field that takes most lets its rarest values go;
+    /// where that does not help, the question is refused.
+    pub(super) fn bound(&mut self, memory: &Arc<Question>) {
+        loop {
+            let held = self.fields.iter().map(|field| field.values.held_bytes()).sum();
+            if self.bytes() <= BYTES_MAX && self.charge.resize(memory, held) {
+                return;
+            }
+            let most = self.fields.iter_mut().max_by_key(|field| field.values.bytes());
+            match most.filter(|field| field.values.bytes() > 0) {
+                Some(most) => most.missed += most.values.shrink(),
+                None => return memory.refuse(),
+            }
         }
     }
 }
@@ -204,6 +213,7 @@ mod tests {
         const FIRST: u64 = SMALL_MAX;
         const EACH: usize = VALUE_BYTES + 9;
         let mut counts = Counts::of(1);
+        let memory = Question::unbounded();
         let real = |n: u64| if n.is_multiple_of(1000) { 700 } else { 1 + n % 3 };
         // About three times as many different values as fit, over and over.
         for round in 0..2 {
@@ -211,11 +221,11 @@ mod tests {
                 let count = real(n) / 2 + (real(n) % 2) * round;
                 counts.fields[0].values.add_integer(FIRST + n, count);
                 if n.is_multiple_of(1024) {
-                    counts.bound();
+                    counts.bound(&memory);
                 }
             }
         }
-        counts.bound();
+        counts.bound(&memory);
         assert!(counts.bytes() <= BYTES_MAX);
         let field = &counts.fields[0];
         assert!(field.missed > 0 && field.missed < 100, "{}", field.missed);

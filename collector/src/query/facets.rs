@@ -1,7 +1,7 @@
 //! Facets: the most frequent values of many fields at once, from one walk over what matches. An answer can be had while
 //! the walk goes on: it says how much has been read, and the last one is exact.
 
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use gnomon_clock::MonoNs;
 use gnomon_expression::Predicate;
@@ -9,8 +9,10 @@ use gnomon_flow::{FIELDS, Field, FieldId, FieldKind};
 use tokio::sync::mpsc;
 
 use super::aggregate::named;
-use super::execute::{Queries, QueryError, TimeRange, joined, limit_or};
+use super::counters::Operation;
+use super::execute::{Answer, Queries, QueryError, TimeRange, joined, limit_or};
 use super::facet_counts::{Counts, OfField};
+use super::memory::Question;
 use super::rollup::is_rolled_up;
 use super::values::of_source;
 use crate::store::{FromRollups, Part};
@@ -141,6 +143,18 @@ impl Queries {
         &self,
         facets: Facets,
     ) -> Result<mpsc::Receiver<Result<FacetsAnswer, QueryError>>, QueryError> {
+        Ok(self.facets_as(facets, |answer| answer).await?.value)
+    }
+
+    /// As [`Queries::facets`]; `shape` makes of each answer what is sent, on the thread of the question.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub async fn facets_as<R: Send + 'static>(
+        &self,
+        facets: Facets,
+        shape: impl Fn(FacetsAnswer) -> R + Send + Sync + 'static,
+    ) -> Result<Answer<mpsc::Receiver<Result<R, QueryError>>>, QueryError> {
         let limit = limit_or("limit", facets.limit, VALUES_DEFAULT, VALUES_MAX)?;
         if facets.fields.len() > FIELDS_MAX {
             let problem = format!("{} fields are more than {FIELDS_MAX}", facets.fields.len());
@@ -161,7 +175,8 @@ impl Queries {
         let exact = facets.exact;
         let rolled_fields: Vec<FieldId> =
             asked.fields.iter().filter(|field| is_rolled_up(field)).map(|field| field.id).collect();
-        self.stream(move |control, so_far| {
+        self.stream(Operation::Facets, move |control, so_far| {
+            let memory = &control.memory;
             let places: Vec<Mutex<Counts>> =
                 (0..PLACES).map(|_| Mutex::new(Counts::of(asked.fields.len()))).collect();
             let next = Mutex::new(control.now());
@@ -169,7 +184,14 @@ impl Queries {
                 // Who comes by when it is time makes the answer; the others go on reading.
                 let Ok(mut next) = next.try_lock() else { return };
                 if facets.refine && control.now() >= *next {
-                    so_far.send(|| Ok(asked.answer(&places, control.progress.now(), None)));
+                    so_far.send(|| {
+                        let mut all = Counts::of(asked.fields.len());
+                        for place in &places {
+                            all.merge(&place.lock().unwrap_or_else(PoisonError::into_inner));
+                            all.bound(memory);
+                        }
+                        Ok(shape(asked.answer(&all, control.progress.now(), None)))
+                    });
                     let took = control.now().since(*next).min(REFINE_NS);
                     *next = MonoNs(control.now().0.saturating_add(REFINE_NS.max(took * REFINE_SHARE)));
                 }
@@ -177,7 +199,10 @@ impl Queries {
             let from_rollups = FromRollups {
                 fields: &rolled_fields,
                 each: &|rollup| {
-                    free(&places).add_rollup(&asked.fields, &selection.store, rollup)?;
+                    let mut free = free(&places);
+                    free.add_rollup(&asked.fields, &selection.store, rollup)?;
+                    free.bound(memory);
+                    drop(free);
                     tell();
                     Ok(())
                 },
@@ -191,13 +216,24 @@ impl Queries {
                 if matches!(part, Part::Flows([])) {
                     return Ok(());
                 }
-                count(&places, &asked.fields, &part, rolled.then_some(&rolled_fields[..]), exact)?;
+                let rolled = rolled.then_some(&rolled_fields[..]);
+                count(&places, &asked.fields, &part, rolled, exact, memory)?;
                 tell();
                 Ok(())
             })?;
-            let mut answer = asked.answer(&places, control.progress.now(), joined(&partial));
+            // One after the other goes: all of them and their sum would take twice the memory.
+            let mut places =
+                places.into_iter().map(|place| place.into_inner().unwrap_or_else(PoisonError::into_inner));
+            let mut all = places.next().unwrap_or_else(|| Counts::of(asked.fields.len()));
+            for place in places {
+                all.merge(&place);
+                drop(place);
+                all.bound(memory);
+            }
+            control.check()?;
+            let mut answer = asked.answer(&all, control.progress.now(), joined(&partial));
             answer.last = true;
-            Ok(answer)
+            Ok(shape(answer))
         })
         .await
     }
@@ -225,9 +261,10 @@ fn count(
     part: &Part<'_>,
     rolled: Option<&[FieldId]>,
     exact: bool,
+    memory: &Arc<Question>,
 ) -> Result<(), crate::store::StoreError> {
     let mut free = free(places);
-    match part {
+    let counted = match part {
         Part::Rows(block, rows) => {
             let rolled = rolled.filter(|_| rows.len() == block.rows());
             let rollup = rolled.map(|fields| block.rollup(fields)).transpose()?.flatten();
@@ -237,7 +274,9 @@ fn count(
             flows.iter().for_each(|flow| free.add(fields, flow));
             Ok(())
         }
-    }
+    };
+    free.bound(memory);
+    counted
 }
 
 /// What was asked for.
@@ -250,14 +289,10 @@ struct Asked {
 impl Asked {
     fn answer(
         &self,
-        places: &[Mutex<Counts>],
+        all: &Counts,
         (records_read, records): (u64, u64),
         partial: Option<String>,
     ) -> FacetsAnswer {
-        let mut all = Counts::of(self.fields.len());
-        for place in places {
-            all.merge(&place.lock().unwrap_or_else(PoisonError::into_inner));
-        }
         let mut room = ANSWER_BYTES_MAX;
         let mut reasons: Vec<String> = partial.into_iter().collect();
         let mut fields = Vec::new();

@@ -3,16 +3,17 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
-use std::rc::Rc;
+use std::sync::Arc;
 
-use gnomon_flow::{Field, StoredFlow, Value, field};
+use gnomon_flow::{Field, StoredFlow, Value};
 use hashbrown::HashTable;
 
 use super::aggregate::{FIELDS_MAX, Sums};
 use super::coded::{Coded, NONE};
 use super::distinct::{Distinct, OF_ROW, hash_of};
 use super::known::Known;
-use super::values::{Values, values};
+use super::measures::Measures;
+use super::memory::{Charge, Question};
 use crate::store::block::bloom::Mixing;
 use crate::store::live::RowSet;
 use crate::store::{Reader, StoreError};
@@ -48,6 +49,9 @@ pub(super) struct Groups {
     places: HashTable<(u64, u32)>,
     key_bytes: usize,
     distinct_bytes: usize,
+    charge: Charge,
+    /// There is no memory for more.
+    full: bool,
     /// Values that were not counted because the different ones took too much.
     unseen: u64,
     /// Records in rows that were not begun because there were too many.
@@ -77,31 +81,6 @@ fn hash_of_word(word: u64) -> u64 {
 pub(super) const KEYS_MAX: usize = 200_000;
 /// Bytes of text that the keys may hold together.
 const KEY_BYTES_MAX: usize = 64 << 20;
-
-/// The packets and bytes of each row.
-pub(super) struct Measures {
-    packets: Rc<Vec<u64>>,
-    bytes: Rc<Vec<u64>>,
-}
-
-impl Measures {
-    pub(super) fn of(block: &Reader) -> Result<Measures, StoreError> {
-        let column = |name: &'static str| -> Result<Rc<Vec<u64>>, StoreError> {
-            let of_field = field::by_name(name).map(|field| values(field, block)).transpose()?.flatten();
-            Ok(match of_field.and_then(|mut lists| lists.pop()) {
-                Some(Values::Integers { values, .. }) => values,
-                _ => Rc::new(vec![0; block.rows()]),
-            })
-        };
-        Ok(Measures { packets: column("packets")?, bytes: column("bytes")? })
-    }
-
-    pub(super) fn add(&self, row: usize, sums: &mut Sums) {
-        sums.flows += 1;
-        sums.packets = sums.packets.saturating_add(self.packets.get(row).copied().unwrap_or(0));
-        sums.bytes = sums.bytes.saturating_add(self.bytes.get(row).copied().unwrap_or(0));
-    }
-}
 
 /// Sums by the values of one field; `None` in a key where there is none.
 pub(super) type ByCode<K> = HashMap<(K, u32), Sums, Mixing>;
@@ -352,7 +331,7 @@ impl Groups {
         }
         let text = |value: &Value<'_>| if let Value::Text(text) = value { text.len() } else { 0 };
         let bytes: usize = (0..key.len()).map(|at| text(value(at))).sum();
-        if self.sums.len() >= KEYS_MAX || self.key_bytes + bytes > KEY_BYTES_MAX {
+        if self.full || self.sums.len() >= KEYS_MAX || self.key_bytes + bytes > KEY_BYTES_MAX {
             return None;
         }
         self.key_bytes += bytes;
@@ -378,11 +357,26 @@ impl Groups {
     #[inline]
     fn grow_distinct(&mut self, place: u32, at: usize, more: impl FnOnce(&mut Distinct) -> usize) {
         let known = &mut self.distinct[place as usize * self.distinct_fields + at];
-        if known.grows() && self.distinct_bytes > DISTINCT_BYTES_MAX {
+        if known.grows() && (self.full || self.distinct_bytes > DISTINCT_BYTES_MAX) {
             self.unseen += 1;
         } else {
             self.distinct_bytes += more(known);
         }
+    }
+
+    /// What it takes of memory.
+    fn bytes(&self) -> usize {
+        let known: usize = self.known.iter().map(Known::bytes).sum();
+        let of_rows = self.sums.capacity() * size_of::<Sums>()
+            + self.keys.capacity() * size_of::<u32>()
+            + self.distinct.capacity() * size_of::<Distinct>()
+            + self.places.capacity() * (size_of::<(u64, u32)>() + 1);
+        known + of_rows + self.key_bytes + self.distinct_bytes
+    }
+
+    /// Asks for what it takes: where there is no room for it, no more rows are begun.
+    pub(super) fn charge(&mut self, memory: &Arc<Question>) {
+        self.full = !self.charge.resize(memory, self.bytes());
     }
 
     /// Takes in what another thread counted.
@@ -444,14 +438,15 @@ impl Groups {
         let mut reasons = Vec::new();
         if self.uncounted > 0 {
             reasons.push(format!(
-                "more than {} different rows: those first seen beyond are left out, so that sums may be too low",
-                self.sums.len()
+                "more than {} different rows{}: those first seen beyond are left out, so that sums may be too low",
+                self.sums.len(),
+                if self.full { ", for which there is no memory" } else { "" },
             ));
         }
         if self.unseen > 0 {
             reasons.push(format!(
                 "different values took more than {} MiB: distinct counts may be too low; group by fewer values, or narrow the question",
-                DISTINCT_BYTES_MAX >> 20
+                self.distinct_bytes >> 20
             ));
         }
         if self.cut > 0 {

@@ -48,6 +48,13 @@ impl Code {
 }
 
 impl Known {
+    /// What it takes of memory, but for texts.
+    pub(super) fn bytes(&self) -> usize {
+        self.values.capacity() * size_of::<Value<'static>>()
+            + self.places.capacity() * (size_of::<(Code, u32)>() + 1)
+            + self.small.capacity() * size_of::<u32>()
+    }
+
     /// [`NONE`] of a value that is not known.
     pub(super) fn find(&self, value: &Value<'static>) -> u32 {
         if let Value::Integer(n @ 0..SMALL_MAX) = value {

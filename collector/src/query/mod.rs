@@ -1,7 +1,11 @@
 //! Questions and their answers: the language, matching, aggregation, capture files.
 
 mod aggregate;
+mod buckets;
+mod caller;
 mod coded;
+mod control;
+mod counters;
 mod distinct;
 mod execute;
 mod facet_counts;
@@ -9,15 +13,20 @@ mod facets;
 mod group;
 mod hunt;
 mod known;
+mod measures;
+mod memory;
 mod one_column;
 mod pcap_export;
 mod pcap_file;
+mod pcap_found;
 mod pcap_merge;
+mod places;
 mod plan;
 mod rollup;
 mod rollup_groups;
 mod search;
 mod select;
+mod selection;
 mod tail;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -29,10 +38,13 @@ mod values;
 mod tests;
 
 pub use aggregate::{Bucket, CountAnswer, Histogram, HistogramAnswer, Measure, Sums, Top, TopAnswer, TopRow};
+pub use caller::Caller;
+pub use counters::{Operation, QueryCounters, Refusal};
 pub use distinct::Different;
-pub use execute::{Queries, QueryError, QueryLimits, TimeRange};
+pub use execute::{Answer, Queries, QueryError, QueryLimits, TimeRange};
 pub use facets::{FacetField, FacetValue, Facets, FacetsAnswer, faceted};
 pub use hunt::{Evidence, HUNTS, Hunt, HuntAnswer, HuntFinding, HuntKind, HuntParameter};
+pub use memory::{Charge, Memory};
 pub use pcap_export::{IDS_MAX, PcapDownload, PcapPiece, PcapPieces, PcapRequest, PcapSummary};
 pub use pcap_file::PcapFormat;
 pub use plan::{Hints, Plan};

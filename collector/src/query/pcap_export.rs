@@ -13,25 +13,28 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gnomon_clock::{RawNs, UtcNs};
-use gnomon_flow::{EpochHash, FlowId, FlowRecord, FlowRef, StoredFlow};
+use gnomon_flow::{EpochHash, FlowId, FlowRef, Origin, StoredFlow};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 
+use super::counters::Operation;
 use super::execute::{Queries, QueryError, TimeRange, Work, joined};
+use super::memory::{Charge, Question};
 use super::pcap_file::PcapFormat;
+use super::pcap_found::{FoundFlow, Oldest};
 use super::pcap_merge::send;
 use crate::store::{FlowSpan, Part, SliceLocation, Stop, Store, StoreError};
 
 /// Records of one export; more are left out, and it says so.
-const FLOWS_MAX: usize = 500_000;
+pub(super) const FLOWS_MAX: usize = 500_000;
 /// Blocks of one export; likewise.
 const BLOCKS_MAX: usize = 2_000_000;
 /// Ids a caller may name.
 pub const IDS_MAX: usize = 10_000;
-/// Those found are brought down to [`FLOWS_MAX`] when there are so many.
-const FOUND_MAX: usize = FLOWS_MAX + FLOWS_MAX / 4;
+/// Records looked at between two looks at what others found.
+const OUTLINES: usize = 1024;
 /// Epochs named in the file's comment.
 const EPOCHS_NAMED: usize = 16;
 
@@ -113,6 +116,8 @@ pub(super) struct Chosen {
     pub(super) found: PcapSummary,
     pub(super) reasons: Vec<String>,
     epochs: BTreeSet<String>,
+    pub(super) memory: Arc<Question>,
+    charge: Charge,
 }
 
 /// What is wanted of one flow.
@@ -161,39 +166,49 @@ impl Queries {
             let problem = format!("{} are more than {IDS_MAX}", request.ids.len());
             return Err(QueryError::invalid("ids", problem));
         }
-        let permit = self.permit(Work::Download).await?;
+        let place = self.place(Work::Download).await?;
         let chosen = if request.ids.is_empty() {
             let selection = self.selection(&request.expression, request.range)?;
             let store = self.store.clone();
-            self.run_while_it_goes_on(move |control| {
+            let now = store.now().utc;
+            self.run_while_it_goes_on(Operation::Pcap, move |control| {
                 let found = Mutex::new(Oldest::default());
                 let (_, reasons) = selection.walk(&control, &|(): &mut (), part| {
-                    let of_part: Vec<StoredFlow> = match part {
-                        Part::Flows(flows) => flows.iter().map(outline).collect(),
+                    let found = || found.lock().unwrap_or_else(PoisonError::into_inner);
+                    match part {
+                        Part::Flows(flows) => found().extend(flows, now, &control.memory),
                         Part::Rows(reader, rows) => {
-                            rows.iter().map(|row| reader.outline(row)).collect::<Result<_, _>>()?
+                            let rows: Vec<usize> = rows.iter().collect();
+                            for rows in rows.chunks(OUTLINES) {
+                                let outlines = rows.iter().map(|row| reader.outline(*row));
+                                let outlines: Vec<StoredFlow> = outlines.collect::<Result<_, _>>()?;
+                                found().extend(&outlines, now, &control.memory);
+                            }
                         }
-                    };
-                    found.lock().unwrap_or_else(PoisonError::into_inner).extend(of_part);
+                    }
                     Ok(())
                 })?;
                 let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
                 found.cut();
-                let mut chosen = Chosen::new(store);
-                found.flows.iter().for_each(|flow| chosen.add(flow));
-                if found.more {
-                    chosen.reasons.push(too_many("flows", FLOWS_MAX));
+                let mut chosen = Chosen::new(store, Arc::clone(&control.memory));
+                found.flows().for_each(|(flow, origin)| chosen.add(flow, origin));
+                if found.more() {
+                    chosen.reasons.push(too_many("flows", found.len()));
                 }
+                drop(found);
+                chosen.charge();
                 chosen.reasons.extend(reasons);
                 control.check()?;
                 chosen.find_blocks()?;
+                control.check()?;
                 Ok(chosen)
             })
             .await?
         } else {
             let (store, ids) = (self.store.clone(), request.ids);
-            self.run(move |control| {
-                let mut chosen = Chosen::new(store.clone());
+            let now = store.now().utc;
+            self.run(Operation::Pcap, move |control| {
+                let mut chosen = Chosen::new(store.clone(), Arc::clone(&control.memory));
                 let mut missing = 0;
                 for (done, id) in ids.iter().enumerate() {
                     control.check()?;
@@ -204,7 +219,7 @@ impl Queries {
                         break;
                     }
                     match store.get(*id)? {
-                        Some(flow) => chosen.add(&flow),
+                        Some(flow) => chosen.add(&FoundFlow::of(&flow, now), &flow.origin),
                         None => missing += 1,
                     }
                 }
@@ -232,13 +247,13 @@ impl Queries {
         };
         let pieces = PcapPieces { receiver: pieces, why_cut, ended: false };
         let (format, packets_max) = (request.format, request.packets_max);
-        tokio::task::spawn_blocking(move || send(chosen, format, packets_max, &sending, permit));
+        tokio::task::spawn_blocking(move || send(chosen, format, packets_max, &sending, place));
         Ok(PcapDownload { found, pieces })
     }
 }
 
 impl Chosen {
-    fn new(store: Store) -> Chosen {
+    fn new(store: Store, memory: Arc<Question>) -> Chosen {
         Chosen {
             store,
             flows: HashMap::new(),
@@ -248,31 +263,35 @@ impl Chosen {
             found: PcapSummary::default(),
             reasons: Vec::new(),
             epochs: BTreeSet::new(),
+            memory,
+            charge: Charge::default(),
+        }
+    }
+
+    /// Asks for what it takes; the question is refused where there is no room for it.
+    fn charge(&mut self) {
+        let of_flow = size_of::<((EpochHash, FlowId), Wanted)>() + size_of::<(RawNs, RawNs)>();
+        let bytes = self.flows.capacity() * of_flow + self.blocks.capacity() * size_of::<Block>();
+        if !self.charge.resize(&self.memory, bytes) {
+            self.memory.refuse();
         }
     }
 
     /// Add a record.
-    fn add(&mut self, flow: &StoredFlow) {
-        let record = &flow.record;
+    fn add(&mut self, flow: &FoundFlow, origin: &Origin) {
         self.found.flows += 1;
-        self.found.time_err_ns_max = self.found.time_err_ns_max.max(flow.time_err_ns().unwrap_or(0));
+        self.found.time_err_ns_max = self.found.time_err_ns_max.max(flow.time_err_ns);
         if self.epochs.len() <= EPOCHS_NAMED {
-            self.epochs.insert(flow.origin.epoch.to_string());
+            self.epochs.insert(origin.epoch.to_string());
         }
-        let epoch = EpochHash::of(&flow.origin.epoch);
-        let fallback = match (flow.first, flow.ingested) {
-            (Some(first), _) => (record.first, first.utc),
-            (None, Some(at)) => (record.last, at),
-            (None, None) => (record.last, self.store.now().utc),
-        };
-        let name = format!("{}:{}", flow.origin.agent_name, flow.origin.interface);
+        let name = format!("{}:{}", origin.agent_name, origin.interface);
         let interface = self.interface(name);
-        let wanted = self.flows.entry((epoch, record.id)).or_insert(Wanted {
+        let wanted = self.flows.entry((flow.id.epoch, flow.id.flow)).or_insert(Wanted {
             segments: Vec::new(),
             interface,
-            fallback,
+            fallback: flow.fallback,
         });
-        wanted.segments.push((record.first, record.last));
+        wanted.segments.push((flow.first, flow.last));
     }
 
     /// Find the blocks with packets of all records that were added.
@@ -309,6 +328,7 @@ impl Chosen {
         }
         blocks.sort_unstable_by_key(|block| (block.start, block.at.segment, block.at.offset));
         self.blocks = blocks;
+        self.charge();
         Ok(())
     }
 
@@ -335,49 +355,6 @@ impl Chosen {
             if epochs.is_empty() { "none".to_owned() } else { epochs.join(", ") }
         )
     }
-}
-
-/// The oldest records of those that were found, outlines only.
-#[derive(Default)]
-struct Oldest {
-    flows: Vec<StoredFlow>,
-    /// There were more than [`FLOWS_MAX`].
-    more: bool,
-}
-
-impl Oldest {
-    fn extend(&mut self, flows: Vec<StoredFlow>) {
-        for flow in flows {
-            self.flows.push(flow);
-            if self.flows.len() >= FOUND_MAX {
-                self.cut();
-            }
-        }
-    }
-
-    fn cut(&mut self) {
-        if self.flows.len() > FLOWS_MAX {
-            self.more = true;
-            let time = |flow: &StoredFlow| (flow.first.map(|first| first.utc).or(flow.ingested), flow.id());
-            self.flows.select_nth_unstable_by_key(FLOWS_MAX, time);
-            self.flows.truncate(FLOWS_MAX);
-        }
-    }
-}
-
-/// What [`Chosen`] goes by.
-fn outline(flow: &StoredFlow) -> StoredFlow {
-    let StoredFlow { record, .. } = flow;
-    let record = FlowRecord {
-        id: record.id,
-        segment: record.segment,
-        first: record.first,
-        last: record.last,
-        stamp_err_ns: record.stamp_err_ns,
-        ..FlowRecord::default()
-    };
-    let (origin, time_reason) = (flow.origin.clone(), flow.time_reason.clone());
-    StoredFlow { record, origin, time_reason, ..*flow }
 }
 
 fn too_many(what: &str, max: usize) -> String {

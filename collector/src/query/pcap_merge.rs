@@ -11,11 +11,12 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use gnomon_clock::UtcNs;
 use gnomon_flow::slice::{self, PACKET_HEADER_BYTES};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::execute::{QueryError, joined};
+use super::memory::Charge;
 use super::pcap_export::{Block, Chosen, PcapPiece, PcapSummary, Sending, when};
 use super::pcap_file::{PcapFile, PcapFormat, PcapPacket};
+use super::places::Place;
 use crate::store::{BlockReader, SegmentError, StoreError};
 
 /// Threads that read ahead.
@@ -118,13 +119,7 @@ impl Missing {
 /// Write the file. Ends early when the caller goes away.
 // By value: it ends with the download.
 #[allow(clippy::needless_pass_by_value)]
-pub(super) fn send(
-    chosen: Chosen,
-    format: PcapFormat,
-    packets_max: u64,
-    sending: &Sending,
-    permit: OwnedSemaphorePermit,
-) {
+pub(super) fn send(chosen: Chosen, format: PcapFormat, packets_max: u64, sending: &Sending, place: Place) {
     let merged = std::thread::scope(|scope| {
         let mut loaders = Vec::with_capacity(LOADERS);
         for loader in 0..LOADERS.min(chosen.blocks.len()) {
@@ -146,7 +141,7 @@ pub(super) fn send(
     if let Err(error) = merged {
         sending.send(Err(error));
     }
-    drop(permit);
+    drop(place);
 }
 
 type Load = Result<Loaded, QueryError>;
@@ -200,6 +195,8 @@ fn merge(
     let mut missing = Missing::default();
     let mut turns: BinaryHeap<Turn> = BinaryHeap::new();
     let mut waiting_bytes = 0usize;
+    // A block more is read late rather than kept without room for it.
+    let (mut charge, mut crowded) = (Charge::default(), false);
     let mut packets = 0u64;
     let mut time_err_ns_max = chosen.found.time_err_ns_max;
     let mut last = UtcNs::MIN;
@@ -208,7 +205,7 @@ fn merge(
         // Every block whose first packet is due before the first that waits.
         while let Some(due) = loads.due() {
             let is_due = turns.peek().is_none_or(|turn| due <= turn.utc);
-            if !is_due || (waiting_bytes >= WAITING_BYTES_MAX && !turns.is_empty()) {
+            if !is_due || ((crowded || waiting_bytes >= WAITING_BYTES_MAX) && !turns.is_empty()) {
                 break;
             }
             let (number, loaded) = (loads.next, loads.take()?);
@@ -216,6 +213,7 @@ fn merge(
             missing.damaged += u64::from(loaded.damaged);
             if let Some(first) = loaded.packets.first() {
                 waiting_bytes += loaded.held_bytes();
+                crowded = !charge.resize(&chosen.memory, waiting_bytes);
                 turns.push(Turn { utc: first.utc, number, next: 0, loaded });
             }
         }
@@ -250,6 +248,7 @@ fn merge(
             }
             None => {
                 waiting_bytes -= turn.loaded.held_bytes();
+                crowded = !charge.resize(&chosen.memory, waiting_bytes);
                 PeekMut::pop(turn);
             }
         }

@@ -2,7 +2,10 @@
 
 use gnomon_flow::{AttributeValue, StoredFlow};
 
-use super::execute::{Queries, QueryError, TimeRange, joined, limit_or};
+use super::control::Control;
+use super::counters::Operation;
+use super::execute::{Answer, Queries, QueryError, TimeRange, joined, limit_or};
+use super::memory::Charge;
 use crate::store::ScanKey;
 #[cfg(doc)]
 use crate::store::Store;
@@ -50,6 +53,18 @@ impl Queries {
     /// # Errors
     /// See [`QueryError`].
     pub async fn search(&self, search: Search) -> Result<SearchPage, QueryError> {
+        Ok(self.search_as(search, |page| (page, 0)).await?.value)
+    }
+
+    /// As [`Queries::search`]; `shape` makes of the page what is sent, beside its length, on the thread of the question.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub async fn search_as<R: Send + 'static>(
+        &self,
+        search: Search,
+        shape: impl FnOnce(SearchPage) -> (R, usize) + Send + 'static,
+    ) -> Result<Answer<R>, QueryError> {
         let limit = limit_or("limit", search.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
         let selection = self.selection(&search.expression, search.range)?;
         let newest_first = !search.oldest_first;
@@ -58,11 +73,14 @@ impl Queries {
             "" => (None, None),
             cursor => order.place(cursor).map(|(key, number)| (Some(key), Some(number)))?,
         };
-        self.run(move |control| {
+        let work = move |control: Control| {
             if after.is_none()
                 && let Some(flows) = selection.by_id(newest_first).transpose()?
             {
-                return Ok(SearchPage { flows, next_cursor: String::new(), partial: None });
+                return Ok((
+                    SearchPage { flows, next_cursor: String::new(), partial: None },
+                    Charge::default(),
+                ));
             }
             let stop = || control.stop();
             // Times of ingest move nowhere.
@@ -73,21 +91,19 @@ impl Queries {
             };
             let forgotten = listing.is_none();
             let store = listing.unwrap_or_else(|| selection.store.begin_listing());
+            let (mut bytes, mut held, mut charge) = (0, 0, Charge::default());
+            let mut more = |flow: &StoredFlow| {
+                let of_flow = approximate_bytes(flow);
+                bytes += of_flow;
+                held += of_flow + size_of::<StoredFlow>();
+                bytes < PAGE_BYTES_MAX && charge.resize(&control.memory, held)
+            };
+            let after = after.as_ref();
             let page =
-                store.page(selection.span, newest_first, after.as_ref(), &selection.plan, limit, &stop)?;
+                store.page(selection.span, newest_first, after, &selection.plan, limit, &stop, &mut more)?;
             control.check()?;
-            let mut behind = page.behind;
-            let (mut flows, mut bytes) = (Vec::with_capacity(page.flows.len()), 0);
-            for (key, flow) in page.flows {
-                if bytes >= PAGE_BYTES_MAX {
-                    break;
-                }
-                bytes += approximate_bytes(&flow);
-                if bytes >= PAGE_BYTES_MAX {
-                    behind = Some(key);
-                }
-                flows.push(flow);
-            }
+            let behind = page.behind;
+            let flows = page.flows.into_iter().map(|(_, flow)| flow).collect();
             let number = || if forgotten || order.by_ingest { NOTHING } else { store.keep_listing() };
             let next_cursor = behind.map(|key| order.cursor(&key, number())).unwrap_or_default();
             let mut partial = control.partial(page.stopped, page.damaged);
@@ -97,9 +113,10 @@ impl Queries {
                 partial.push(MOVED.to_owned());
             }
             let partial = joined(&partial);
-            Ok(SearchPage { flows, next_cursor, partial })
-        })
-        .await
+            Ok((SearchPage { flows, next_cursor, partial }, charge))
+        };
+        // What the page is charged goes when it was made into what is sent.
+        self.run_as(Operation::Search, work, |(page, _charge)| shape(page)).await
     }
 }
 

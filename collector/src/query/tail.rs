@@ -9,11 +9,14 @@ use std::time::Duration;
 
 use gnomon_expression::parse;
 use gnomon_flow::StoredFlow;
+use tokio::runtime::Handle;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio_util::sync::CancellationToken;
 
+use super::counters::{QueryCounters, Refusal};
 use super::execute::{Queries, QueryError, Work};
 use super::plan::Plan;
 use crate::store::{Since, Store};
@@ -53,7 +56,7 @@ impl Queries {
         following: Following,
     ) -> Result<mpsc::Receiver<TailItem>, QueryError> {
         let plan = Plan::new(&parse(expression)?, self.store.now().utc);
-        let permit = self.permit(Work::Tail).await?;
+        let place = self.place(Work::Tail).await?;
         let newest = self.store.newest_block();
         let (sender, receiver) = mpsc::channel(QUEUE);
         let tail = Tail {
@@ -65,10 +68,12 @@ impl Queries {
             // One of another store may be beyond all that is here.
             behind: following.behind.unwrap_or(newest).min(newest),
             shutdown: self.shutdown.clone(),
+            stalled: Duration::from_millis(self.limits.stalled_ms),
+            counters: Arc::clone(self.counters()),
         };
         let shutdown = self.shutdown.clone();
         tokio::spawn(async move {
-            let _permit = permit;
+            let _place = place;
             tokio::select! {
                 () = tail.run(following) => {}
                 () = shutdown.cancelled() => {}
@@ -86,6 +91,9 @@ struct Tail {
     missed: u64,
     behind: u64,
     shutdown: CancellationToken,
+    /// A caller that takes nothing for so long is given up.
+    stalled: Duration,
+    counters: Arc<QueryCounters>,
 }
 
 impl Tail {
@@ -119,10 +127,17 @@ impl Tail {
         }
     }
 
-    /// False when nobody listens.
+    /// False when nobody listens, or the caller takes nothing.
     async fn send(&self, flow: Arc<StoredFlow>) -> bool {
         let item = TailItem { flow, missed: self.missed, behind: self.behind };
-        self.sender.send(item).await.is_ok()
+        match self.sender.send_timeout(item, self.stalled).await {
+            Ok(()) => true,
+            Err(SendTimeoutError::Closed(_)) => false,
+            Err(SendTimeoutError::Timeout(_)) => {
+                self.counters.refused(Refusal::Stalled);
+                false
+            }
+        }
     }
 
     /// Tells what came since `behind`: block by block until no more come, then what is in no block. False when nobody listens.
@@ -151,11 +166,16 @@ impl Tail {
     ) -> bool {
         let (store, plan) = (self.store.clone(), Arc::clone(&self.plan));
         let (sender, missed, behind) = (self.sender.clone(), self.missed, self.behind);
-        let shutdown = self.shutdown.clone();
+        let (shutdown, stalled, handle) = (self.shutdown.clone(), self.stalled, Handle::current());
+        let counters = Arc::clone(&self.counters);
         let told = tokio::task::spawn_blocking(move || {
             let mut send = |flow: StoredFlow| {
                 let item = TailItem { flow: Arc::new(flow), missed, behind };
-                !shutdown.is_cancelled() && sender.blocking_send(item).is_ok()
+                let sent = handle.block_on(sender.send_timeout(item, stalled));
+                if matches!(sent, Err(SendTimeoutError::Timeout(_))) {
+                    counters.refused(Refusal::Stalled);
+                }
+                !shutdown.is_cancelled() && sent.is_ok()
             };
             let mut since = Since::new(&store, &*plan, &mut send);
             let told = what(&mut since);

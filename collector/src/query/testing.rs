@@ -70,6 +70,7 @@ pub(crate) fn tls_flow() -> StoredFlow {
             }),
             icmp: None,
             direction_guessed: false,
+            own_uplink: false,
             problem: None,
             sliced_packets: 22,
             sliced_bytes: 2200,

@@ -119,6 +119,14 @@ impl ValueCounts {
         self.counted.len() * VALUE_BYTES + self.bytes.len()
     }
 
+    /// All memory that they take, with what is kept free to grow into.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.small.capacity() * size_of::<u64>()
+            + self.counted.capacity() * size_of::<Counted>()
+            + self.bytes.capacity()
+            + self.slots.capacity() * size_of::<u64>()
+    }
+
     #[cfg(test)]
     fn len(&self) -> usize {
         self.counted.len() + self.small.iter().filter(|count| **count > 0).count()

@@ -271,6 +271,7 @@ pub(super) fn names(field: FieldId) -> Option<(Column, Vec<Option<Value<'static>
         }
         83 => (columns::GUESSED, vec![Some(Value::Bool(false)), Some(Value::Bool(true))]),
         84 => (columns::PROBLEM, none.chain(of(&DecodeProblem::ALL, DecodeProblem::name)).collect()),
+        87 => (columns::OWN_UPLINK, vec![Some(Value::Bool(false)), Some(Value::Bool(true))]),
         _ => return None,
     })
 }

@@ -16,6 +16,9 @@ impl Writer {
     /// # Errors
     /// What the disk said; it is tried again.
     pub fn expire(&mut self) -> Result<(), StoreError> {
+        if self.shared.read_only.is_some() {
+            return Ok(());
+        }
         let now = self.shared.gate.monotonic();
         if self.expired_at.is_some_and(|at| now.since(at) < LOOK_NS) {
             return Ok(());

@@ -251,6 +251,46 @@ fn whatever_happens_every_record_has_its_alerts_once() {
     }
 }
 
+/// Many alerts on one pair, and many records of it: they are brought together in short runs, and what others commit meanwhile
+/// waits for one of those at most.
+#[test]
+fn a_flood_of_alerts_on_one_pair_is_joined_in_short_runs() {
+    const RECORDS: u64 = 5_000;
+    let dir = tempfile::tempdir().unwrap();
+    let (clock, store, mut writer) = opened(dir.path());
+    let near = (0..3_000).map(|n| alert(n, 105)).collect();
+    writer.commit(&[alerts(epoch(1), 1, near)]).unwrap();
+    settle(&mut writer);
+    let records = (0..RECORDS).map(|id| record(id, 0, 100 * S, 110 * S)).collect();
+    writer.commit(&[flows(epoch(1), 2, records)]).unwrap();
+    let with_alerts = |store: &Store| joined(store).values().filter(|of| !of.is_empty()).count() as u64;
+    assert_eq!(with_alerts(&store), 0, "nothing of it is done while a group is committed");
+    let mut runs = 0;
+    let mut before = 0;
+    while writer.settle().unwrap() {
+        runs += 1;
+        if runs % 2 == 0 {
+            let now = with_alerts(&store);
+            assert!(now - before <= 2_048, "{now} after {before}");
+            before = now;
+        }
+        if runs == 3 {
+            // Somebody else, and a block in between.
+            writer.commit(&[flows(epoch(2), 1, vec![record(1, 0, 100 * S, 110 * S)])]).unwrap();
+            seal(&mut writer);
+        }
+    }
+    settle(&mut writer);
+    assert!(runs >= 5, "{runs}");
+    let all = joined(&store);
+    assert_eq!(all.len() as u64, RECORDS);
+    assert!(all.iter().all(|(_, of)| of.len() == 32), "each tells of as many as fit");
+    drop((store, writer));
+    let (store, mut writer) = open(dir.path(), &clock);
+    settle(&mut writer);
+    assert_eq!(with_alerts(&store), RECORDS);
+}
+
 /// What alerts cost ingest: run with `--release -- --ignored --nocapture alerts_cost`.
 #[test]
 #[ignore = "a measurement"]

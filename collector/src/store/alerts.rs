@@ -6,7 +6,8 @@
 //! ever having met a record is counted. The family `alerts` has each one as a protobuf `StoredAlert` under a rising number;
 //! a number may come again once everything of before is forgotten, which nobody can tell.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use gnomon_clock::{Estimate, MonoNs, RawNs};
@@ -23,6 +24,12 @@ pub(super) const REMEMBER_NS: u64 = 15 * 60 * 1_000_000_000;
 pub(super) const ALERTS_MAX: usize = 65_536;
 /// Memory for them; the same beyond it.
 pub(super) const ALERT_BYTES_MAX: usize = 64 << 20;
+/// None is forgotten before its records were looked for, which takes a while when many come at once: so many more are
+/// remembered meanwhile, and what comes beyond them is crowded out.
+const ALERTS_OVER_MAX: usize = 16_384;
+/// Alerts that one record is compared with, of its own epoch and of others each: those near in time where that can be told
+/// beforehand. What is beyond them meets the record never, and is given up in the end.
+const COMPARED_MAX: usize = 256;
 
 /// A record has an alert that is at most this much earlier than its first packet: the two clocks' readings differ a little.
 const BEFORE_NS: u64 = 1_000_000_000;
@@ -100,7 +107,8 @@ impl Remembered {
 #[derive(Debug, Default)]
 pub(super) struct AlertTable {
     all: BTreeMap<u64, Remembered>,
-    by_pair: HashMap<Pair, Vec<u64>, Mixing>,
+    /// By epoch, then by time: a pair may have as many as there are.
+    by_pair: HashMap<Pair, BTreeSet<(EpochHash, RawNs, u64)>, Mixing>,
     digests: HashSet<u64, Mixing>,
     bytes: usize,
     waiting: usize,
@@ -115,6 +123,12 @@ impl AlertTable {
     pub(super) fn is_over(&self, (alerts, bytes): (usize, usize)) -> bool {
         self.all.len().saturating_sub(alerts) > ALERTS_MAX
             || self.bytes.saturating_sub(bytes) > ALERT_BYTES_MAX
+    }
+
+    /// No more are remembered until some are forgotten.
+    pub(super) fn is_full(&self, coming: usize) -> bool {
+        self.all.len() + coming >= ALERTS_MAX + ALERTS_OVER_MAX
+            || self.bytes > ALERT_BYTES_MAX + ALERT_BYTES_MAX / 4
     }
 
     /// The number after the last.
@@ -135,7 +149,8 @@ impl AlertTable {
         self.bytes += remembered.alert.bytes();
         self.waiting += usize::from(!remembered.joined);
         self.digests.insert(remembered.alert.digest());
-        self.by_pair.entry(remembered.alert.pair).or_default().push(number);
+        let place = (remembered.epoch, remembered.alert.at, number);
+        self.by_pair.entry(remembered.alert.pair).or_default().insert(place);
         self.all.insert(number, remembered);
     }
 
@@ -145,7 +160,7 @@ impl AlertTable {
         self.waiting -= usize::from(!removed.joined);
         self.digests.remove(&removed.alert.digest());
         if let Some(numbers) = self.by_pair.get_mut(&removed.alert.pair) {
-            numbers.retain(|other| *other != number);
+            numbers.remove(&(removed.epoch, removed.alert.at, number));
             if numbers.is_empty() {
                 self.by_pair.remove(&removed.alert.pair);
             }
@@ -161,8 +176,32 @@ impl AlertTable {
         first
     }
 
-    pub(super) fn of(&self, pair: &Pair) -> &[u64] {
-        self.by_pair.get(pair).map_or(&[], Vec::as_slice)
+    /// How many alerts a pair has.
+    pub(super) fn count_of(&self, pair: &Pair) -> usize {
+        self.by_pair.get(pair).map_or(0, BTreeSet::len)
+    }
+
+    #[cfg(test)]
+    fn of(&self, pair: &Pair) -> Vec<u64> {
+        self.by_pair.get(pair).into_iter().flatten().map(|(.., number)| *number).collect()
+    }
+
+    /// The alerts that a record of this pair and epoch is compared with: of its own epoch those in [`near_span`], of others
+    /// any.
+    pub(super) fn comparable<'t>(
+        &'t self,
+        pair: &Pair,
+        epoch: EpochHash,
+        (from, to): (RawNs, RawNs),
+    ) -> impl Iterator<Item = (u64, &'t Remembered)> {
+        let of_pair = self.by_pair.get(pair).into_iter();
+        let numbers = of_pair.flat_map(move |all| {
+            let own = all.range((epoch, from, 0)..=(epoch, to, u64::MAX));
+            let before = all.range(..(epoch, RawNs(0), 0)).rev();
+            let behind = all.range((Bound::Excluded((epoch, RawNs(u64::MAX), u64::MAX)), Bound::Unbounded));
+            own.take(COMPARED_MAX).chain(before.take(COMPARED_MAX / 2)).chain(behind.take(COMPARED_MAX / 2))
+        });
+        numbers.filter_map(|(.., number)| Some((*number, self.all.get(number)?)))
     }
 
     /// The oldest first.
@@ -187,10 +226,19 @@ fn after_ns(end: Option<FlowEndReason>) -> u64 {
     if end == Some(FlowEndReason::Active) { BEFORE_NS } else { AFTER_NS }
 }
 
+/// What is near a record on its own epoch's clock.
+pub(super) fn near_span(record: &FlowRecord) -> (RawNs, RawNs) {
+    let (first, last) =
+        (record.first.saturating_sub(BEFORE_NS), record.last.saturating_add(after_ns(record.end)));
+    // A record that ends before it begins is near nothing else.
+    (first, last.max(first))
+}
+
 /// Whether an alert of the record's own epoch is near enough: readings of one clock compare without any evidence.
+#[cfg(test)]
 pub(super) fn is_near(record: &FlowRecord, at: RawNs) -> bool {
-    let (first, last) = (record.first.saturating_sub(BEFORE_NS), record.last);
-    first <= at && at <= last.saturating_add(after_ns(record.end))
+    let (first, last) = near_span(record);
+    first <= at && at <= last
 }
 
 /// The same by what is known of the times of both.
@@ -205,7 +253,7 @@ pub(super) fn is_near_by(
     first.utc.minus(at.utc) <= before && at.utc.minus(last.utc) <= after
 }
 
-/// The widest that [`is_near`] and [`is_near_by`] reach before and after a record.
+/// The widest that [`near_span`] and [`is_near_by`] reach before and after a record.
 pub(super) const REACH_NS: (u64, u64) = (BEFORE_NS + ERROR_NS_MAX, AFTER_NS + ERROR_NS_MAX);
 
 #[cfg(test)]

@@ -5,15 +5,20 @@ use std::io::Read;
 
 use bytes::Bytes;
 use gnomon_clock::UtcNs;
+use gnomon_flow::escape::name_of;
 use gnomon_flow::{Alert, EpochHash, FlowRecord};
-use gnomon_proto::{FlowBatch, WireError, append_interface, append_record};
+use gnomon_proto::limits::{BATCH_BYTES_MAX, INTERFACE_BYTES_MAX};
+use gnomon_proto::{FlowBatch, FlowBatchError, WireError, append_interface, append_record};
 
 use super::RECORD_NS_MAX;
 use super::envelope::{DamagedValue, damaged};
 use crate::enrich::Enrichment;
 
-/// A batch of records decompresses to at most this.
-const BATCH_BYTES_MAX: usize = 32 << 20;
+/// A batch that is stored decompresses to at most this: versions before took in larger ones than agents write.
+const STORED_BATCH_BYTES_MAX: usize = 32 << 20;
+/// The window that decompression may ask memory for, as a power of two: that of a whole batch.
+const WINDOW_LOG_MAX: u32 = 23;
+const _: () = assert!(1 << WINDOW_LOG_MAX >= BATCH_BYTES_MAX);
 
 /// What is wrong with a batch as a whole.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +27,17 @@ pub enum BatchError {
     Decompress(std::io::Error),
     #[error("it is no protobuf: {0}")]
     Protobuf(String),
+    #[error("it holds too much: {0}")]
+    TooMuch(WireError),
+}
+
+impl From<FlowBatchError> for BatchError {
+    fn from(error: FlowBatchError) -> BatchError {
+        match error {
+            FlowBatchError::Malformed(what) => BatchError::Protobuf(what),
+            FlowBatchError::TooMuch(what) => BatchError::TooMuch(what),
+        }
+    }
 }
 
 /// What is wrong with one record of it.
@@ -45,18 +61,72 @@ pub struct RecordBatch {
     pub records_bad: u64,
 }
 
+/// What the frame of a payload says it decompresses to, as far as a batch may; all a batch may have where it says nothing.
+/// Asked before anything is decompressed.
+pub fn declared_bytes(payload: &[u8]) -> usize {
+    let said = zstd::zstd_safe::get_frame_content_size(payload).ok().flatten();
+    said.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(usize::MAX).min(BATCH_BYTES_MAX)
+}
+
+/// A batch that was decompressed, and nothing of it read.
+#[derive(Debug)]
+pub struct PlainBatch(Vec<u8>);
+
+impl PlainBatch {
+    /// # Errors
+    /// When the payload does not decompress to what a batch may have.
+    pub fn of(payload: &[u8]) -> Result<PlainBatch, BatchError> {
+        let declared = zstd::zstd_safe::get_frame_content_size(payload).ok().flatten();
+        if declared.is_some_and(|bytes| bytes > BATCH_BYTES_MAX as u64) {
+            return Err(BatchError::Decompress(std::io::Error::other("it says so itself")));
+        }
+        decompress(payload, BATCH_BYTES_MAX).map(PlainBatch).map_err(BatchError::Decompress)
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.0.len()
+    }
+
+    /// What reading it takes of memory, at most.
+    ///
+    /// # Errors
+    /// When it holds more than a batch may.
+    pub fn memory_bytes(&self) -> Result<usize, BatchError> {
+        Ok(FlowBatch::memory_bytes(&self.0)?)
+    }
+
+    /// # Errors
+    /// [`BatchError`] when nothing of it can be read.
+    pub fn read(&self, enrichment: &Enrichment) -> Result<RecordBatch, BatchError> {
+        Ok(RecordBatch::of(FlowBatch::read(&self.0)?, enrichment))
+    }
+}
+
 impl RecordBatch {
-    /// From the payload of an entry: a zstd frame of a `FlowBatch`. All that the store ever holds comes through here, on
-    /// its way in or when an open reads it again: so this is where records get what `enrichment` knows.
+    /// From the payload of an entry: a zstd frame of a `FlowBatch`.
     ///
     /// # Errors
     /// [`BatchError`] when nothing of it can be read.
     pub fn read(payload: &[u8], enrichment: &Enrichment) -> Result<RecordBatch, BatchError> {
-        let batch = decompress(payload).map_err(BatchError::Decompress)?;
-        let wire = FlowBatch::read(&batch).map_err(|e| BatchError::Protobuf(e.to_string()))?;
+        PlainBatch::of(payload)?.read(enrichment)
+    }
+
+    /// From a payload that was taken in once. What is over the bounds of now is left out: an older version may have taken
+    /// it in, and all else goes on being served.
+    ///
+    /// # Errors
+    /// [`BatchError`] when nothing of it can be read.
+    pub fn read_stored(payload: &[u8], enrichment: &Enrichment) -> Result<RecordBatch, BatchError> {
+        let batch = decompress(payload, STORED_BATCH_BYTES_MAX).map_err(BatchError::Decompress)?;
+        Ok(RecordBatch::of(FlowBatch::read_stored(&batch)?, enrichment))
+    }
+
+    /// All that the store ever holds comes through here, on its way in or when an open reads it again: so this is where
+    /// records get what `enrichment` knows.
+    fn of(wire: FlowBatch, enrichment: &Enrichment) -> RecordBatch {
         let mut batch = RecordBatch {
-            interface: wire.interface,
-            records_bad: wire.bad.len() as u64,
+            interface: name_of(&wire.interface, INTERFACE_BYTES_MAX).into_owned(),
+            records_bad: wire.bad.len() as u64 + wire.left_out,
             records: wire.records,
             ..RecordBatch::default()
         };
@@ -85,7 +155,14 @@ impl RecordBatch {
             batch.bad = batch.bad.or(Some(RecordError::Alert { index, error }));
         }
         enrichment.add_to(&mut batch.records);
-        Ok(batch)
+        batch
+    }
+
+    /// What it takes of memory, about.
+    pub fn memory_bytes(&self) -> usize {
+        let values: usize = self.records.iter().map(|record| record.attributes.bytes()).sum();
+        let alerts: usize = self.alerts.iter().map(Alert::bytes).sum();
+        self.records.len() * size_of::<FlowRecord>() + values + alerts
     }
 
     /// The payload that [`RecordBatch::read`] reads.
@@ -102,10 +179,10 @@ thread_local! {
     static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
-fn decompress(payload: &[u8]) -> std::io::Result<Vec<u8>> {
+fn decompress(payload: &[u8], bytes_max: usize) -> std::io::Result<Vec<u8>> {
     // Agents write one frame that says how long it is.
     if let Ok(Some(bytes)) = zstd::zstd_safe::get_frame_content_size(payload)
-        && bytes <= BATCH_BYTES_MAX as u64
+        && bytes <= bytes_max as u64
     {
         let batch = DECOMPRESSOR.with_borrow_mut(|decompressor| {
             if decompressor.is_none() {
@@ -118,9 +195,10 @@ fn decompress(payload: &[u8]) -> std::io::Result<Vec<u8>> {
         }
     }
     let mut batch = Vec::new();
-    let limit = BATCH_BYTES_MAX as u64 + 1;
-    zstd::stream::read::Decoder::with_buffer(payload)?.take(limit).read_to_end(&mut batch)?;
-    if batch.len() > BATCH_BYTES_MAX {
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(payload)?;
+    decoder.window_log_max(WINDOW_LOG_MAX)?;
+    decoder.take(bytes_max as u64 + 1).read_to_end(&mut batch)?;
+    if batch.len() > bytes_max {
         return Err(std::io::Error::other("it is larger"));
     }
     Ok(batch)

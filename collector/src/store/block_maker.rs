@@ -11,9 +11,10 @@ use std::sync::mpsc::{Receiver, SendError, Sender, TryRecvError, channel};
 use gnomon_flow::{FlowRef, StoredFlow};
 
 use super::block::{self, Built, ROWS};
+use super::envelope::DamagedValue;
 
-/// Text that a block has about, at most: a question reads whole columns into memory.
-const BLOCK_TEXT_BYTES: usize = 64 << 20;
+/// What the metadata of a block's records takes about, at most: a question reads whole columns into memory.
+const BLOCK_METADATA_BYTES: usize = 64 << 20;
 
 /// A record to be put into a block, by its id.
 pub(super) type Hot = (FlowRef, Arc<StoredFlow>);
@@ -33,6 +34,8 @@ pub(super) struct Plan {
 pub(super) struct Made {
     pub(super) plan: Plan,
     pub(super) blocks: Vec<MadeBlock>,
+    /// Places in the plan of records that no block can hold, each with why.
+    pub(super) unfit: Vec<(usize, DamagedValue)>,
 }
 
 /// One block.
@@ -49,17 +52,48 @@ impl Plan {
         // Near in time, near in place: that is what lets a search pass blocks by.
         self.rows
             .sort_by_cached_key(|(id, flow)| (flow.first.map(|first| first.utc), flow.record.first, *id));
-        let text_bytes: usize = self.rows.iter().map(|(_, flow)| flow.record.attributes.text_bytes()).sum();
+        let mut made = Made { plan: self, blocks: Vec::new(), unfit: Vec::new() };
+        for rows in made.plan.parts() {
+            made.build(rows);
+        }
+        made
+    }
+
+    /// The rows of each block.
+    fn parts(&self) -> Vec<Range<usize>> {
         // The batch that filled a block goes over its edge: that makes no two of them.
-        let blocks = ((self.rows.len() + ROWS / 2) / ROWS).max(text_bytes / BLOCK_TEXT_BYTES).max(1);
+        let blocks = ((self.rows.len() + ROWS / 2) / ROWS).max(1);
         let each = self.rows.len().div_ceil(blocks).max(1);
-        let starts = (0..self.rows.len()).step_by(each);
-        let blocks = starts.map(|start| {
-            let rows = start..(start + each).min(self.rows.len());
-            let (built, order) = block::build(&self.rows[rows.clone()]);
-            MadeBlock { rows, built, order }
-        });
-        Made { blocks: blocks.collect(), plan: self }
+        let mut parts = Vec::with_capacity(blocks);
+        let (mut start, mut bytes) = (0, 0);
+        for (at, (_, flow)) in self.rows.iter().enumerate() {
+            let more = flow.record.attributes.bytes();
+            if at > start && (at - start >= each || bytes + more > BLOCK_METADATA_BYTES) {
+                parts.push(start..at);
+                (start, bytes) = (at, 0);
+            }
+            bytes += more;
+        }
+        if start < self.rows.len() {
+            parts.push(start..self.rows.len());
+        }
+        parts
+    }
+}
+
+impl Made {
+    /// A block of these rows; without those that keep it from being read, should there be any.
+    fn build(&mut self, rows: Range<usize>) {
+        let (built, order) = block::build(&self.plan.rows[rows.clone()]);
+        match block::read_back(&built) {
+            Ok(()) => self.blocks.push(MadeBlock { rows, built, order }),
+            Err(error) if rows.len() == 1 => self.unfit.push((rows.start, error)),
+            Err(_) => {
+                let middle = rows.start + rows.len() / 2;
+                self.build(rows.start..middle);
+                self.build(middle..rows.end);
+            }
+        }
     }
 }
 

@@ -229,3 +229,63 @@ fn a_damaged_block_holds_up_no_other_when_evidence_comes() {
     assert_eq!((status.flows, status.flows_pending), (10, 10));
     assert!(status.damaged_blocks > 0);
 }
+
+#[test]
+fn a_record_that_no_block_can_hold_is_set_aside_and_all_others_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = FakeClock::new();
+    let (store, mut writer) = open(dir.path(), &clock);
+    // A metadata value with the number of a column that every record has: a version before took it in.
+    let impossible = |id: u64| {
+        let mut record = record(id, 0, 10 * S, 11 * S);
+        record.attributes.integer(gnomon_flow::FieldId(20), 7u64);
+        record
+    };
+    let good = |id: u64| record(id, 0, 10 * S, 11 * S);
+    let records: Vec<_> = (0..500).map(|id| if id % 100 == 7 { impossible(id) } else { good(id) }).collect();
+    writer.commit(&[fixes(epoch(1), vec![fix(100, 200)]), flows(epoch(1), 1, records)]).unwrap();
+    writer.commit(&[fixes(epoch(2), vec![fix(100, 200)]), flows(epoch(2), 1, vec![good(1)])]).unwrap();
+    seal(&mut writer, |_| true);
+    let check = |store: &Store| {
+        let found: Vec<u64> = all(store, Span::ALL).iter().map(|flow| flow.record.id.0).collect();
+        assert_eq!(found.len(), 496);
+        assert!(found.iter().all(|id| id % 100 != 7));
+    };
+    check(&store);
+    assert_eq!(store.status().unwrap().records_set_aside, 5);
+    let kept = std::fs::read_dir(dir.path().join("quarantine")).unwrap();
+    assert_eq!(kept.filter(|file| file.as_ref().unwrap().path().extension().unwrap() == "record").count(), 5);
+    drop((store, writer));
+    let (store, writer) = open(dir.path(), &clock);
+    check(&store);
+    drop((store, writer));
+    assert_eq!(super::verify(dir.path(), &mut |_| {}).unwrap().damaged, 0);
+}
+
+#[test]
+fn a_store_that_took_the_impossible_in_opens_and_serves_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = FakeClock::new();
+    let (store, mut writer) = open(dir.path(), &clock);
+    let mut impossible = record(2, 0, 10 * S, 11 * S);
+    impossible.attributes.integer(gnomon_flow::FieldId(20), 7u64);
+    let mut huge = record(3, 0, 10 * S, 11 * S);
+    huge.orig.bytes = u64::MAX;
+    let mut batches = vec![fixes(epoch(1), vec![fix(100, 200)])];
+    batches.push(flows(epoch(1), 1, vec![record(1, 0, 10 * S, 11 * S), impossible, huge]));
+    // A name of any length.
+    let records = vec![record(4, 0, 10 * S, 11 * S)];
+    let name = "x".repeat(20 << 20);
+    let payload = super::RecordBatch::payload(&name, &records);
+    let content = super::Content::Flows { interface: name.into(), records, alerts: Vec::new(), payload };
+    batches.push(super::testing::change(epoch(1), super::Body::Entry { seq: 2, content }));
+    writer.commit(&batches).unwrap();
+    drop((store, writer));
+    let (store, mut writer) = open(dir.path(), &clock);
+    let found = all(&store, Span::ALL);
+    let ids: std::collections::BTreeSet<u64> = found.iter().map(|flow| flow.record.id.0).collect();
+    assert_eq!(ids, [1, 4].into());
+    assert!(found.iter().all(|flow| flow.origin.interface.len() <= 255));
+    seal(&mut writer, |_| true);
+    assert_eq!(all(&store, Span::ALL).len(), 2);
+}

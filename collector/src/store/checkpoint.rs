@@ -9,12 +9,14 @@ use gnomon_clock::UtcNs;
 use gnomon_flow::{FlowRef, StoredFlow, TimeState};
 
 use super::StoreError;
+use super::batch::RecordBatch;
 use super::block::ROWS;
 use super::block::bloom::Mixing;
 use super::block_maker::{Hot, Made, MadeBlock, Plan};
-use super::envelope::{Envelope, numbers};
+use super::envelope::{DamagedValue, Envelope, numbers};
 use super::keys::{self, Family};
 use super::live::{RowSet, Sealed};
+use super::quarantine::Quarantine;
 use super::rocks::Batch;
 use super::rollup_group::delete_groups;
 use super::writer::Writer;
@@ -26,8 +28,8 @@ pub(super) const HOT_ROWS_MAX: usize = 16 * ROWS;
 const FINALS_MAX: usize = 4 * ROWS;
 /// Batches whose records are in no block: what an open has to read again.
 const RECENT_MAX: u64 = 65_536;
-/// Text of records in no block; beyond it blocks are made of fewer records.
-const HOT_TEXT_BYTES_MAX: usize = 128 << 20;
+/// Memory that the metadata of records in no block takes; beyond it blocks are made of fewer records.
+const HOT_METADATA_BYTES_MAX: usize = 128 << 20;
 
 /// A block of final records has at least so many.
 const FINALS_MIN: usize = 256;
@@ -37,12 +39,13 @@ impl Writer {
         let (class, behind) = {
             let live = self.shared.live();
             let recent = self.recent.1 - self.recent.0;
-            let (text, majority) = (live.text_bytes(), live.counts.indexed >= live.counts.held());
-            // Many batches of few records, or records of much text: what is final goes, in a small block if need be.
-            let little = recent > RECENT_MAX || text > HOT_TEXT_BYTES_MAX;
+            let (metadata, majority) = (live.metadata_bytes(), live.counts.indexed >= live.counts.held());
+            // Many batches of few records, or records of much metadata: what is final goes, in a small block if need be.
+            let little = recent > RECENT_MAX || metadata > HOT_METADATA_BYTES_MAX;
             let final_class = |least: usize| [true, false].into_iter().find(|is| live.finals(*is) >= least);
-            let too_many =
-                live.hot_len() > HOT_ROWS_MAX || recent > 2 * RECENT_MAX || text > 2 * HOT_TEXT_BYTES_MAX;
+            let too_many = live.hot_len() > HOT_ROWS_MAX
+                || recent > 2 * RECENT_MAX
+                || metadata > 2 * HOT_METADATA_BYTES_MAX;
             let class = match final_class(if little { FINALS_MIN } else { ROWS }) {
                 Some(indexed) => Some((true, indexed)),
                 None if too_many => Some((false, majority)),
@@ -105,7 +108,8 @@ impl Writer {
     /// The batch that puts made blocks in, in the place of the records that they were made of. Those that have become
     /// others meanwhile stay as they are, and their rows are dead.
     pub(super) fn install(&mut self, made: &mut Made, dropped: &[FlowRef]) -> Result<(), StoreError> {
-        let Made { plan, blocks } = made;
+        let Made { plan, blocks, unfit } = made;
+        self.set_aside(plan, unfit)?;
         let mut batch = Batch::default();
         let mut sealed = Vec::with_capacity(blocks.len());
         let mut leaving: Vec<FlowRef> = Vec::with_capacity(plan.rows.len() + dropped.len());
@@ -113,7 +117,7 @@ impl Writer {
         {
             let live = self.shared.live();
             let is_same = |(id, flow): &Hot| live.get(*id).is_some_and(|now| Arc::ptr_eq(now, flow));
-            for block in blocks {
+            for block in blocks.iter_mut() {
                 let id = self.next_block + sealed.len() as u64;
                 let rows = &plan.rows[block.rows.clone()];
                 let dead = RowSet::of(rows.len(), |row| !is_same(&rows[block.order[row] as usize]));
@@ -138,7 +142,10 @@ impl Writer {
         }
         batch.put(Family::Meta, keys::META_NEXT_BLOCK, numbers([self.next_block + sealed.len() as u64]));
         batch.put(Family::Meta, keys::META_NEXT_RECENT, numbers([self.recent.1]));
+        batch.put(Family::Meta, keys::META_FIRST_RECENT, numbers([plan.recent.max(self.recent.0)]));
         self.write(&batch, true)?;
+        let set_aside = unfit.len() as u64;
+        self.shared.records_set_aside.fetch_add(set_aside, std::sync::atomic::Ordering::Relaxed);
         self.recent.0 = self.recent.0.max(plan.recent);
         self.next_block += sealed.len() as u64;
         for id in &leaving {
@@ -146,9 +153,30 @@ impl Writer {
         }
         self.waiting.extend(waiting);
         self.judge_too(&sealed);
+        self.join_too(plan, blocks, &sealed);
         let mut live = self.shared.live.write().unwrap_or_else(PoisonError::into_inner);
         leaving.iter().for_each(|id| live.remove(*id));
         live.change_blocks(sealed, &[]);
+        Ok(())
+    }
+
+    /// Records that no block can hold leave the store for the quarantine: they would keep all others from their block.
+    fn set_aside(&self, plan: &Plan, unfit: &[(usize, DamagedValue)]) -> Result<(), StoreError> {
+        if unfit.is_empty() {
+            return Ok(());
+        }
+        let dir = self.shared.dir.join("quarantine");
+        let of_disk = |source| StoreError::Directory { path: dir.clone(), source };
+        // Counted from what is there: sessions put entries there too, each by its own count.
+        let quarantine = Quarantine::open(&dir).map_err(of_disk)?;
+        for (at, error) in unfit {
+            let (id, flow) = &plan.rows[*at];
+            let batch = RecordBatch::payload(&flow.origin.interface, std::slice::from_ref(&flow.record));
+            let kept = quarantine.keep_record(*id, &batch).map_err(of_disk)?;
+            let kept =
+                kept.map_or("nowhere: the quarantine is full".to_owned(), |path| path.display().to_string());
+            tracing::error!(%id, %error, kept, "a record cannot be stored in a block: it is kept aside");
+        }
         Ok(())
     }
 

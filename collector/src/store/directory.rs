@@ -1,7 +1,8 @@
 //! Directories and names that outlive a power cut: a name is safe once the directory that it is in was synced.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File, Permissions};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
 /// Makes `dir` and what is missing above it, all of it durable. One that is there is synced too: whoever made it may have
@@ -11,7 +12,7 @@ use std::path::Path;
 /// What the disk said.
 pub(crate) fn create(dir: &Path) -> io::Result<()> {
     let missing = dir.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).count();
-    std::fs::create_dir_all(dir)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let mut names = dir.ancestors();
     for _ in 0..missing {
         names.next();
@@ -25,6 +26,39 @@ pub(crate) fn create(dir: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// What a store has of directories.
+const OURS: [&str; 7] = ["db", "segments", "quarantine", "damaged", "log.replay", "snapshot", "snapshot.new"];
+
+/// Takes the store under `dir` away from everybody but its owner: packets of a whole network are in it. Older versions left
+/// that to the umask.
+pub(crate) fn make_private(dir: &Path) {
+    let close = |path: &Path, mode: u32| {
+        let closed = std::fs::symlink_metadata(path).and_then(|there| {
+            if there.file_type().is_symlink() || there.permissions().mode() & 0o077 == 0 {
+                return Ok(());
+            }
+            std::fs::set_permissions(path, Permissions::from_mode(mode))
+        });
+        if let Err(error) = closed
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %path.display(), %error, "others may read it");
+        }
+    };
+    close(dir, 0o700);
+    for part in OURS.iter().map(|name| dir.join(name)).chain([dir.to_owned()]) {
+        let Ok(files) = std::fs::read_dir(&part) else { continue };
+        if part != dir {
+            close(&part, 0o700);
+        }
+        for file in files.filter_map(Result::ok) {
+            if file.file_type().is_ok_and(|kind| kind.is_file()) {
+                close(&file.path(), 0o600);
+            }
+        }
+    }
 }
 
 fn above(parent: Option<&Path>) -> &Path {

@@ -15,9 +15,10 @@ use gnomon_flow::alert::carry_over;
 use gnomon_flow::community::community_id;
 use gnomon_flow::{Alert, EpochHash, FlowRecord, FlowRef, Pair, StoredFlow};
 
-use super::alerts::{REACH_NS, REMEMBER_NS, Remembered, is_near, is_near_by};
+use super::alerts::{REACH_NS, REMEMBER_NS, Remembered, is_near_by, near_span};
 use super::block::bloom::Mixing;
 use super::block::{address_token, columns};
+use super::block_maker::{MadeBlock, Plan};
 use super::epochs::Epoch;
 use super::keys::{self, Family};
 use super::live::Sealed;
@@ -26,6 +27,32 @@ use super::rocks::Batch;
 use super::stage::Stage;
 use super::writer::Writer;
 use super::{Shared, StoreError};
+
+/// Records that are joined in one run between commits.
+const JOIN_RUN: usize = 1_024;
+/// Alerts whose records are looked for in one run, and how often blocks are asked for that.
+const ARRIVED_RUN: usize = 256;
+const LOOKS_MAX: usize = 200_000;
+/// A record of a pair with more alerts is not joined while it is taken in.
+const ALERTS_AT_ONCE: usize = 16;
+/// Different alerts that one record tells of: with seven values each they nearly fill it.
+const SAID_MAX: usize = 32;
+
+/// What a block is looked through for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct BlockSearch {
+    pairs: HashSet<Pair, Mixing>,
+    /// The first row that was not looked at.
+    row: usize,
+}
+
+impl BlockSearch {
+    fn add(&mut self, pair: Pair) {
+        if self.pairs.insert(pair) {
+            self.row = 0;
+        }
+    }
+}
 
 impl Writer {
     /// What is remembered of the last run, before any record is placed.
@@ -54,6 +81,10 @@ impl Writer {
             stage.alerts_repeated += 1;
             return;
         }
+        if self.alerts.is_full(stage.alerts.len()) {
+            stage.alerts_crowded_out += 1;
+            return;
+        }
         let number = self.alerts.next() + stage.alerts.len() as u64;
         let remembered = Remembered::new(epoch, alert.clone(), self.shared.gate.monotonic());
         stage.batch.put(Family::Alerts, keys::alert(number), remembered.encode());
@@ -66,6 +97,8 @@ impl Writer {
         let counts = Arc::clone(&self.shared.alert_counts);
         counts.taken.fetch_add(stage.alerts.len() as u64, Ordering::Relaxed);
         counts.repeated.fetch_add(stage.alerts_repeated, Ordering::Relaxed);
+        counts.crowded_out.fetch_add(std::mem::take(&mut stage.alerts_crowded_out), Ordering::Relaxed);
+        self.join_rows.extend(stage.join_later.drain(..));
         let some = !stage.alerts.is_empty();
         for (number, remembered) in stage.alerts.drain(..) {
             self.alerts.insert(number, remembered);
@@ -113,11 +146,10 @@ impl Writer {
             bytes += remembered.alert.bytes();
             forgotten.push(number);
         }
-        if forgotten.is_empty() {
+        // None goes before it was looked for everywhere.
+        if forgotten.is_empty() || self.has_joins() {
             return Ok(());
         }
-        // None goes before it was looked for everywhere.
-        while self.join_arrived()? || self.search_block()? {}
         let mut batch = Batch::default();
         forgotten.iter().for_each(|number| batch.delete(Family::Alerts, keys::alert(*number)));
         self.write(&batch, false)?;
@@ -148,55 +180,92 @@ impl Writer {
             return Ok(false);
         }
         let Some(pair) = Pair::of(&record.key) else { return Ok(false) };
-        let numbers = self.alerts.of(&pair);
-        if numbers.is_empty() {
+        if self.alerts.count_of(&pair) == 0 {
             return Ok(false);
         }
         let Some(id) = community_id(&record.key, record.icmp) else { return Ok(false) };
+        let near = near_span(record);
         let mut changed = false;
         // Of a flow that sets off the same signature with every packet, the alerts say the same.
         let mut said: HashSet<(u64, u64, u64, &str), Mixing> = HashSet::default();
-        for number in numbers {
-            let Some(Remembered { epoch: of, alert, .. }) = self.alerts.get(*number) else { continue };
+        for (number, Remembered { epoch: of, alert, .. }) in self.alerts.comparable(&pair, epoch, near) {
             if alert.community_id != id {
                 continue;
             }
-            let near = if *of == epoch {
-                is_near(record, alert.at)
-            } else {
-                self.shared.is_near(known, record, *of, alert.at)?
-            };
+            let near = *of == epoch || self.shared.is_near(known, record, *of, alert.at)?;
             if !near {
                 continue;
             }
-            if said.insert((alert.gid, alert.signature_id, alert.revision, &alert.action)) {
+            let new = !said.contains(&(alert.gid, alert.signature_id, alert.revision, &*alert.action));
+            if new && said.len() < SAID_MAX {
+                said.insert((alert.gid, alert.signature_id, alert.revision, &alert.action));
                 changed |= alert.add_to(&mut record.attributes);
             }
-            stage.alerts_joined.push(*number);
+            stage.alerts_joined.push(number);
         }
         Ok(changed)
     }
 
-    /// Joins alerts that came with the records that are in no block, and notes which blocks to look through. Whether there
-    /// was anything to do.
+    /// The same for a record that comes in, which nothing waits for where it is little work; else between commits.
+    pub(super) fn join_or_defer(
+        &self,
+        id: FlowRef,
+        known: &Epoch,
+        record: &mut FlowRecord,
+        stage: &mut Stage,
+    ) -> Result<bool, StoreError> {
+        if self.alerts.is_empty() {
+            return Ok(false);
+        }
+        if Pair::of(&record.key).is_some_and(|pair| self.alerts.count_of(&pair) > ALERTS_AT_ONCE) {
+            stage.join_later.push(id);
+            return Ok(false);
+        }
+        self.join(id.epoch, known, record, stage)
+    }
+
+    /// Alerts and records wait to be brought together.
+    pub(super) fn has_joins(&self) -> bool {
+        !self.arrived.is_empty() || !self.join_rows.is_empty() || !self.searches.is_empty()
+    }
+
+    /// One short run of bringing them together. Whether there was anything to do.
+    pub(super) fn join_some(&mut self) -> Result<bool, StoreError> {
+        Ok(self.join_waiting()? || self.join_arrived()? || self.search_block()?)
+    }
+
+    /// Joins some of the records in no block that wait for it. Whether there was any.
+    fn join_waiting(&mut self) -> Result<bool, StoreError> {
+        let run: Vec<FlowRef> = self.join_rows.iter().take(JOIN_RUN).copied().collect();
+        if run.is_empty() {
+            return Ok(false);
+        }
+        let mut stage = Stage::new(&self.shared);
+        for id in &run {
+            // One that is in a block by now is looked for there.
+            let Some(flow) = self.shared.live().get(*id).cloned() else { continue };
+            self.rejoin(*id, &flow, None, &mut stage)?;
+        }
+        self.publish(stage, true)?;
+        self.join_rows.drain(..run.len());
+        Ok(true)
+    }
+
+    /// Notes which records in no block, and which blocks, to look at for some of the alerts that came. Whether there was any.
     pub(super) fn join_arrived(&mut self) -> Result<bool, StoreError> {
         if self.arrived.is_empty() {
             return Ok(false);
         }
-        let arrived: Vec<u64> = self.arrived.iter().copied().collect();
+        let blocks = Arc::clone(self.shared.live().blocks());
+        let run = (LOOKS_MAX / blocks.len().max(1)).clamp(1, ARRIVED_RUN);
+        let arrived: Vec<u64> = self.arrived.iter().take(run).copied().collect();
         let pairs: HashSet<Pair, Mixing> =
             arrived.iter().filter_map(|number| Some(self.alerts.get(*number)?.alert.pair)).collect();
-        let rows: Vec<(FlowRef, Arc<StoredFlow>)> = {
+        let rows: Vec<FlowRef> = {
             let live = self.shared.live();
-            let of_pairs = pairs.iter().flat_map(|pair| live.of_pair(pair));
-            of_pairs.map(|(id, flow)| (id, Arc::clone(flow))).collect()
+            pairs.iter().flat_map(|pair| live.of_pair(pair)).map(|(id, _)| id).collect()
         };
-        let mut stage = Stage::new(&self.shared);
-        for (id, flow) in rows {
-            self.rejoin(id, &flow, None, &mut stage)?;
-        }
         let (mut searches, mut timed) = (Vec::new(), Vec::new());
-        let blocks = Arc::clone(self.shared.live().blocks());
         for number in &arrived {
             let Some(Remembered { epoch, alert, .. }) = self.alerts.get(*number) else { continue };
             let utc = self.store().estimate(*epoch, alert.at)?.map(|estimate| estimate.utc);
@@ -211,41 +280,67 @@ impl Writer {
                 }
             }
         }
-        self.publish(stage, true)?;
+        self.join_rows.extend(rows);
         for (block, pair) in searches {
-            self.searches.entry(block).or_default().insert(pair);
+            self.searches.entry(block).or_default().add(pair);
         }
         timed.into_iter().for_each(|number| self.alerts.set_timed(number));
-        self.arrived.clear();
+        arrived.iter().for_each(|number| _ = self.arrived.remove(number));
         Ok(true)
     }
 
-    /// Looks through one block for records that alerts belong to, the newest first. Whether there was one.
+    /// Records that wait to be joined are in these blocks now.
+    pub(super) fn join_too(&mut self, plan: &Plan, blocks: &[MadeBlock], sealed: &[Arc<Sealed>]) {
+        if self.join_rows.is_empty() {
+            return;
+        }
+        let waiting: HashSet<FlowRef, Mixing> = self.join_rows.iter().copied().collect();
+        for (block, sealed) in blocks.iter().zip(sealed) {
+            let rows = plan.rows[block.rows.clone()].iter().filter(|(id, _)| waiting.contains(id));
+            for pair in rows.filter_map(|(_, flow)| Pair::of(&flow.record.key)) {
+                self.searches.entry(sealed.id).or_default().add(pair);
+            }
+        }
+    }
+
+    /// Looks through one block for records that alerts belong to, the newest first, or through the next part of it. Whether
+    /// there was one.
     pub(super) fn search_block(&mut self) -> Result<bool, StoreError> {
-        let Some((id, pairs)) = self.searches.pop_last() else { return Ok(false) };
+        let Some((id, search)) = self.searches.pop_last() else { return Ok(false) };
         let Some(block) = self.shared.live().block(id).cloned() else { return Ok(true) };
-        let searched = self.join_in_block(&block, &pairs);
+        let mut next = None;
+        let searched = self.join_in_block(&block, &search).map(|row| next = row);
         match self.store().served(searched) {
-            Ok(_) => Ok(true),
+            Ok(_) => {
+                if let Some(row) = next {
+                    self.searches.insert(id, BlockSearch { row, ..search });
+                }
+                Ok(true)
+            }
             Err(error) => {
-                self.searches.insert(id, pairs);
+                self.searches.insert(id, search);
                 Err(error)
             }
         }
     }
 
+    /// The row to go on with, if that was not all.
     fn join_in_block(
         &mut self,
         block: &Arc<Sealed>,
-        pairs: &HashSet<Pair, Mixing>,
-    ) -> Result<(), StoreError> {
+        search: &BlockSearch,
+    ) -> Result<Option<usize>, StoreError> {
         let reader = self.store().read(block);
         let mut stage = Stage::new(&self.shared);
-        for row in rows_of_pairs(&reader, pairs)? {
+        let rows = rows_of_pairs(&reader, &search.pairs)?;
+        let mut rows = rows.into_iter().filter(|row| *row >= search.row);
+        for row in rows.by_ref().take(JOIN_RUN) {
             let flow = reader.flow(row)?;
             self.rejoin(flow.id(), &flow, Some((block.id, row)), &mut stage)?;
         }
-        self.publish(stage, true)
+        let next = rows.next();
+        self.publish(stage, true)?;
+        Ok(next)
     }
 
     /// Makes a record anew that alerts say something new of. `at` is its block and row.

@@ -21,7 +21,8 @@
 //! segments     [segment file 4]                                          packets and bytes in it, and when it was written
 //! alerts       [number 8]                                                a protobuf `StoredAlert` (alerts.rs)
 //! epochs       [epoch 8]                                                 the epoch, the agent's name, the fixes
-//! ledger       [agent 16][epoch 8]                                       highest durable seq
+//! ledger       [agent 16][epoch 8]                                       highest durable seq, ranges beyond it (ledger.rs)
+//! owners       [agent 16]                                                who used the id first (owners.rs)
 //! meta         see the constants below
 //! ```
 //! `epoch` is an [`EpochHash`]. Numbers of blocks and of batches rise and are never used again. Reserved: the families
@@ -50,8 +51,27 @@ pub(super) const META_SEGMENT: &[u8] = b"segment";
 /// Eight u64: the collector's own timeline, see `retime.rs`.
 pub(super) const META_TIMELINE: &[u8] = b"timeline";
 
+/// A protobuf `StoredVoters`: whose word about the collector's time counts, see `retime.rs`.
+pub(super) const META_VOTERS: &[u8] = b"voters";
+
 /// A protobuf `StoredClockEvents`: what happened to clocks of late, see `retime.rs`.
 pub(super) const META_CLOCK_EVENTS: &[u8] = b"clock-events";
+
+/// The epochs of an agent in the order in which they began here, eight bytes each: see `epoch_order.rs`.
+const META_EPOCH_ORDER: &[u8] = b"epochs-of-";
+
+/// Key of the order of an agent's epochs, in `meta`.
+pub(super) fn epoch_order(agent: AgentId) -> Vec<u8> {
+    [META_EPOCH_ORDER, &agent.0].concat()
+}
+/// u64: entries that were acknowledged and are lost: damage took them, and their agents do not have them any more.
+pub(super) const META_LOST: &[u8] = b"lost-entries";
+
+/// In front of a key of `epochs` and of `ledger`: a copy of its value (copies.rs).
+pub(super) const META_COPY_EPOCH: &[u8] = b"copy-epoch-";
+pub(super) const META_COPY_LEDGER: &[u8] = b"copy-ledger-";
+/// u64: batches of `recent` before this one are in blocks.
+pub(super) const META_FIRST_RECENT: &[u8] = b"first-recent";
 
 /// A column family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,11 +88,12 @@ pub(super) enum Family {
     Alerts,
     Epochs,
     Ledger,
+    Owners,
     Meta,
 }
 
 impl Family {
-    pub(super) const ALL: [Family; 13] = [
+    pub(super) const ALL: [Family; 14] = [
         Family::Columns,
         Family::Blocks,
         Family::Dead,
@@ -85,6 +106,7 @@ impl Family {
         Family::Alerts,
         Family::Epochs,
         Family::Ledger,
+        Family::Owners,
         Family::Meta,
     ];
 
@@ -102,6 +124,7 @@ impl Family {
             Family::Alerts => "alerts",
             Family::Epochs => "epochs",
             Family::Ledger => "ledger",
+            Family::Owners => "owners",
             Family::Meta => "meta",
         }
     }
@@ -157,6 +180,10 @@ pub(super) fn timed_of(key: &[u8]) -> Option<(UtcNs, FlowRef)> {
 /// Key of `epochs`.
 pub(super) fn epoch(epoch: EpochHash) -> [u8; 8] {
     epoch.0.to_be_bytes()
+}
+
+pub(super) fn epoch_of(key: &[u8]) -> Option<EpochHash> {
+    u64_at(key, 0).filter(|_| key.len() == 8).map(EpochHash)
 }
 
 /// Key of `segments`.
@@ -235,6 +262,26 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|b| u32::from_be_bytes(*b))
+}
+
+/// Pairs of a family that are read at a time: a batch of records may be megabytes, everything else is small.
+pub(super) fn run_len(family: Family) -> usize {
+    if family == Family::Recent { 8 } else { 1024 }
+}
+
+/// The lowest key above `key`.
+pub(super) fn successor(key: &[u8]) -> Vec<u8> {
+    let mut next = key.to_vec();
+    next.push(0);
+    next
+}
+
+/// The lowest key above all that begin with `prefix`; none when `prefix` is all ones.
+pub(super) fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|byte| *byte != 0xff)?;
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    Some(end)
 }
 
 #[cfg(test)]

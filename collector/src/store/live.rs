@@ -218,8 +218,8 @@ pub(super) struct Live {
     pub(super) counts: Counts,
     /// Hot records that nothing will change any more, by whether they are indexed.
     finals: [usize; 2],
-    /// Of all hot records' metadata.
-    text_bytes: usize,
+    /// What all hot records' metadata takes of memory: lists of values too, not their text alone.
+    metadata_bytes: usize,
     /// Evidence moved records, and not all that was kept of their times follows it yet.
     pub(super) unsettled: bool,
     /// The hot records' pairs, while somebody asks for them.
@@ -267,8 +267,8 @@ impl Live {
         self.hot.len()
     }
 
-    pub(super) fn text_bytes(&self) -> usize {
-        self.text_bytes
+    pub(super) fn metadata_bytes(&self) -> usize {
+        self.metadata_bytes
     }
 
     /// Final records, indexed or (`false`) held.
@@ -279,7 +279,7 @@ impl Live {
     pub(super) fn insert(&mut self, id: FlowRef, flow: Arc<StoredFlow>) {
         self.remove(id);
         *self.counts.of(flow.time_state) += 1;
-        self.text_bytes += flow.record.attributes.text_bytes();
+        self.metadata_bytes += flow.record.attributes.bytes();
         if flow.record.end.is_some() {
             self.finals[usize::from(flow.time_state == TimeState::Indexed)] += 1;
         }
@@ -296,7 +296,7 @@ impl Live {
         }
         let count = self.counts.of(flow.time_state);
         *count = count.saturating_sub(1);
-        self.text_bytes = self.text_bytes.saturating_sub(flow.record.attributes.text_bytes());
+        self.metadata_bytes = self.metadata_bytes.saturating_sub(flow.record.attributes.bytes());
         if flow.record.end.is_some() {
             let finals = &mut self.finals[usize::from(flow.time_state == TimeState::Indexed)];
             *finals = finals.saturating_sub(1);

@@ -10,34 +10,54 @@ pub(crate) mod block;
 mod block_maker;
 mod change;
 mod checkpoint;
+mod claims;
+mod clock_reset;
 mod column_cache;
+mod copies;
 pub(crate) mod directory;
+mod entries;
 mod envelope;
+mod epoch_order;
 mod epochs;
+mod flusher;
 mod held;
+mod high_water;
 mod hot;
 mod intake;
 mod join;
 mod keys;
+mod ledger;
 mod listing;
 pub(crate) mod live;
 mod neighbours;
 mod open;
 mod outline;
+mod owners;
 mod page;
 mod pairs;
 mod progress;
+mod quarantine;
 pub(crate) mod reader;
 mod regate;
 mod replay;
 mod retention;
 mod retime;
 mod rocks;
+mod rocks_batch;
+mod rocks_log;
+mod rocks_manifest;
+mod rocks_mend;
 mod rocks_open;
+mod rocks_readable;
+mod rocks_survey;
+mod rocks_wal;
 pub(crate) mod rollup;
 pub(crate) mod rollup_group;
+mod salvage;
 mod scan;
 mod segments;
+mod set_aside;
+mod shares;
 mod since;
 mod snapshot;
 mod stage;
@@ -57,6 +77,8 @@ mod block_tests;
 #[cfg(test)]
 mod checkpoint_tests;
 #[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
 mod retime_tests;
 #[cfg(test)]
 mod tests;
@@ -67,23 +89,27 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use gnomon_clock::{AgentVote, CollectorNow, EpochId, Estimate, RawNs};
 use gnomon_flow::{AgentId, EpochHash, FlowId, FlowRef, StoredFlow};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 pub(crate) use alerts::AlertCounts;
-pub use batch::{BatchError, RecordBatch, RecordError};
+pub use batch::{BatchError, PlainBatch, RecordBatch, RecordError, declared_bytes};
 pub use change::{Body, Change, Committed, Content, Evidence, Slices};
+pub use clock_reset::{ClockReset, ask_clock_reset};
 pub use envelope::DamagedValue;
 pub use held::Held;
 pub use intake::Rate;
 pub use open::{open, open_enriched};
 pub(crate) use outline::{Ends, Outline};
+pub use owners::Owner;
 pub(crate) use progress::Progress;
+pub use quarantine::Quarantine;
 pub(crate) use reader::Reader;
 pub use retention::Limits;
 pub use rocks::RocksError;
 pub(crate) use scan::{Filter, Part, Stop};
 pub use scan::{Scan, ScanKey, Span};
 pub use segments::{BLOCK_BYTES_MAX, BlockReader, FlowSpan, SegmentError, SliceLocation};
+pub use shares::WantedLimits;
 pub(crate) use since::Since;
 pub use snapshot::Snapshot;
 pub use status::StoreStatus;
@@ -96,12 +122,15 @@ pub use writer::Writer;
 use crate::clock_gate::ClockGate;
 use crate::enrich::{CurrentEnrichment, Enrichment};
 use crate::timekeeper::vote;
+use claims::Claims;
 use column_cache::ColumnCache;
-use envelope::{Totals, numbers_of};
+use envelope::Totals;
 use epochs::{Epochs, Listings, Testimony};
+use flusher::Settled;
 use intake::Intake;
 use keys::Family;
 use live::Live;
+use open::Opened;
 use rocks::Rocks;
 use segments::Segments;
 use text_index::TextIndex;
@@ -148,6 +177,8 @@ pub enum StoreError {
         "{} was written by a newer gnomon-collector: its database has {families}, which this one does not know; nothing in it was changed: use that version or a newer one, or `gnomon-collector restore` a backup from before the upgrade to another data_dir", path.display()
     )]
     NewerFamilies { path: PathBuf, families: String },
+    #[error("{}: {problem}; nothing in it was changed", path.display())]
+    NotWhole { path: PathBuf, problem: String, advice: String },
     #[error("cannot start a thread: {source}")]
     Thread { source: std::io::Error },
     #[error("{}: {source}", path.display())]
@@ -170,6 +201,25 @@ impl StoreError {
                 | StoreError::NoEpoch { .. }
                 | StoreError::Block { .. }
         ) || matches!(self, StoreError::Rocks(error) if error.failure.is_damage())
+    }
+}
+
+impl StoreError {
+    /// What can be done where a store cannot be opened for this.
+    pub fn advice(&self) -> &str {
+        match self {
+            StoreError::NotWhole { advice, .. } => advice,
+            StoreError::Rocks(RocksError { message, .. }) if message.contains("(is another") => {
+                "stop the other collector, or choose another place with --data-dir"
+            }
+            error if error.is_damage() => ADVICE,
+            StoreError::NoRoom { .. } | StoreError::Full { .. } => "make room on the file system of data_dir",
+            StoreError::Older { .. } | StoreError::Newer { .. } | StoreError::NewerFamilies { .. } => {
+                "choose another place with --data-dir, or the version that wrote this one"
+            }
+            StoreError::Segment(_) => ADVICE,
+            _ => "choose another place with --data-dir, or see who owns that directory",
+        }
     }
 }
 
@@ -197,11 +247,24 @@ struct Shared {
     limits: Limits,
     changes: broadcast::Sender<Arc<StoredFlow>>,
     listings: Mutex<Listings>,
+    /// Held while it is settled whom an agent's id belongs to.
+    owners: Mutex<()>,
     /// Blocks of records.
     damaged_blocks: AtomicU64,
+    /// Records that no block can hold.
+    records_set_aside: AtomicU64,
     alert_counts: Arc<AlertCounts>,
     torn_bytes: u64,
     lost_bytes: u64,
+    settled: Settled,
+    claims: Claims,
+    /// Entries that were acknowledged: those that may come again, and those that will not.
+    entries_missing: AtomicU64,
+    entries_lost: AtomicU64,
+    /// What was found when it was opened.
+    opened: Opened,
+    /// There was no room to open it for writing: nothing is changed, and others are kept from doing so.
+    read_only: Option<(Hold, String)>,
     /// Writes of the database that failed, and how often it was opened anew for that.
     write_failures: AtomicU64,
     reopened: AtomicU64,
@@ -300,23 +363,15 @@ impl Store {
         self.shared.changes.subscribe()
     }
 
-    /// What is durable of an agent: its epochs and the highest sequence number of each.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub fn durable(&self, agent: AgentId) -> Result<Vec<(EpochId, u64)>, StoreError> {
-        let mut durable = Vec::new();
-        self.shared.rocks.walk(Family::Ledger, &agent.0, |key, value| {
-            let Some((_, hash)) = keys::ledger_of(key) else {
-                return Err(StoreError::Key { bytes: key.to_vec() });
-            };
-            let [seq] = numbers_of("the ledger", value)?;
-            if let Some(value) = self.shared.rocks.get(Family::Epochs, &keys::epoch(hash))? {
-                durable.push((envelope::decode_epoch(&value)?.id, seq));
-            }
-            Ok(())
-        })?;
-        Ok(durable)
+    /// Of the entries of an epoch up to `durable`, which are durable, the last that is in table files too: damage of the log
+    /// cannot take it any more.
+    pub fn settled_seq(&self, epoch: EpochHash, durable: u64) -> u64 {
+        self.shared.settled.of(epoch, durable)
+    }
+
+    /// Changes when more is settled.
+    pub fn settling(&self) -> watch::Receiver<u64> {
+        self.shared.settled.subscribe()
     }
 
     /// All agents anything is stored of, each once, with the name it had last.
@@ -369,6 +424,19 @@ impl Store {
     /// What became of alerts since the start.
     pub(crate) fn alert_counts(&self) -> &AlertCounts {
         &self.shared.alert_counts
+    }
+
+    /// Whether it was opened for reading only, as there was no room.
+    pub fn is_read_only(&self) -> bool {
+        self.shared.read_only.is_some()
+    }
+
+    /// Whether there is room to open it for writing.
+    ///
+    /// # Errors
+    /// When the file system cannot be asked.
+    pub fn has_room(&self) -> Result<bool, StoreError> {
+        Ok(retention::free_bytes(&self.shared.dir)? >= open::ROOM_BYTES)
     }
 
     /// Where the store is.

@@ -1,7 +1,7 @@
 //! A page of records in order: the best that blocks and single records have to offer, on all cores, until no block left
 //! can have anything that belongs on it. Whole records are only made of rows that are shown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,6 +16,9 @@ use super::{Store, StoreError, keys};
 
 /// Where more rows than this match, the page's are chosen by [`Reader::firsts`] first.
 const EXACT_ROWS: usize = if cfg!(test) { 64 } else { 2048 };
+
+/// Records of a page that are made at once.
+const LOT: usize = if cfg!(test) { 16 } else { 1024 };
 
 /// A page of a scan.
 #[derive(Clone, Debug, Default)]
@@ -66,7 +69,8 @@ impl Best {
 }
 
 impl Store {
-    /// At most `limit` matches, in order, from behind `after` on.
+    /// At most `limit` matches, in order, from behind `after` on. Each is shown to `more`, which ends the page behind it by
+    /// saying false: records are made a few at a time, so that a page that ends early takes no more memory than it shows.
     ///
     /// # Errors
     /// When the database cannot be read. A damaged block is counted and passed.
@@ -78,6 +82,7 @@ impl Store {
         filter: &dyn Filter,
         limit: usize,
         stop: &(dyn Fn() -> Stop + Sync),
+        more: &mut dyn FnMut(&StoredFlow) -> bool,
     ) -> Result<Page, StoreError> {
         let mut page = Page::default();
         if limit == 0 || span.since >= span.until {
@@ -168,8 +173,25 @@ impl Store {
             chosen.truncate(limit);
             page.behind = chosen.last().map(|((at, id), _)| ScanKey::new(*at, *id));
         }
-        page.flows = store.whole(chosen, &mut page.damaged)?;
-        Ok(page)
+        let mut chosen = chosen.into_iter();
+        // Blocks whose damage was counted with an earlier lot.
+        let said = Mutex::new(HashSet::new());
+        loop {
+            let lot: Vec<_> = chosen.by_ref().take(LOT).collect();
+            if lot.is_empty() {
+                return Ok(page);
+            }
+            for (key, flow) in store.whole(lot, &said, &mut page.damaged)? {
+                let go_on = more(&flow);
+                if !go_on {
+                    page.behind = Some(key.clone());
+                }
+                page.flows.push((key, flow));
+                if !go_on {
+                    return Ok(page);
+                }
+            }
+        }
     }
 
     /// Puts what matches in one block among the best.
@@ -217,6 +239,7 @@ impl Store {
     fn whole(
         &self,
         chosen: Vec<((UtcNs, FlowRef), Place)>,
+        said: &Mutex<HashSet<u64>>,
         damaged: &mut u64,
     ) -> Result<Vec<(ScanKey, StoredFlow)>, StoreError> {
         let mut flows: Vec<(ScanKey, Option<StoredFlow>)> = Vec::with_capacity(chosen.len());
@@ -240,12 +263,15 @@ impl Store {
             let (block, places) = &rows[at];
             let reader = self.read(block);
             // What cannot be had is said once of each block, and counted where it is missed.
-            let mut said = false;
             for (place, row) in places {
                 match reader.flow(*row) {
                     Ok(flow) => lock(&made).push((*place, flow)),
-                    Err(error) if said && error.is_damage() => {}
-                    Err(error) => said |= !self.served(Err(error))?,
+                    Err(error) if error.is_damage() && lock(said).contains(&block.id) => {}
+                    Err(error) => {
+                        if !self.served(Err(error))? {
+                            lock(said).insert(block.id);
+                        }
+                    }
                 }
             }
             Ok(true)

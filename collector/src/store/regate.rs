@@ -114,6 +114,13 @@ impl Writer {
 
     /// Call about once a second: judges held records again where time alone may have settled them.
     pub fn tick(&mut self) {
+        if self.shared.read_only.is_some() {
+            // Why not is said already.
+            let _ = self.check_writable();
+            return;
+        }
+        // What cannot be written is said by the next group.
+        let _ = self.settle_if_due();
         let now = self.shared.gate.monotonic();
         if now.since(self.regated_at.0) < REGATE_NS {
             return;
@@ -146,8 +153,15 @@ impl Writer {
     /// # Errors
     /// What the disk said; the run is tried again by the next call.
     pub fn settle(&mut self) -> Result<bool, StoreError> {
+        if self.shared.read_only.is_some() {
+            return Ok(false);
+        }
         self.forget_alerts()?;
-        if self.seal()? || self.join_arrived()? || self.search_block()? {
+        if self.seal()? {
+            return Ok(true);
+        }
+        self.joins_turn = !self.joins_turn;
+        if (self.joins_turn || self.jobs.is_empty()) && self.join_some()? {
             return Ok(true);
         }
         let Some(job) = self.jobs.front() else { return Ok(false) };
@@ -172,7 +186,7 @@ impl Writer {
                 self.look_whether_settled();
             }
         }
-        Ok(!self.jobs.is_empty())
+        Ok(!self.jobs.is_empty() || self.has_joins())
     }
 
     fn judge_rows(&mut self, cause: Cause, run: &[FlowRef]) -> Result<(), StoreError> {

@@ -1,5 +1,6 @@
 //! What an open reads: every block's summary, and the records that are in no block yet.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use gnomon_flow::{FlowRef, TimeState};
@@ -9,6 +10,7 @@ use super::batch::{RecordBatch, decode_recent};
 use super::block::Summary;
 use super::envelope::Envelope;
 use super::keys::{self, Family};
+use super::ledger::Ledger;
 use super::live::{RowSet, Sealed};
 use super::stage::Stage;
 use super::writer::Writer;
@@ -17,6 +19,21 @@ use super::writer::Writer;
 const RUN: usize = 16_384;
 
 impl Writer {
+    /// Counts what is missing of entries that were acknowledged.
+    pub(super) fn load_ledgers(&mut self) -> Result<(), StoreError> {
+        let rocks = &self.shared.rocks;
+        let mut missing = 0u64;
+        rocks.walk(Family::Ledger, &[], |_, value| {
+            missing = missing.saturating_add(Ledger::decode(value)?.missing());
+            Ok(())
+        })?;
+        self.shared.entries_missing.store(missing, Ordering::Relaxed);
+        let lost = rocks.get(Family::Meta, keys::META_LOST)?;
+        let lost = lost.map(|value| super::envelope::numbers_of("lost entries", &value)).transpose()?;
+        self.shared.entries_lost.store(lost.map_or(0, |[lost]| lost), Ordering::Relaxed);
+        Ok(())
+    }
+
     pub(super) fn load_records(&mut self) -> Result<(), StoreError> {
         self.load_blocks()?;
         self.load_waiting()?;
@@ -36,7 +53,7 @@ impl Writer {
                 }),
                 Err(error) => {
                     tracing::error!(block = id, %error, "a block of records is damaged: the others are served");
-                    self.shared.damaged_blocks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    self.shared.damaged_blocks.fetch_add(1, Ordering::Relaxed);
                 }
             }
             Ok(())
@@ -79,7 +96,12 @@ impl Writer {
 
     fn place_waiting(&mut self, read: Vec<(FlowRef, Envelope)>) -> Result<(), StoreError> {
         let mut stage = Stage::new(&self.shared);
+        let damaged = self.shared.opened.is_damaged();
         for (id, envelope) in read {
+            // Damage may have taken what says that it went into a block.
+            if damaged && self.is_known(id, envelope.record.revision)? {
+                continue;
+            }
             let Some(epoch) = self.shared.epochs.get(&self.shared.rocks, id.epoch)? else { continue };
             self.waiting.insert(id, envelope.record.revision);
             let interface = envelope.interface.into();
@@ -93,24 +115,50 @@ impl Writer {
         let mut first = None;
         let mut next = 0;
         let mut stage = Stage::new(&shared);
+        let damaged = shared.opened.is_damaged();
+        let in_blocks = shared.rocks.get(Family::Meta, keys::META_FIRST_RECENT)?;
+        let in_blocks = in_blocks.map(|v| super::envelope::numbers_of("the first batch", &v)).transpose()?;
+        let in_blocks = in_blocks.map_or(0, |[first]| first);
         shared.rocks.walk(Family::Recent, &[], |key, value| {
             let Some(number) = keys::recent_of(key) else {
                 return Err(StoreError::Key { bytes: key.to_vec() });
             };
             first.get_or_insert(number);
             next = number + 1;
+            // Damage took what deleted it; the next blocks delete it again.
+            if number < in_blocks {
+                return Ok(());
+            }
             let (hash, ingested, payload) = decode_recent(value)?;
-            let batch = match RecordBatch::read(payload, &shared.enrichment.get()) {
+            let batch = match RecordBatch::read_stored(payload, &shared.enrichment.get()) {
                 Ok(batch) => batch,
                 Err(error) => {
                     tracing::error!(number, %error, "a batch of records is damaged: the others are served");
                     return Ok(());
                 }
             };
-            let Some(epoch) = shared.epochs.get(&shared.rocks, hash)? else { return Ok(()) };
+            if batch.records_bad > 0 {
+                tracing::warn!(
+                    number,
+                    records = batch.records_bad,
+                    "records of a batch say the impossible: the others are served"
+                );
+            }
+            let Some(epoch) = shared.epochs.get(&shared.rocks, hash)? else {
+                tracing::error!(
+                    number,
+                    records = batch.records.len(),
+                    "a batch of records is of an epoch that the database lost: the others are served"
+                );
+                self.shared.damaged_blocks.fetch_add(1, Ordering::Relaxed);
+                return Ok(());
+            };
             let interface = batch.interface.into();
             for record in &batch.records {
                 let id = FlowRef { epoch: hash, flow: record.id, segment: record.segment };
+                if damaged && self.is_known(id, record.revision)? {
+                    continue;
+                }
                 self.place(id, &epoch, &interface, record, ingested, &mut stage)?;
             }
             if stage.rows.len() >= RUN {

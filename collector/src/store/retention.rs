@@ -9,17 +9,22 @@ use std::path::Path;
 
 use gnomon_flow::TimeState;
 
-use super::envelope::numbers_of;
+use super::envelope::{numbers, numbers_of};
 use super::keys::{self, Family};
 use super::rocks::{Batch, Rocks};
-use super::segments::path_of;
+use super::segments::{HEADER_BYTES, path_of};
 use super::writer::Writer;
 use super::{Shared, StoreError};
 
 /// Between looks at the size of the database, and between prunings.
 const LOOK_NS: u64 = 10_000_000_000;
+/// The same while there is too little room: ingest stands until there is more.
+const LOOK_SHORT_NS: u64 = 1_000_000_000;
 /// Blocks of records given up in one pruning: one in so many, and at least one.
 const PRUNE_ONE_IN: usize = 20;
+/// Bytes of the write-ahead log after which memtables are flushed to let it go: an open after a crash reads it all.
+pub(super) const LOG_BYTES_MAX: u64 = 96 << 20;
+const LOG_BYTES_MIN: u64 = 8 << 20;
 const SEGMENT_BYTES_MAX: u64 = 256 << 20;
 const SEGMENT_BYTES_MIN: u64 = 1 << 20;
 
@@ -41,6 +46,11 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// Of the database's log, which comes on top of what it keeps.
+    pub(super) fn log_bytes(&self) -> u64 {
+        (self.flows_bytes_max / 8).clamp(LOG_BYTES_MIN, LOG_BYTES_MAX)
+    }
+
     /// A file is an eighth of the limit at most, so that the oldest eighth goes at once at worst.
     pub(super) fn segment_bytes(&self) -> u64 {
         (self.packets_bytes_max / 8).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)
@@ -71,6 +81,21 @@ pub(super) fn segment_table(rocks: &Rocks) -> Result<BTreeMap<u32, [u64; 3]>, St
 }
 
 impl Writer {
+    /// Takes up the files that are there and the database does not know of, and begins a new one behind them.
+    pub(super) fn adopt_segments(&mut self) -> Result<(), StoreError> {
+        let dir = self.shared.dir.join("segments");
+        let mut batch = Batch::default();
+        let position = self.segments.position();
+        for number in self.shared.segments.numbers().into_iter().filter(|number| *number < position.number) {
+            let bytes = path_of(&dir, number).metadata().map_or(0, |file| file.len());
+            let row = self.table.entry(number).or_default();
+            row[1] = row[1].max(bytes.saturating_sub(HEADER_BYTES as u64));
+            batch.put(Family::Segments, keys::segment(number), numbers(*row));
+        }
+        batch.put(Family::Meta, keys::META_SEGMENT, position.encode());
+        Ok(self.shared.rocks.write(&batch, true)?)
+    }
+
     /// Forget segment files that are gone.
     pub(super) fn load_segments(&mut self) -> Result<(), StoreError> {
         let dir = self.shared.dir.join("segments");
@@ -83,7 +108,7 @@ impl Writer {
             there
         });
         if !batch.is_empty() {
-            self.shared.rocks.write(&batch, false)?;
+            self.write(&batch, false)?;
         }
         self.count_packets();
         Ok(())
@@ -105,8 +130,9 @@ impl Writer {
             free = free_bytes(&self.shared.dir)?;
         }
         let now = self.shared.gate.monotonic();
-        let due = self.pruned_at.is_none_or(|at| now.since(at) >= LOOK_NS);
         let short = free < self.limits.free_bytes_min;
+        let every = if short { LOOK_SHORT_NS } else { LOOK_NS };
+        let due = self.pruned_at.is_none_or(|at| now.since(at) >= every);
         if due {
             self.pruned_at = Some(now);
             let bytes = self.shared.rocks.bytes();

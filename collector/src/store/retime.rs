@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use gnomon_clock::{EpochId, Fix, FixSource, RawNs, UtcNs};
+use gnomon_clock::{EpochId, Fix, FixSource, RawNs, Timeline, UtcNs};
 use gnomon_flow::EpochHash;
 use gnomon_proto::{Message as _, v1};
 
@@ -15,7 +15,7 @@ use super::keys::{self, Family};
 use super::rocks::Batch;
 use super::stage::Stage;
 use super::writer::Writer;
-use crate::timekeeper::{Event, EventKind, Rebase, Saved};
+use crate::timekeeper::{Basis, Event, EventKind, Rebase, Saved};
 
 /// Between writings of the collector's timeline.
 const SAVE_EVERY_NS: u64 = 10_000_000_000;
@@ -30,13 +30,10 @@ impl Writer {
         stage: &mut Stage,
     ) -> Result<(), StoreError> {
         let mut new = Epoch::clone(epoch);
-        let mut added = false;
-        for fix in self.on_our_timeline(evidence, stage.moment.timeline) {
-            if !new.timeline.add(fix).changed {
-                continue;
-            }
-            added = true;
-            if fix.source == FixSource::Collector && !stage.now.proven {
+        let fixes = new.timeline.add_all(self.on_our_timeline(evidence, stage.moment.timeline));
+        let mut added = !fixes.is_empty();
+        for fix in fixes {
+            if fix.source == FixSource::Collector && !stage.moment.settled {
                 let from = new.relative_from.map_or(fix.raw, |from| from.min(fix.raw));
                 new.relative_from = Some(from);
             }
@@ -106,6 +103,9 @@ impl Writer {
     /// # Errors
     /// What the disk said; it is tried again by the next call.
     pub fn keep_time(&mut self) -> Result<(), StoreError> {
+        if self.shared.read_only.is_some() {
+            return Ok(());
+        }
         let keeper = self.shared.gate.keeper().clone();
         let rebases = keeper.take_rebases();
         for (done, rebase) in rebases.iter().enumerate() {
@@ -114,6 +114,7 @@ impl Writer {
                 return Err(error);
             }
         }
+        keeper.rebased();
         let saved = keeper.saved();
         let now = keeper.monotonic();
         let due = self.time_saved_at.is_none_or(|at| now.since(at) >= SAVE_EVERY_NS);
@@ -121,6 +122,7 @@ impl Writer {
             self.time_saved_at = Some(now);
             let mut batch = Batch::default();
             batch.put(Family::Meta, keys::META_TIMELINE, encode(&saved));
+            batch.put(Family::Meta, keys::META_VOTERS, keeper.voters().encode_to_vec());
             self.write(&batch, false)?;
         }
         self.keep_events()
@@ -156,17 +158,34 @@ impl Writer {
         Ok(())
     }
 
+    /// Who had a say. A list that cannot be read makes everybody a newcomer.
+    fn load_voters(&self) -> Result<(), StoreError> {
+        let Some(value) = self.shared.rocks.get(Family::Meta, keys::META_VOTERS)? else { return Ok(()) };
+        match v1::StoredVoters::decode(value.as_slice()) {
+            Ok(stored) => self.shared.gate.keeper().restore_voters(stored),
+            Err(error) => {
+                tracing::warn!(%error, "who has a say in the collector's time is forgotten: it cannot be read")
+            }
+        }
+        Ok(())
+    }
+
     fn rebase(&mut self, rebase: &Rebase) -> Result<(), StoreError> {
         let mut stage = Stage::new(&self.shared);
-        for hash in &self.relative {
+        let mut to_move: Vec<EpochHash> = self.relative.iter().copied().collect();
+        if let Some(limit) = rebase.undone {
+            to_move.extend(
+                self.told_later_than(limit)?.into_iter().filter(|hash| !self.relative.contains(hash)),
+            );
+        }
+        for hash in &to_move {
             let Some(epoch) = self.shared.epochs.get(&self.shared.rocks, *hash)? else { continue };
-            let Some(from) = epoch.relative_from else { continue };
+            let void = rebase.undone.and_then(|limit| line_beyond(&epoch.timeline, limit));
+            let Some(from) = epoch.relative_from.into_iter().chain(void).min() else { continue };
             let mut epoch = Epoch::clone(&epoch);
             epoch.timeline.rebase(FixSource::Collector, from, rebase.by_ns, rebase.err_ns);
-            if rebase.settled {
-                epoch.relative_from = None;
-            }
-            if stage.now.proven {
+            epoch.relative_from = (!rebase.settled).then_some(from);
+            if stage.now.proven || rebase.undone.is_some() {
                 epoch.timeline.set_authority(stage.moment.authority);
             }
             stage.epochs.insert(*hash, Arc::new(epoch));
@@ -191,9 +210,52 @@ impl Writer {
         Ok(())
     }
 
+    /// Epochs with an exchange that says something later than `limit`, which was made by a time that is void now. Looks at
+    /// all epochs: only for a command.
+    fn told_later_than(&self, limit: UtcNs) -> Result<Vec<EpochHash>, StoreError> {
+        let mut found = Vec::new();
+        self.shared.rocks.walk(Family::Epochs, &[], |_, value| {
+            let epoch = decode_epoch(value)?;
+            if line_beyond(&epoch.timeline, limit).is_some() {
+                found.push(EpochHash::of(&epoch.id));
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// Starts the collector's time over if somebody asked for it (see [`clock_reset`](super::clock_reset)).
+    pub fn answer_clock_reset(&mut self) -> Result<(), StoreError> {
+        let asked = super::clock_reset::request_in(&self.shared.dir);
+        if !asked.exists() {
+            return Ok(());
+        }
+        // Once: what it moves may have to be written in several attempts.
+        if !self.shared.gate.keeper().is_moving() {
+            self.shared.gate.keeper().start_over();
+        }
+        self.keep_time()?;
+        // Last: a process that is killed before it does it again.
+        std::fs::remove_file(&asked).map_err(|source| StoreError::Directory { path: asked, source })
+    }
+
+    /// As a store is whose exchanges were taken for settled.
+    #[cfg(test)]
+    pub(super) fn forget_what_is_relative(&mut self) {
+        let mut stage = Stage::new(&self.shared);
+        for hash in self.relative.drain() {
+            let epoch = self.shared.epochs.get(&self.shared.rocks, hash).unwrap().unwrap();
+            stage.epochs.insert(hash, Arc::new(Epoch { relative_from: None, ..Epoch::clone(&epoch) }));
+            stage.epochs_changed.push(hash);
+            stage.retimed.push(hash);
+        }
+        self.publish(stage, true).unwrap();
+    }
+
     /// Goes on with the timeline of the process before, and knows what is relative to it.
     pub(super) fn load_time(&mut self) -> Result<(), StoreError> {
         self.load_events()?;
+        self.load_voters()?;
         self.shared.rocks.walk(Family::Epochs, &[], |_, value| {
             let epoch = decode_epoch(value)?;
             if epoch.relative_from.is_some() {
@@ -213,7 +275,8 @@ impl Writer {
                 "times of before this machine's start stay relative to its clock of then"
             );
             // What turns out to lie in the future is taken out of the index once this machine's time is proven.
-            self.rebase(&Rebase { from: 0, to: 0, by_ns: 0, err_ns: 0, settled: true })?;
+            let nothing = Rebase { from: 0, to: 0, by_ns: 0, err_ns: 0, settled: true, undone: None };
+            self.rebase(&nothing)?;
         }
         self.shared.gate.keeper().refresh(None, false);
         Ok(())
@@ -227,12 +290,29 @@ impl Writer {
     }
 }
 
+/// From where on the exchanges are in line with the newest, if that says something later than `limit`.
+fn line_beyond(timeline: &Timeline, limit: UtcNs) -> Option<RawNs> {
+    let exchanges: Vec<&Fix> = timeline.fixes().filter(|fix| fix.source == FixSource::Collector).collect();
+    let newest = exchanges.last().filter(|fix| fix.utc > limit)?;
+    let in_line = |fix: &&&Fix| {
+        let passed = newest.raw.since(fix.raw);
+        let expected = newest.utc.saturating_add_ns(-i64::try_from(passed).unwrap_or(i64::MAX));
+        let granted = (passed / 2_000).saturating_add(fix.err_ns).saturating_add(newest.err_ns);
+        expected.minus(fix.utc).unsigned_abs() <= granted
+    };
+    exchanges.iter().rev().take_while(in_line).last().map(|fix| fix.raw)
+}
+
 fn encode(saved: &Saved) -> Vec<u8> {
     let (high, low) = saved.boot_id.split_at(8);
     let half = |bytes: &[u8]| u64::from_be_bytes(std::array::from_fn(|i| bytes[i]));
     numbers([
         saved.timeline,
-        u64::from(saved.relative),
+        match saved.basis {
+            Basis::Own => 0,
+            Basis::Machine => 1,
+            Basis::Fleet => 2,
+        },
         half(high),
         half(low),
         saved.asleep_ns,
@@ -243,9 +323,14 @@ fn encode(saved: &Saved) -> Vec<u8> {
 }
 
 fn decode(value: &[u8]) -> Result<Saved, StoreError> {
-    let [timeline, relative, high, low, asleep_ns, raw, utc, err_ns] =
+    let [timeline, basis, high, low, asleep_ns, raw, utc, err_ns] =
         numbers_of("the collector's timeline", value)?;
     let boot_id = (u128::from(high) << 64 | u128::from(low)).to_be_bytes();
     let utc = UtcNs::from_tai_ns(utc.cast_signed());
-    Ok(Saved { timeline, relative: relative != 0, boot_id, asleep_ns, raw: RawNs(raw), utc, err_ns })
+    let basis = match basis {
+        0 => Basis::Own,
+        2 => Basis::Fleet,
+        _ => Basis::Machine,
+    };
+    Ok(Saved { timeline, basis, boot_id, asleep_ns, raw: RawNs(raw), utc, err_ns })
 }

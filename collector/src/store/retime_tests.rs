@@ -9,7 +9,7 @@ use gnomon_flow::{EpochHash, StoredFlow, TimeState};
 use super::testing::{LIMITS, S, change, epoch, flows, record, settle};
 use super::{Body, Change, Evidence, Span, Store, Writer};
 use crate::clock_gate::ClockGate;
-use crate::timekeeper::Timekeeper;
+use crate::timekeeper::{Said, Timekeeper};
 
 const BY_INGEST: Span = Span { by_ingest: true, ..Span::ALL };
 const NINE_HOURS: i64 = 32_400_000_000_000;
@@ -25,7 +25,7 @@ struct Rig {
 fn open(dir: &std::path::Path, sim: &Arc<SimClock>) -> (Timekeeper, Store, Writer) {
     let keeper = Timekeeper::new(Arc::clone(sim) as Arc<dyn Clock>);
     let (store, writer) =
-        super::open(dir, ClockGate::new(keeper.clone(), Policy::default()), LIMITS).unwrap();
+        super::open(dir, &ClockGate::new(keeper.clone(), Policy::default()), LIMITS).unwrap();
     (keeper, store, writer)
 }
 
@@ -400,4 +400,68 @@ fn what_happened_to_clocks_is_known_after_a_restart() {
     let after = rig.keeper.events().list();
     assert_eq!(after[..before.len()], before[..]);
     assert_eq!(after[before.len() - 1].by_ns, Some(-5));
+}
+
+/// Every certificate lies, so that the fleet moves the time by ten years, in a store of this version and of one that took
+/// a fleet's word for proof for ever. The command moves everything back, once, even if the process dies over it.
+#[test]
+fn a_store_that_liars_moved_is_moved_back_by_command() {
+    const TEN_YEARS: i64 = 315_360_000_000_000_000;
+    for (settled_before, dies) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut rig = Rig::new(|_| ());
+        let early = rig.sim.raw().0;
+        rig.exchange(epoch(1));
+        rig.add(&[flows(epoch(1), 1, vec![record(5, 1, early, early + S)])]);
+        rig.pass(20);
+        let vote = gnomon_clock::AgentVote { synced: true, offset_ns: TEN_YEARS, err_ns: 1_000_000 };
+        let said = ["a", "b"].map(|name| Said { voter: Some(name.to_owned()), vote: Some(vote) });
+        rig.keeper.set_vote_after(0);
+        rig.keeper.hear_fleet(said.to_vec());
+        rig.pass(1);
+        rig.exchange(epoch(2));
+        let late = rig.sim.raw().0;
+        rig.add(&[flows(epoch(2), 1, vec![record(6, 1, late, late + S)])]);
+        rig.pass(20);
+        let shown = |rig: &Rig| -> Vec<i64> {
+            let mut found: Vec<StoredFlow> =
+                rig.store.scan(BY_INGEST, true, None).map(|found| found.unwrap().1).collect();
+            found.sort_by_key(|flow| flow.record.id.0);
+            let first = |flow: &StoredFlow| flow.first.map_or(0, |first| first.utc.minus(rig.sim.truth()));
+            found.iter().map(first).collect()
+        };
+        assert!(shown(&rig).iter().all(|off| *off > TEN_YEARS / 2), "moved: {:?}", shown(&rig));
+        if settled_before {
+            // As if nothing could move any more.
+            rig.writer.forget_what_is_relative();
+        }
+        let request = rig.dir.path().join("clock-reset.request");
+        std::fs::write(&request, []).unwrap();
+        if dies {
+            // Before the file could be taken away.
+            rig.writer.answer_clock_reset().unwrap();
+            std::fs::write(&request, []).unwrap();
+            rig = rig.restart();
+        }
+        rig.writer.answer_clock_reset().unwrap();
+        assert!(!request.exists());
+        rig.pass(20);
+        let now = rig.keeper.moment().now;
+        assert!(!now.proven && now.utc.minus(rig.sim.truth()).unsigned_abs() < S, "{now:?}");
+        let since = |raw: u64| -i64::try_from(rig.sim.raw().0 - raw).unwrap();
+        for (off, truth) in shown(&rig).into_iter().zip([since(early), since(late)]) {
+            assert!((off - truth).unsigned_abs() < S, "{settled_before} {dies}: {off}, truth {truth}");
+        }
+        // They are found there, and stay.
+        let around = |raw: u64| {
+            let by = |by: i64| rig.truth_at(raw).saturating_add_ns(by * 2 * S as i64);
+            Span { since: by(-1), until: by(1), by_ingest: false }
+        };
+        assert!(rig.one(around(early)).is_some() && rig.one(around(late)).is_some());
+        let before = shown(&rig);
+        rig = rig.restart();
+        rig.pass(20);
+        let after = shown(&rig);
+        assert!(before.iter().zip(&after).all(|(a, b)| a.abs_diff(*b) < 60 * S), "{before:?} {after:?}");
+        assert!(rig.keeper.events().list().iter().any(|event| event.text.starts_with("by command")));
+    }
 }

@@ -9,14 +9,18 @@ use std::io::{self, Write};
 use std::ops::{Bound, Deref};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{DB, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions};
 
 use super::StoreError;
 use super::directory;
-use super::keys::{self, Family};
+use super::high_water::HighWater;
+use super::keys::{self, Family, prefix_end, run_len, successor};
+use super::retention::LOG_BYTES_MAX;
+pub(super) use super::rocks_batch::Batch;
+use super::rocks_manifest::table_name;
 use super::rocks_open::{CURRENT, has_data, open_for_reading, open_for_writing};
 
 /// How long a write waits while flushes and compactions catch up, before it is given up to be tried again later.
@@ -78,37 +82,22 @@ impl RocksFailure {
     }
 }
 
-/// One atomic change.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Batch {
-    operations: Vec<(Family, Vec<u8>, Option<Vec<u8>>)>,
-}
-
-impl Batch {
-    pub(super) fn put(&mut self, family: Family, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
-        self.operations.push((family, key.into(), Some(value.into())));
-    }
-
-    pub(super) fn delete(&mut self, family: Family, key: impl Into<Vec<u8>>) {
-        self.operations.push((family, key.into(), None));
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.operations.is_empty()
-    }
-}
-
 pub(super) struct Rocks {
     /// `None` while it is opened again, and when even reading it failed then. Held for short calls, never two at once
     /// by one thread.
     db: RwLock<Option<DB>>,
     path: PathBuf,
+    log_bytes: u64,
     /// Files are not merged any more, as one of them is damaged.
     unmerged: AtomicBool,
+    /// The last write failed: whatever touches the log next can fail an assertion of RocksDB.
+    failing: AtomicBool,
+    /// What it holds at least, where that is kept.
+    high_water: Mutex<Option<HighWater>>,
 }
 
 /// The database for one call.
-struct Opened<'a>(RwLockReadGuard<'a, Option<DB>>);
+pub(super) struct Opened<'a>(RwLockReadGuard<'a, Option<DB>>);
 
 impl Deref for Opened<'_> {
     type Target = DB;
@@ -125,6 +114,11 @@ impl Rocks {
     /// # Errors
     /// When another process has it open, or it cannot be created or read.
     pub(super) fn open(path: &Path) -> Result<Rocks, RocksError> {
+        Rocks::open_with_log(path, LOG_BYTES_MAX)
+    }
+
+    /// As [`Rocks::open`], with a log of about so many bytes at most.
+    pub(super) fn open_with_log(path: &Path, log_bytes: u64) -> Result<Rocks, RocksError> {
         let there = has_data(path).map_err(|error| RocksError {
             path: path.to_owned(),
             message: format!("cannot be listed: {error}"),
@@ -135,11 +129,18 @@ impl Rocks {
             let message = format!("Corruption: there are data and no file {CURRENT}");
             return Err(RocksError { path: path.to_owned(), message, failure: RocksFailure::Corrupt });
         }
-        Ok(Rocks::of(path, open_for_writing(path, !there, true)?))
+        Ok(Rocks { log_bytes, ..Rocks::of(path, open_for_writing(path, !there, true, log_bytes)?) })
     }
 
     fn of(path: &Path, db: DB) -> Rocks {
-        Rocks { db: RwLock::new(Some(db)), path: path.to_owned(), unmerged: AtomicBool::new(false) }
+        Rocks {
+            db: RwLock::new(Some(db)),
+            path: path.to_owned(),
+            log_bytes: LOG_BYTES_MAX,
+            unmerged: AtomicBool::new(false),
+            failing: AtomicBool::new(false),
+            high_water: Mutex::new(None),
+        }
     }
 
     /// For reading only: nothing is changed, and whether somebody else has it open is not asked.
@@ -173,7 +174,7 @@ impl Rocks {
         let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
         // Closed first: it is locked against a second opening.
         *db = None;
-        match open_for_writing(&self.path, false, merge) {
+        match open_for_writing(&self.path, false, merge, self.log_bytes) {
             Ok(opened) => {
                 self.unmerged.store(!merge, Ordering::Relaxed);
                 *db = Some(opened);
@@ -184,6 +185,28 @@ impl Rocks {
                 Err(error)
             }
         }
+    }
+
+    /// From now on what is acknowledged is noted in `data_dir`; everything that is there is durable.
+    pub(super) fn keep_high_water(&self, data_dir: &Path) -> Result<(), StoreError> {
+        let sequence = self.db()?.latest_sequence_number();
+        let water = HighWater::open(data_dir, sequence)
+            .map_err(|source| StoreError::Directory { path: data_dir.to_owned(), source })?;
+        *self.high_water.lock().unwrap_or_else(PoisonError::into_inner) = Some(water);
+        Ok(())
+    }
+
+    /// Notes something where that is kept. Where it cannot be, an open knows less.
+    fn note(&self, note: impl FnOnce(&mut HighWater) -> io::Result<()>) {
+        let mut water = self.high_water.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Err(error)) = water.as_mut().map(note) {
+            tracing::debug!(%error, "cannot note what the database holds");
+        }
+    }
+
+    /// Notes which files the database has.
+    pub(super) fn note_files(&self) {
+        self.note(HighWater::keep_manifest);
     }
 
     /// Whether files are not merged any more.
@@ -200,7 +223,7 @@ impl Rocks {
         directory::sync(&self.path)
     }
 
-    fn db(&self) -> Result<Opened<'_>, RocksError> {
+    pub(super) fn db(&self) -> Result<Opened<'_>, RocksError> {
         let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
         if db.is_none() {
             let message = "it cannot be opened just now".to_owned();
@@ -232,13 +255,13 @@ impl Rocks {
 
     // By value for `map_err`.
     #[allow(clippy::needless_pass_by_value)]
-    fn error(&self, error: rocksdb::Error) -> RocksError {
+    pub(super) fn error(&self, error: rocksdb::Error) -> RocksError {
         RocksError::of(&self.path, &error)
     }
 
     pub(super) fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, RocksError> {
         let db = self.db()?;
-        db.get_cf(handle(&db, family), key).map_err(|e| self.error(e))
+        db.get_cf(self.handle(&db, family)?, key).map_err(|e| self.error(e))
     }
 
     /// The same for what can be done without: what cannot be read is named in the log and taken for not there.
@@ -255,7 +278,7 @@ impl Rocks {
     /// Whether there is such a key; its value is not copied.
     pub(super) fn has_key(&self, family: Family, key: &[u8]) -> Result<bool, RocksError> {
         let db = self.db()?;
-        let found = db.get_pinned_cf(handle(&db, family), key).map_err(|e| self.error(e))?;
+        let found = db.get_pinned_cf(self.handle(&db, family)?, key).map_err(|e| self.error(e))?;
         Ok(found.is_some())
     }
 
@@ -271,16 +294,25 @@ impl Rocks {
             let db = self.db()?;
             for (family, key, value) in &batch.operations {
                 match value {
-                    Some(value) => write.put_cf(handle(&db, *family), key, value),
-                    None => write.delete_cf(handle(&db, *family), key),
+                    Some(value) => write.put_cf(self.handle(&db, *family)?, key, value),
+                    None => write.delete_cf(self.handle(&db, *family)?, key),
                 }
             }
+            // Others may write in between: the batch ends there or later.
+            let last = db.latest_sequence_number() + batch.operations.len() as u64;
             match db.write_opt(write, &options) {
                 Err(error) if RocksFailure::of(&error) == RocksFailure::Stalled => {
                     drop(db);
                     std::thread::sleep(STALL_WAIT)
                 }
-                written => return written.map_err(|e| self.error(e)),
+                written => {
+                    self.failing.store(written.is_err(), Ordering::Release);
+                    written.map_err(|e| self.error(e))?;
+                    if durable {
+                        self.note(|water| water.note(last));
+                    }
+                    return Ok(());
+                }
             }
         }
         let message = "flushes and compactions do not keep up: the disk is slow or full".to_owned();
@@ -321,7 +353,7 @@ impl Rocks {
         }
         let mode = if reverse { IteratorMode::End } else { IteratorMode::Start };
         let db = self.db()?;
-        let pairs = db.iterator_cf_opt(handle(&db, family), options, mode).take(limit);
+        let pairs = db.iterator_cf_opt(self.handle(&db, family)?, options, mode).take(limit);
         pairs.map(|pair| pair.map_err(|e| self.error(e))).collect()
     }
 
@@ -345,11 +377,9 @@ impl Rocks {
         prefix: &[u8],
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        // A batch of records may be megabytes, everything else is small.
-        let run_len = if family == Family::Recent { 8 } else { 1024 };
         let mut after: Option<Box<[u8]>> = None;
         loop {
-            let run = self.prefix(family, prefix, after.as_deref(), run_len)?;
+            let run = self.prefix(family, prefix, after.as_deref(), run_len(family))?;
             for (key, value) in &run {
                 visit(key, value)?;
             }
@@ -363,7 +393,10 @@ impl Rocks {
     /// Give back at once the space of files that hold only keys below `end`. What is in them must be deleted already.
     pub(super) fn drop_files_below(&self, family: Family, end: &[u8]) {
         let Ok(db) = self.db() else { return };
-        if let Err(error) = db.delete_file_in_range_cf(handle(&db, family), &[][..], end) {
+        if let Err(error) = self
+            .handle(&db, family)
+            .and_then(|family| db.delete_file_in_range_cf(family, &[][..], end).map_err(|e| self.error(e)))
+        {
             tracing::debug!(%error, "space comes back by compactions instead");
         }
     }
@@ -381,7 +414,7 @@ impl Rocks {
     /// A number that RocksDB knows of each family, summed up.
     fn property(&self, name: &str) -> u64 {
         let Ok(db) = self.db() else { return 0 };
-        let of = |family| db.property_int_value_cf(handle(&db, family), name).ok().flatten();
+        let of = |family| db.property_int_value_cf(self.handle(&db, family).ok()?, name).ok().flatten();
         Family::ALL.into_iter().filter_map(of).sum()
     }
 
@@ -392,33 +425,37 @@ impl Rocks {
         checkpoint.create_checkpoint(to).map_err(|e| self.error(e))
     }
 
+    /// The family that a table file belongs to.
+    pub(super) fn family_of_table(&self, number: u64) -> Option<Family> {
+        let files = self.db().ok()?.live_files().ok()?;
+        let name = table_name(number);
+        let file = files.into_iter().find(|file| file.name.trim_start_matches('/') == name)?;
+        Family::ALL.into_iter().find(|family| family.name() == file.column_family_name)
+    }
+
     /// Write everything from memory to its files.
     pub(super) fn flush(&self) -> Result<(), RocksError> {
-        let db = self.db()?;
-        for family in Family::ALL {
-            db.flush_cf(handle(&db, family)).map_err(|e| self.error(e))?;
+        // The ledger last: it never says more than the others have.
+        let others = Family::ALL.into_iter().filter(|family| *family != Family::Ledger);
+        for family in others.chain([Family::Ledger]) {
+            let db = self.db()?;
+            if self.failing.load(Ordering::Acquire) {
+                let message = "the last write failed".to_owned();
+                return Err(RocksError { path: self.path.clone(), message, failure: RocksFailure::Stalled });
+            }
+            db.flush_cf(self.handle(&db, family)?).map_err(|e| self.error(e))?;
         }
         Ok(())
     }
-}
 
-fn handle(db: &DB, family: Family) -> &rocksdb::ColumnFamily {
-    db.cf_handle(family.name()).expect("every family is created at open")
-}
-
-/// The lowest key above `key`.
-fn successor(key: &[u8]) -> Vec<u8> {
-    let mut next = key.to_vec();
-    next.push(0);
-    next
-}
-
-/// The lowest key above all that begin with `prefix`; none when `prefix` is all ones.
-fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
-    let last = prefix.iter().rposition(|byte| *byte != 0xff)?;
-    let mut end = prefix[..=last].to_vec();
-    end[last] += 1;
-    Some(end)
+    /// A database that was opened for writing has all of them; one that is only read, those it was made with.
+    fn handle<'d>(&self, db: &'d DB, family: Family) -> Result<&'d rocksdb::ColumnFamily, RocksError> {
+        db.cf_handle(family.name()).ok_or_else(|| RocksError {
+            path: self.path.clone(),
+            message: format!("it has no {}", family.name()),
+            failure: RocksFailure::Corrupt,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -435,7 +472,7 @@ impl Rocks {
         let db = self.db().unwrap();
         let mut options = rocksdb::CompactOptions::default();
         options.set_bottommost_level_compaction(rocksdb::BottommostLevelCompaction::Force);
-        db.compact_range_cf_opt(handle(&db, family), None::<&[u8]>, None::<&[u8]>, &options);
+        db.compact_range_cf_opt(self.handle(&db, family).unwrap(), None::<&[u8]>, None::<&[u8]>, &options);
     }
 }
 

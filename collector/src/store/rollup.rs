@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use gnomon_flow::{AttributeValue, EpochHash, FieldId, Origin, StoredFlow, Value};
+use gnomon_proto::limits::INTERFACE_BYTES_MAX;
 use gnomon_proto::{Message, v1};
 
 use super::block::{ROWS_MAX, columns};
@@ -147,7 +148,8 @@ pub(super) fn read_sources(
     }
     let read = |source: v1::StoredSourceRows| SourceRows {
         epoch: EpochHash(source.epoch),
-        interface: source.interface.into(),
+        // As a block's summary has it.
+        interface: source.interface[..source.interface.floor_char_boundary(INTERFACE_BYTES_MAX)].into(),
         rows: source.rows,
     };
     Ok(stored.into_iter().map(read).collect())

@@ -409,7 +409,10 @@ impl Iterator for Scan {
             }
             let go_on = || Stop::GoOn;
             let after = self.after.as_ref();
-            match self.store.page(self.span, self.newest_first, after, &Everything, PAGE, &go_on) {
+            match self
+                .store
+                .page(self.span, self.newest_first, after, &Everything, PAGE, &go_on, &mut |_| true)
+            {
                 Ok(page) => {
                     self.finished = page.behind.is_none();
                     self.after = page.behind;

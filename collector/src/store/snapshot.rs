@@ -96,6 +96,9 @@ impl Drop for Snapshot {
 impl Writer {
     /// Makes a snapshot if somebody asked for one; whether there is one now.
     pub fn answer_snapshot(&mut self) -> bool {
+        if self.shared.read_only.is_some() {
+            return false;
+        }
         let dir = self.shared.dir.clone();
         let request = dir.join(REQUEST);
         if !request.exists() {

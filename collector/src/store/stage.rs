@@ -4,14 +4,16 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use gnomon_clock::CollectorNow;
-use gnomon_flow::{EpochHash, FlowRef, StoredFlow};
+use gnomon_flow::{AgentId, EpochHash, FlowRef, StoredFlow};
 
 use super::Shared;
 use super::alerts::Remembered;
 use super::block::bloom::Mixing;
 use super::envelope::{Envelope, Totals};
+use super::epoch_order::Order;
 use super::epochs::Epoch;
 use super::keys::{self, Family};
+use super::ledger::Ledger;
 use super::rocks::Batch;
 use crate::timekeeper::Moment;
 
@@ -34,7 +36,15 @@ pub(super) struct Stage {
     pub(super) retimed: Vec<EpochHash>,
     /// Epochs that were cut off: what is indexed behind the cut has to go elsewhere.
     pub(super) cut: Vec<EpochHash>,
-    pub(super) ledger: HashMap<EpochHash, Option<u64>>,
+    pub(super) ledger: HashMap<EpochHash, Option<Ledger>>,
+    /// Of agents with new epochs.
+    pub(super) epoch_orders: HashMap<AgentId, Order>,
+    /// Whose rows are deleted.
+    pub(super) ledgers_forgotten: Vec<(AgentId, EpochHash)>,
+    /// What was durable, and how many before others were missing, of epochs that have entries in this group.
+    pub(super) durable_before: HashMap<EpochHash, (u64, u64)>,
+    /// Entries that were acknowledged once and will not come again.
+    pub(super) lost: u64,
     /// Packets and bytes appended to the segment file.
     pub(super) frames: [u64; 2],
     /// Alerts that came, by number.
@@ -45,6 +55,10 @@ pub(super) struct Stage {
     pub(super) alerts_joined: Vec<u64>,
     /// Records that are written down by themselves, and in which revision.
     pub(super) waiting: Vec<(FlowRef, u32)>,
+    /// Records of pairs with many alerts: joined between commits.
+    pub(super) join_later: Vec<FlowRef>,
+    /// Alerts that there was no room for.
+    pub(super) alerts_crowded_out: u64,
 }
 
 impl Stage {
@@ -65,12 +79,18 @@ impl Stage {
             retimed: Vec::new(),
             cut: Vec::new(),
             ledger: HashMap::new(),
+            epoch_orders: HashMap::new(),
+            ledgers_forgotten: Vec::new(),
+            durable_before: HashMap::new(),
+            lost: 0,
             frames: [0; 2],
             alerts: Vec::new(),
             alert_digests: HashSet::new(),
             alerts_repeated: 0,
             alerts_joined: Vec::new(),
             waiting: Vec::new(),
+            join_later: Vec::new(),
+            alerts_crowded_out: 0,
         }
     }
 

@@ -1,5 +1,6 @@
 //! What there is and how full it is, in one look.
 
+use std::path::PathBuf;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
@@ -41,8 +42,21 @@ pub struct StoreStatus {
     pub lost_bytes: u64,
     /// Blocks of packets or of records, and stretches of segment files, that were found damaged.
     pub damaged_blocks: u64,
+    /// Records that no block can hold, since the start: they are in the quarantine.
+    pub records_set_aside: u64,
     /// Indexes of segment files that were found damaged, and made anew.
     pub damaged_indexes: u64,
+    /// Entries that were acknowledged and are missing: those that agents may send again, and those that they do not have.
+    pub entries_missing: u64,
+    pub entries_lost: u64,
+    /// Writes of the database that were acknowledged and that its damaged log did not have at the start.
+    pub lost_writes: u64,
+    /// Table files of the database that could not be used at the start, and other files of it that were damaged.
+    pub tables_out: u64,
+    pub files_damaged: u64,
+    /// Files that were found damaged and are kept beside the store.
+    pub set_aside: u64,
+    pub set_aside_dir: PathBuf,
     /// Writes of the database that failed, and how often it was opened anew because of that.
     pub write_failures: u64,
     pub reopened: u64,
@@ -58,7 +72,33 @@ impl StoreStatus {
         let blocks = format!("{} blocks of records or packets cannot be read", self.damaged_blocks);
         let lost = format!("{} bytes of acknowledged packets are gone from the disk", self.lost_bytes);
         let unmerged = "a file of the database is damaged, so that files are not merged and take more room";
+        let missing = format!(
+            "{} entries that were acknowledged are missing, and agents are asked for them again",
+            self.entries_missing
+        );
+        let entries_lost = format!(
+            "{} entries that were acknowledged are lost: agents did not have them any more",
+            self.entries_lost
+        );
+        let writes = format!(
+            "{} acknowledged writes were missing from the database's log at the start",
+            self.lost_writes
+        );
+        let tables =
+            format!("{} table files of the database could not be used at the start", self.tables_out);
+        let files = format!("{} files of the database were damaged at the start", self.files_damaged);
+        let aside = format!(
+            "{} damaged files are kept in {}: remove it once they are of no use",
+            self.set_aside,
+            self.set_aside_dir.display()
+        );
         let found = [
+            (self.entries_missing > 0, missing.as_str()),
+            (self.entries_lost > 0, &entries_lost),
+            (self.lost_writes > 0, &writes),
+            (self.tables_out > 0, &tables),
+            (self.files_damaged > 0, &files),
+            (self.set_aside > 0, &aside),
             (self.damaged_blocks > 0, blocks.as_str()),
             (self.lost_bytes > 0, &lost),
             (self.unmerged, unmerged),
@@ -142,6 +182,17 @@ impl Store {
             oldest_packet: self.oldest_packet()?,
             torn_bytes: shared.torn_bytes,
             lost_bytes: shared.lost_bytes,
+            records_set_aside: shared.records_set_aside.load(Ordering::Relaxed),
+            entries_missing: shared
+                .entries_missing
+                .load(Ordering::Relaxed)
+                .saturating_add(shared.claims.missing()),
+            entries_lost: shared.entries_lost.load(Ordering::Relaxed),
+            lost_writes: shared.opened.lost_writes,
+            tables_out: shared.opened.tables_out,
+            files_damaged: shared.opened.files_damaged,
+            set_aside: shared.opened.aside.files,
+            set_aside_dir: shared.opened.aside.dir.clone(),
             damaged_blocks: shared.damaged_blocks.load(Ordering::Relaxed) + shared.segments.damaged_blocks(),
             damaged_indexes: shared.segments.damaged_indexes(),
             write_failures: shared.write_failures.load(Ordering::Relaxed),

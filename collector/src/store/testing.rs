@@ -172,7 +172,7 @@ pub(crate) fn gate(clock: &Arc<FakeClock>) -> ClockGate {
 }
 
 pub(crate) fn open(dir: &std::path::Path, clock: &Arc<FakeClock>) -> (Store, Writer) {
-    super::open(dir, gate(clock), LIMITS).unwrap()
+    super::open(dir, &gate(clock), LIMITS).unwrap()
 }
 
 /// Do all that is left to do.

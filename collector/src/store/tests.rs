@@ -259,7 +259,7 @@ fn a_store_of_a_newer_version_is_not_touched() {
     batch.put(keys::Family::Meta, keys::META_FORMAT, super::envelope::numbers([99]));
     store.shared.rocks.write(&batch, true).unwrap();
     drop((store, writer));
-    let error = super::open(dir.path(), gate(&clock), LIMITS).err().unwrap();
+    let error = super::open(dir.path(), &gate(&clock), LIMITS).err().unwrap();
     assert!(matches!(error, StoreError::Newer { found: 99, .. }));
     assert!(error.to_string().contains("newer gnomon-collector"), "{error}");
 }
@@ -281,7 +281,7 @@ fn a_database_with_families_of_another_version_is_left_as_it_is() {
 
     let newer = made(&["columns", "blocks", "meta", "auras"], 2);
     let before = families(newer.path());
-    let error = super::open(newer.path(), gate(&clock), LIMITS).err().unwrap();
+    let error = super::open(newer.path(), &gate(&clock), LIMITS).err().unwrap();
     assert!(matches!(&error, StoreError::NewerFamilies { families, .. } if families == "auras"), "{error}");
     for word in ["newer gnomon-collector", "auras", "restore"] {
         assert!(error.to_string().contains(word), "{word:?} is not in: {error}");
@@ -293,7 +293,7 @@ fn a_database_with_families_of_another_version_is_left_as_it_is() {
         ["flows", "held", "flow_index", "by_ingest", "slices", "segments", "epochs", "ledger", "meta"];
     let older = made(&names, 1);
     let before = families(older.path());
-    let error = super::open(older.path(), gate(&clock), LIMITS).err().unwrap();
+    let error = super::open(older.path(), &gate(&clock), LIMITS).err().unwrap();
     assert!(matches!(error, StoreError::Older { found: 1, .. }), "{error}");
     for word in ["data_dir", "gnomon export"] {
         assert!(error.to_string().contains(word), "{word:?} is not in: {error}");
@@ -306,7 +306,7 @@ fn the_oldest_packets_go_first_and_flows_after_them() {
     let dir = tempfile::tempdir().unwrap();
     let clock = FakeClock::new();
     let limits = Limits { packets_bytes_max: 3 << 20, ..LIMITS };
-    let (store, mut writer) = super::open(dir.path(), gate(&clock), limits).unwrap();
+    let (store, mut writer) = super::open(dir.path(), &gate(&clock), limits).unwrap();
     let e = epoch(1);
     // Text that does not compress.
     let mut state = 1u64;
@@ -331,12 +331,12 @@ fn the_oldest_packets_go_first_and_flows_after_them() {
     assert_eq!(kept.last(), Some(&40));
     assert!(kept.windows(2).all(|w| w[1] == w[0] + 1), "only the oldest go: {kept:?}");
     drop((store, writer));
-    let (store, _writer) = super::open(dir.path(), gate(&clock), limits).unwrap();
+    let (store, _writer) = super::open(dir.path(), &gate(&clock), limits).unwrap();
     assert_eq!(store.status().unwrap().slice_packets, status.slice_packets);
 
     drop((store, _writer));
     let limits = Limits { flows_bytes_max: 0, ..limits };
-    let (store, mut writer) = super::open(dir.path(), gate(&clock), limits).unwrap();
+    let (store, mut writer) = super::open(dir.path(), &gate(&clock), limits).unwrap();
     let records = (0..12_000).map(|n| record(n, 1, 10 * S + n, 20 * S)).collect();
     writer.commit(&[flows(e, 100, records), flows(epoch(2), 1, vec![record(1, 1, 1, 2)])]).unwrap();
     clock.advance(11 * S);
@@ -377,7 +377,7 @@ fn a_full_disk_stops_the_writer_before_it_writes_and_it_goes_on_when_there_is_ro
     let Some(disk) = SmallDisk::new(64) else { return };
     let clock = FakeClock::new();
     let limits = Limits { free_bytes_min: 16 << 20, flows_bytes_kept: 1 << 30, ..LIMITS };
-    let (store, mut writer) = super::open(&disk.0.path().join("store"), gate(&clock), limits).unwrap();
+    let (store, mut writer) = super::open(&disk.0.path().join("store"), &gate(&clock), limits).unwrap();
     let e = epoch(1);
     writer.commit(&[fixes(e, vec![fix(100, 200)]), flows(e, 1, vec![record(1, 1, S, S)])]).unwrap();
     let filler = disk.0.path().join("filler");
@@ -389,7 +389,7 @@ fn a_full_disk_stops_the_writer_before_it_writes_and_it_goes_on_when_there_is_ro
     }
     assert_eq!(ids(&scan(&store, Span::ALL, false)), [1], "readers go on");
     std::fs::write(disk.0.path().join("more"), vec![1; 1 << 20]).unwrap();
-    let another = super::open(&disk.0.path().join("another"), gate(&clock), limits).err();
+    let another = super::open(&disk.0.path().join("another"), &gate(&clock), limits).err();
     assert!(matches!(another, Some(StoreError::NoRoom { .. })), "{another:?}");
     std::fs::remove_file(filler).unwrap();
     assert_eq!(writer.commit(&group).unwrap()[0].durable_seq, Some(2));
@@ -403,7 +403,7 @@ fn no_space_in_the_middle_of_a_write_loses_nothing() {
     let clock = FakeClock::new();
     let limits = Limits { free_bytes_min: 0, ..LIMITS };
     let path = disk.0.path().join("store");
-    let (store, mut writer) = super::open(&path, gate(&clock), limits).unwrap();
+    let (store, mut writer) = super::open(&path, &gate(&clock), limits).unwrap();
     let e = epoch(1);
     writer.commit(&[fixes(e, vec![fix(100, 200)])]).unwrap();
     let filler = disk.0.path().join("filler");
@@ -491,7 +491,7 @@ fn no_space_in_the_middle_of_a_write_loses_nothing() {
     };
     check(&store);
     drop((store, writer));
-    let (store, _writer) = super::open(&path, gate(&clock), limits).unwrap();
+    let (store, _writer) = super::open(&path, &gate(&clock), limits).unwrap();
     check(&store);
 }
 

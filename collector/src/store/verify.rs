@@ -1,7 +1,7 @@
 //! Checking everything a store has, while no collector runs on it: each segment file, and each value of the database.
 //! Nothing is changed and nothing mended; what is damaged is named.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,10 +18,14 @@ use super::batch::{RecordBatch, decode_recent};
 use super::block::{Column, Summary, columns, encoding};
 use super::envelope::{Envelope, Totals, damaged, decode_epoch, numbers_of};
 use super::keys::{self, Family};
+use super::ledger::Ledger;
 use super::live::RowSet;
 use super::open::judge_format;
+use super::owners;
+use super::quarantine;
 use super::retention::segment_table;
 use super::rocks::Rocks;
+use super::rocks_survey::{Problem, survey};
 use super::rollup::Rollup;
 use super::rollup_group::RollupGroup;
 use super::segments::{self, Position};
@@ -82,7 +86,7 @@ pub fn size_of(dir: &Path) -> u64 {
     ["db", "segments"].iter().map(|part| files_bytes(&dir.join(part))).sum()
 }
 
-fn files_bytes(dir: &Path) -> u64 {
+pub(super) fn files_bytes(dir: &Path) -> u64 {
     let Ok(files) = std::fs::read_dir(dir) else { return 0 };
     files.filter_map(|file| file.ok()?.metadata().ok()).map(|file| file.len()).sum()
 }
@@ -123,17 +127,27 @@ impl Hold {
 /// When it cannot be looked at at all: there is none, a collector has it, or its database does not open.
 pub fn verify(dir: &Path, told: &mut dyn FnMut(u64)) -> Result<Report, StoreError> {
     let _hold = Hold::take(dir)?;
-    let rocks = Rocks::open_read_only(&dir.join("db"))?;
-    match rocks.get(Family::Meta, keys::META_FORMAT)? {
-        Some(format) => judge_format(dir, &format)?,
-        None => return Err(StoreError::NoStore { path: dir.to_owned() }),
-    }
-    let mut records = Records {
-        rocks: &rocks,
-        path: dir.join("db"),
-        epochs: HashSet::new(),
-        findings: Findings { report: Report::default(), told },
+    let mut findings = Findings { report: Report::default(), told };
+    survey_files(dir, &mut findings);
+    let path = dir.join("db");
+    // Packets can be checked where the database cannot be opened, but not against what it knows of them.
+    let rocks = match Rocks::open_read_only(&path) {
+        Ok(rocks) => rocks,
+        Err(error) if error.failure.is_damage() => {
+            findings.damage(&path, None, error.message);
+            segments::verify(&dir.join("segments"), None, &BTreeMap::new(), &mut findings);
+            return Ok(findings.report);
+        }
+        Err(error) => return Err(error.into()),
     };
+    match rocks.get(Family::Meta, keys::META_FORMAT) {
+        Ok(Some(format)) => judge_format(dir, &format)?,
+        // Something is missing, or all of it.
+        Ok(None) if findings.report.damaged > 0 => {}
+        Ok(None) => return Err(StoreError::NoStore { path: dir.to_owned() }),
+        Err(error) => findings.damage(&path, None, error.message),
+    }
+    let mut records = Records { rocks: &rocks, path, epochs: HashSet::new(), findings };
     let durable = records.check_meta();
     records.check_epochs();
     records.check_blocks();
@@ -149,6 +163,29 @@ pub fn verify(dir: &Path, told: &mut dyn FnMut(u64)) -> Result<Report, StoreErro
     };
     segments::verify(&dir.join("segments"), durable, &known, &mut findings);
     Ok(findings.report)
+}
+
+/// The files of the database, as a start looks at them, and others of ours.
+fn survey_files(dir: &Path, findings: &mut Findings<'_>) {
+    match survey(dir) {
+        Ok(found) => {
+            for Problem { file, offset, problem } in found.problems {
+                findings.damage(&file, offset, problem);
+            }
+        }
+        Err(StoreError::NotWhole { path, problem, .. }) => findings.damage(&path, None, problem),
+        Err(error) => findings.damage(dir, None, error.to_string()),
+    }
+    let Ok(entries) = std::fs::read_dir(dir.join("quarantine")) else { return };
+    for file in entries.filter_map(|file| file.ok()).map(|file| file.path()) {
+        let checked = std::fs::read(&file).map_err(|error| error.to_string()).and_then(|bytes| {
+            findings.told(bytes.len() as u64);
+            quarantine::problem_of(&file, &bytes).map_or(Ok(()), Err)
+        });
+        if let Err(problem) = checked {
+            findings.damage(&file, None, problem);
+        }
+    }
 }
 
 /// The database.
@@ -274,7 +311,7 @@ impl Records<'_> {
             keys::recent_of(key).ok_or_else(|| StoreError::Key { bytes: key.to_vec() })?;
             let (hash, _, payload) = decode_recent(value)?;
             // Records that are refused were refused when they came, and are here as they came.
-            RecordBatch::read(payload, &Enrichment::default())
+            RecordBatch::read_stored(payload, &Enrichment::default())
                 .map_err(|error| damaged("a recent batch", error.to_string()))?;
             if !this.epochs.contains(&hash) {
                 return Err(damaged("a recent batch", "is of an epoch that is not known").into());
@@ -317,9 +354,12 @@ impl Records<'_> {
                 Ok(())
             });
         }
+        if self.rocks.has(Family::Owners) {
+            self.each(Family::Owners, |_, key, value| owners::check(key, value));
+        }
         self.each(Family::Ledger, |_, key, value| {
             keys::ledger_of(key).ok_or_else(|| StoreError::Key { bytes: key.to_vec() })?;
-            let [_seq] = numbers_of("the ledger", value)?;
+            Ledger::decode(value)?;
             Ok(())
         });
     }
@@ -412,11 +452,12 @@ mod tests {
         batch.put(Family::Waiting, *b"short", *b"?");
         batch.put(Family::Ledger, *b"short", *b"?");
         batch.put(Family::Alerts, keys::alert(1), *b"?");
+        batch.put(Family::Owners, *b"short", *b"?");
         store.shared.rocks.write(&batch, true).unwrap();
         writer.close().unwrap();
         drop(store);
         let report = found(dir.path());
-        assert_eq!(report.damaged, 8, "{:?}", report.damage);
+        assert_eq!(report.damaged, 9, "{:?}", report.damage);
         assert!(report.damage.iter().any(|damage| damage.problem.contains("is missing")));
         assert_eq!(report.frames, 6);
     }

@@ -11,16 +11,19 @@ use std::sync::{Arc, PoisonError};
 
 use gnomon_clock::{MonoNs, Timeline, UtcNs};
 use gnomon_flow::alert::carry_over;
-use gnomon_flow::{AgentId, EpochHash, FlowRecord, FlowRef, Origin, Pair, StoredFlow};
+use gnomon_flow::{AgentId, EpochHash, FlowRecord, FlowRef, Origin, StoredFlow};
 
 use super::alerts::AlertTable;
 use super::batch::encode_recent;
-use super::block::bloom::Mixing;
 use super::block_maker::BlockMaker;
 use super::change::{Body, Change, Committed, Content, Slices};
+use super::copies::Changed;
 use super::envelope::{encode_epoch, numbers, numbers_of};
 use super::epochs::Epoch;
+use super::flusher::Flusher;
+use super::join::BlockSearch;
 use super::keys::{self, Family};
+use super::ledger::Ledger;
 use super::live::{RowSet, Sealed};
 use super::regate::Job;
 use super::retention::Limits;
@@ -29,7 +32,7 @@ use super::stage::Stage;
 use super::{Shared, Store, StoreError};
 
 /// Epochs whose drift is watched; a timeline is up to 20 KiB.
-const KEYED_BY_MAX: usize = 4096;
+pub(super) const KEYED_BY_MAX: usize = 4096;
 
 /// Makes all changes to a store; there is one at a time.
 pub struct Writer {
@@ -46,8 +49,12 @@ pub struct Writer {
     pub(super) alerts: AlertTable,
     /// Alerts whose records were not looked for yet.
     pub(super) arrived: BTreeSet<u64>,
-    /// Blocks to be looked through for records of these pairs.
-    pub(super) searches: BTreeMap<u64, HashSet<Pair, Mixing>>,
+    /// Records in no block that are to be joined with alerts.
+    pub(super) join_rows: VecDeque<FlowRef>,
+    /// Blocks to be looked through for records that alerts are about.
+    pub(super) searches: BTreeMap<u64, BlockSearch>,
+    /// Joining and judging anew take turns.
+    pub(super) joins_turn: bool,
     /// The timeline that the records of an epoch are indexed by, where it has changed since the start.
     pub(super) keyed_by: HashMap<EpochHash, Timeline>,
     pub(super) jobs: VecDeque<Job>,
@@ -63,6 +70,10 @@ pub struct Writer {
     /// How many clock events there were when they were written down.
     pub(super) events_saved: u64,
     pub(super) closing: Arc<AtomicBool>,
+    pub(super) flusher: Flusher,
+    pub(super) changed: Changed,
+    /// After damage: up to which entry of an epoch packets may be there already.
+    pub(super) kept_up_to: HashMap<EpochHash, u64>,
     /// A batch failed, and whether it is in the database's log is not known: see `trouble.rs`.
     pub(super) unsettled: bool,
 }
@@ -73,7 +84,9 @@ impl Writer {
     /// # Errors
     /// [`StoreError::Full`] when there is no room, or what the disk said. Nothing was changed: try again.
     pub fn commit(&mut self, changes: &[Change]) -> Result<Vec<Committed>, StoreError> {
+        self.check_writable()?;
         self.make_room()?;
+        self.settle_if_due()?;
         // Before anything that was said since: it stands on the timeline of now.
         self.keep_time()?;
         let result = self.try_commit(changes);
@@ -91,7 +104,8 @@ impl Writer {
             answers.push(self.apply(change, &mut stage)?);
         }
         for (change, answer) in changes.iter().zip(&mut answers) {
-            answer.durable_seq = stage.ledger.get(&EpochHash::of(&change.epoch)).copied().flatten();
+            let ledger = stage.ledger.get(&EpochHash::of(&change.epoch));
+            answer.durable_seq = ledger.and_then(|ledger| ledger.as_ref()).map(Ledger::durable);
         }
         if self.segments.is_dirty() {
             let position = self.segments.sync()?;
@@ -113,29 +127,30 @@ impl Writer {
             return Ok(Committed { refused: true, ..Committed::default() });
         };
         match &change.body {
-            Body::Hello => {}
+            Body::Hello => self.trim_ledger(AgentId(change.epoch.agent), hash, stage)?,
             Body::Evidence(evidence) => self.add_evidence(hash, &epoch, evidence, stage)?,
             Body::Entry { seq, content } => {
                 let agent = AgentId(change.epoch.agent);
-                let durable = self.durable_seq(agent, hash, stage)?;
-                if durable.is_some_and(|durable| *seq <= durable) {
-                    return Ok(Committed { duplicate: true, ..Committed::default() });
-                }
+                let again = match self.note_entry(agent, hash, *seq, stage)? {
+                    Some(again) => again,
+                    None => return Ok(Committed { duplicate: true, ..Committed::default() }),
+                };
                 let answer = match content {
                     Content::Flows { interface, records, alerts, payload } => {
                         alerts.iter().for_each(|alert| self.take_alert(hash, alert, stage));
-                        self.place_all(hash, &epoch, interface, records, payload, stage)?
+                        self.place_all(hash, &epoch, interface, records, payload, again, stage)?
+                    }
+                    Content::Slices(slices) if again && self.has_slices(hash, slices)? => {
+                        Committed::default()
                     }
                     Content::Slices(slices) => self.append(hash, slices, stage)?,
                     Content::Unreadable => Committed::default(),
                 };
-                stage.ledger.insert(hash, Some(*seq));
-                stage.batch.put(Family::Ledger, keys::ledger(agent, hash), numbers([*seq]));
                 return Ok(answer);
             }
         }
         // So that a Hello or a report is answered with what is durable too.
-        self.durable_seq(AgentId(change.epoch.agent), hash, stage)?;
+        self.ledger(AgentId(change.epoch.agent), hash, stage)?;
         Ok(Committed::default())
     }
 
@@ -165,21 +180,6 @@ impl Writer {
         Ok(Some(epoch))
     }
 
-    fn durable_seq(
-        &self,
-        agent: AgentId,
-        hash: EpochHash,
-        stage: &mut Stage,
-    ) -> Result<Option<u64>, StoreError> {
-        if let Some(seq) = stage.ledger.get(&hash) {
-            return Ok(*seq);
-        }
-        let value = self.shared.rocks.get(Family::Ledger, &keys::ledger(agent, hash))?;
-        let seq = value.map(|v| numbers_of("the ledger", &v)).transpose()?.map(|[seq]| seq);
-        stage.ledger.insert(hash, seq);
-        Ok(seq)
-    }
-
     fn place_all(
         &self,
         hash: EpochHash,
@@ -187,6 +187,7 @@ impl Writer {
         interface: &Arc<str>,
         records: &[FlowRecord],
         payload: &[u8],
+        again: bool,
         stage: &mut Stage,
     ) -> Result<Committed, StoreError> {
         let mut answer = Committed::default();
@@ -194,6 +195,10 @@ impl Writer {
         stage.fresh.reserve(records.len());
         for record in records {
             let id = FlowRef { epoch: hash, flow: record.id, segment: record.segment };
+            if again && self.is_known(id, record.revision)? {
+                answer.stale += 1;
+                continue;
+            }
             if self.place(id, epoch, interface, record, stage.now.utc, stage)? {
                 answer.records += 1;
             } else {
@@ -242,7 +247,7 @@ impl Writer {
             (None, Some((block, row))) => self.said_of_row(block, row, &mut record)?,
             (None, None) => false,
         };
-        alerted |= self.join(id.epoch, epoch, &mut record, stage)?;
+        alerted |= self.join_or_defer(id, epoch, &mut record, stage)?;
         let judged = self.shared.judge(epoch, &record, &stage.now)?;
         let flow = StoredFlow {
             origin: Origin {
@@ -314,6 +319,7 @@ impl Writer {
 
     /// Write the stage and let everybody see it.
     pub(super) fn publish(&mut self, mut stage: Stage, durable: bool) -> Result<(), StoreError> {
+        stage.put_orders();
         stage.epochs_changed.sort_unstable();
         stage.epochs_changed.dedup();
         for hash in &stage.epochs_changed {
@@ -354,6 +360,7 @@ impl Writer {
             self.remember_relative(*hash, &stage.epochs[hash]);
         }
         *self.shared.totals.lock().unwrap_or_else(PoisonError::into_inner) = stage.totals;
+        self.note_durable(&stage);
         {
             let mut live = self.shared.live.write().unwrap_or_else(PoisonError::into_inner);
             for (id, flow) in &stage.rows {
@@ -429,7 +436,15 @@ impl Writer {
             // Where the newest file ends is for the next open to say.
             return Err(StoreError::Stopping);
         }
-        self.segments.close();
-        Ok(self.shared.rocks.flush()?)
+        if self.shared.read_only.is_some() {
+            return Ok(());
+        }
+        let mut writer = self;
+        writer.copy_changed()?;
+        let Writer { segments, shared, .. } = writer;
+        segments.close();
+        shared.rocks.flush()?;
+        shared.rocks.note_files();
+        Ok(())
     }
 }

@@ -16,6 +16,12 @@ fn nine_hours_ahead() -> (Arc<SimClock>, Timekeeper) {
     (sim, keeper)
 }
 
+fn hear(keeper: &Timekeeper, word: FleetWord) {
+    let raw = keeper.clock().raw();
+    let mut state = keeper.state();
+    keeper.heard(&mut state, raw, &word);
+}
+
 fn kinds(keeper: &Timekeeper) -> Vec<EventKind> {
     keeper.events().list().iter().map(|event| event.kind).collect()
 }
@@ -71,10 +77,10 @@ fn a_step_of_a_proven_collectors_clock_moves_nothing() {
 fn the_fleet_proves_a_collector_without_sources_and_outvotes_one_whose_sources_quarrel() {
     let (sim, keeper) = nine_hours_ahead();
     let before = keeper.moment().timeline;
-    assert!(!keeper.proven_by_itself());
-    keeper.settled_by_fleet(Some((-NINE_HOURS, 3_000_000)));
+    assert!(!keeper.moment().settled);
+    hear(&keeper, FleetWord::Agreed { offset_ns: -NINE_HOURS, err_ns: 3_000_000 });
     let moment = keeper.moment();
-    assert!(moment.now.proven && moment.timeline != before && !keeper.proven_by_itself());
+    assert!(moment.now.proven && moment.timeline != before && !keeper.moment().settled);
     assert!(moment.now.utc.minus(sim.truth()).unsigned_abs() <= moment.now.err_ns);
     assert_eq!(keeper.take_rebases().len(), 1);
 
@@ -86,10 +92,10 @@ fn the_fleet_proves_a_collector_without_sources_and_outvotes_one_whose_sources_q
     sim.deceive(0, 1_400_000);
     keeper.refresh(None, false);
     assert_eq!(keeper.view().state, CollectorState::Unproven(UnprovenReason::Conflict));
-    keeper.settled_by_fleet(Some((-NINE_HOURS, 3_000_000)));
+    hear(&keeper, FleetWord::Agreed { offset_ns: -NINE_HOURS, err_ns: 3_000_000 });
     assert_eq!(keeper.moment().authority, Authority::Agent);
     assert_eq!(keeper.view().state, CollectorState::Unproven(UnprovenReason::Outvoted));
-    keeper.settled_by_fleet(None);
+    hear(&keeper, FleetWord::Silent);
     assert_eq!(keeper.moment().authority, Authority::Nobody);
 }
 
@@ -98,7 +104,7 @@ fn a_restart_goes_on_with_the_timeline_and_notices_what_was_set_meanwhile() {
     let (sim, keeper) = nine_hours_ahead();
     sim.advance(10 * S);
     let saved = keeper.saved();
-    assert!(saved.relative);
+    assert_eq!(saved.basis, Basis::Machine);
     sim.advance(5 * S);
     sim.step(-NINE_HOURS);
     let next = Timekeeper::new(Arc::clone(&sim) as Arc<dyn Clock>);
@@ -124,7 +130,7 @@ fn what_was_proven_once_is_not_forgotten_by_a_restart_or_a_new_start_of_the_mach
     let keeper = Timekeeper::new(Arc::clone(&sim) as Arc<dyn Clock>);
     keeper.refresh(None, false);
     let saved = keeper.saved();
-    assert!(!saved.relative);
+    assert_eq!(saved.basis, Basis::Own);
     // NTP is gone, and the clock is set back: RAW ran on, so nothing is lost but certainty.
     sim.set_status(16_000_000_000, true);
     sim.step(-NINE_HOURS);
@@ -145,4 +151,56 @@ fn what_was_proven_once_is_not_forgotten_by_a_restart_or_a_new_start_of_the_mach
     sim.step(-NINE_HOURS);
     rebooted.refresh(None, true);
     assert!(rebooted.now().utc < saved.utc);
+}
+
+#[test]
+fn what_the_fleet_proved_ends_with_it_and_is_undone_by_command() {
+    let (sim, keeper) = nine_hours_ahead();
+    let (before, line) = (keeper.moment(), keeper.now().utc.minus(sim.truth()));
+    let ten_years = 315_360_000 * S as i64;
+    hear(&keeper, FleetWord::Agreed { offset_ns: ten_years, err_ns: 3_000_000 });
+    let proven = keeper.moment();
+    assert!(
+        proven.now.proven && !proven.settled && keeper.certificate_time() != CertificateTime::at_least(0)
+    );
+    let moved = keeper.take_rebases();
+    assert!(moved.iter().all(|rebase| !rebase.settled), "what rests on it stays movable: {moved:?}");
+    // The votes of now rest on exchanges that were not moved yet.
+    let said = |voter: &str| {
+        let vote = gnomon_clock::AgentVote { synced: true, offset_ns: ten_years, err_ns: 1 };
+        Said { voter: Some(voter.to_owned()), vote: Some(vote) }
+    };
+    keeper.set_vote_after(0);
+    keeper.hear_fleet(vec![said("a"), said("b")]);
+    assert_eq!(keeper.now().utc, proven.now.utc, "counted twice");
+    keeper.rebased();
+    for _ in 0..70 {
+        sim.advance(S);
+        keeper.refresh(None, false);
+        hear(&keeper, FleetWord::Silent);
+    }
+    let gone = keeper.moment();
+    assert!(!gone.now.proven && keeper.age_usable().is_err());
+    assert_eq!(keeper.certificate_time(), CertificateTime::at_least(0));
+    assert_eq!(keeper.saved().basis, Basis::Fleet);
+    let next = Timekeeper::new(Arc::clone(&sim) as Arc<dyn Clock>);
+    assert!(next.resume(&keeper.saved()));
+    next.refresh(None, false);
+    assert_eq!(next.now().utc, gone.now.utc, "one line, until it is moved in one piece");
+    for keeper in [next, keeper] {
+        keeper.take_rebases();
+        keeper.start_over();
+        let now = keeper.moment();
+        assert!(!now.now.proven && now.timeline != gone.timeline && now.timeline != before.timeline);
+        assert!((now.now.utc.minus(sim.truth()) - line).unsigned_abs() < S, "{now:?}");
+        let [undone] = keeper.take_rebases()[..] else { panic!("one move") };
+        assert!((undone.by_ns + ten_years).unsigned_abs() < S && undone.undone.is_some());
+        assert!(keeper.events().list().iter().any(|e| e.text.starts_with("by command")), "on record");
+        keeper.rebased();
+        // Who had a say is new again.
+        keeper.set_vote_after(S);
+        keeper.hear_fleet(vec![said("a"), said("b")]);
+        assert_eq!(keeper.now().utc, now.now.utc);
+        assert_eq!(keeper.view().state, CollectorState::Unproven(UnprovenReason::Disputed));
+    }
 }

@@ -5,19 +5,16 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use gnomon_clock::{
-    AgentVote, Authority, Chronyd, DisruptionWatch, Markers, MonoNs, Settlement, StepEvent, StepStop,
-    StepWatch, arbitrate,
-};
+use gnomon_clock::{Chronyd, DisruptionWatch, Markers, MonoNs, StepEvent, StepStop, StepWatch};
 
-use super::Timekeeper;
+use super::{Said, Timekeeper};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Between looks at the fleet, while this machine's own sources prove nothing.
+/// Between looks at the fleet.
 const ASK_FLEET_NS: u64 = 5_000_000_000;
 
 /// What the connected agents' own sources say of the collector's clock.
-pub type AskFleet = Box<dyn Fn() -> Vec<AgentVote> + Send>;
+pub type AskFleet = Box<dyn Fn() -> Vec<Said> + Send>;
 
 /// The running thread.
 #[derive(Debug)]
@@ -85,20 +82,7 @@ impl Work {
         self.chronyd.heard(&refreshed.sampled.chrony);
         if now.since(self.asked) >= ASK_FLEET_NS {
             self.asked = now;
-            self.ask_fleet();
+            self.keeper.hear_fleet((self.fleet)());
         }
-    }
-
-    fn ask_fleet(&self) {
-        if self.keeper.proven_by_itself() {
-            self.keeper.settled_by_fleet(None);
-            return;
-        }
-        self.keeper.settled_by_fleet(match arbitrate(false, &(self.fleet)()) {
-            Settlement::By { authority: Authority::Agent, collector_off_ns, err_ns } => {
-                Some((collector_off_ns, err_ns))
-            }
-            _ => None,
-        });
     }
 }

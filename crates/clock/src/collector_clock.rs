@@ -9,8 +9,8 @@ use std::fmt;
 
 use crate::chrony::NtpDaemon;
 use crate::clock::Clock;
+use crate::fleet_vote::FleetWord;
 use crate::gate::CollectorNow;
-use crate::map::Authority;
 use crate::sampler::{Sampled, Sampler};
 use crate::state::{BOUNDED_ERR_NS_MAX, ClockState};
 use crate::time::{EpochId, Estimate, Fix, FixSource, RawNs, UtcNs};
@@ -33,8 +33,12 @@ pub enum UnprovenReason {
     Stale,
     /// Its sources contradict each other.
     Conflict,
-    /// Most synchronised agents agree against it.
+    /// Most long-known agents agree against it.
     Outvoted,
+    /// The agents that proved it are gone.
+    VotersGone,
+    /// Agents that have no say, because they are not known for long or have no certificate, contradict it.
+    Disputed,
 }
 
 impl fmt::Display for UnprovenReason {
@@ -45,7 +49,12 @@ impl fmt::Display for UnprovenReason {
             }
             UnprovenReason::Stale => "the collector's source of time fell silent and its error grew beyond 1 s",
             UnprovenReason::Conflict => "the collector's sources of time contradict each other",
-            UnprovenReason::Outvoted => "most synchronised agents agree against the collector's clock",
+            UnprovenReason::Outvoted => "most long-known agents agree against the collector's clock",
+            UnprovenReason::VotersGone => "the agents that proved the collector's time are gone",
+            UnprovenReason::Disputed => {
+                "agents that have no say in the collector's time, being new or without a certificate, contradict it: \
+                 run chrony on the collector, or set its clock"
+            }
         })
     }
 }
@@ -67,6 +76,23 @@ const SET_NS_MIN: u64 = 500_000_000;
 const JUMP_NS_MAX: u64 = 3_600_000_000_000;
 /// ... for this long, so that a person can look.
 const JUMP_REST_NS: u64 = 3_600_000_000_000;
+/// What the fleet proved is proven for so long after it was said last.
+pub const FLEET_SILENCE_NS_MAX: u64 = 60_000_000_000;
+/// Moves of a proven time below this are the ordinary course of things: evidence that rests on it stays where it is.
+pub const NOTABLE_NS: u64 = 50_000_000;
+/// After this long an agent's evidence reflects a move: it exchanges every 16 s, and reports what that gave.
+const REFLECTED_NS: u64 = 120_000_000_000;
+
+/// What the collector's time rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing proves it.
+    Unproven,
+    /// The fleet proves it: evidence that is relative to it stays movable.
+    Fleet,
+    /// This machine's own sources prove it.
+    Own,
+}
 
 /// Why nothing may be deleted for its age now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,16 +106,47 @@ pub enum AgeUnusable {
 /// The collector's clock.
 #[derive(Debug)]
 pub struct CollectorClock {
-    timeline: Timeline,
+    /// The evidence of this machine's own sources.
+    own: Timeline,
     sampler: Sampler,
-    /// The best guess while nothing is proven: REALTIME once read, carried on by RAW.
-    guess: (RawNs, UtcNs),
+    /// The time where this machine's own sources give none.
+    guess: Guess,
     /// What the last look said of now, to see a jump.
     last: (RawNs, UtcNs),
     jumped: Option<(RawNs, i64)>,
     /// A time that was passed for certain: a clock that nobody vouches for is not believed when it says an earlier one.
     floor: Option<(RawNs, UtcNs)>,
+    /// The last word of the fleet contradicts what this machine's own sources said.
+    agents_rule: bool,
     outvoted: bool,
+    disputed: bool,
+}
+
+/// A time carried on by RAW: REALTIME once read, or what the fleet told.
+#[derive(Clone, Copy, Debug)]
+struct Guess {
+    at: (RawNs, UtcNs),
+    told: Option<Told>,
+}
+
+/// The fleet told it.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    /// When it was confirmed last, and the error then. `None`: by an earlier process.
+    vouched: Option<(RawNs, u64)>,
+    /// What REALTIME said last: it is something else, and counts again once somebody sets it.
+    realtime: Option<(RawNs, UtcNs)>,
+    /// Small moves of late that the agents' words may not reflect yet: when, and how far together.
+    moved: (RawNs, u64),
+}
+
+impl Told {
+    /// The error at `raw`, while it is proven.
+    fn err_ns(&self, raw: RawNs) -> Option<u64> {
+        let (at, err_ns) = self.vouched?;
+        let since = raw.since(at);
+        (since <= FLEET_SILENCE_NS_MAX).then(|| err_ns.saturating_add(since / 2_000))
+    }
 }
 
 impl CollectorClock {
@@ -97,15 +154,17 @@ impl CollectorClock {
     /// [`refresh`](Self::refresh) at once and then each second.
     pub fn new(epoch: EpochId, clock: &dyn Clock, timesyncd: bool) -> CollectorClock {
         let bracket = clock.bracket();
-        let guess = (bracket.raw, bracket.realtime);
+        let read = (bracket.raw, bracket.realtime);
         CollectorClock {
-            timeline: Timeline::new(epoch),
+            own: Timeline::new(epoch),
             sampler: Sampler::new(timesyncd),
-            guess,
-            last: guess,
+            guess: Guess { at: read, told: None },
+            last: read,
             jumped: None,
             floor: None,
+            agents_rule: false,
             outvoted: false,
+            disputed: false,
         }
     }
 
@@ -115,26 +174,41 @@ impl CollectorClock {
         let floor = self.floor.map(|floor| carried(floor, self.last.0));
         *self = CollectorClock::new(epoch, clock, timesyncd);
         // The rest begins anew: how long it has lasted cannot be told.
-        self.jumped = jumped.map(|(_, by_ns)| (self.guess.0, by_ns));
+        self.jumped = jumped.map(|(_, by_ns)| (self.guess.at.0, by_ns));
         if let Some(floor) = floor {
-            self.set_floor(self.guess.0, floor);
+            self.set_floor(self.guess.at.0, floor);
         }
+    }
+
+    /// Forgets all evidence, what the fleet said and what an earlier process left, and goes by this machine's clock. Call
+    /// [`refresh`](Self::refresh) at once: it reports by how much that moved the time.
+    pub fn start_over(&mut self, clock: &dyn Clock, timesyncd: bool) {
+        let last = self.last;
+        *self = CollectorClock { last, ..CollectorClock::new(self.own.epoch(), clock, timesyncd) };
     }
 
     /// It was at least `utc` at `raw`, as was once proven.
     pub fn set_floor(&mut self, raw: RawNs, utc: UtcNs) {
         self.floor = Some((raw, utc));
-        if carried(self.guess, raw) < utc {
-            self.guess = (raw, utc);
-            self.last = self.guess;
+        if carried(self.guess.at, raw) < utc {
+            self.guess.at = (raw, utc);
+            self.last = self.guess.at;
         }
     }
 
-    /// The timeline of an earlier process goes on: at `raw` it said `utc`. Only where RAW ran through, and before the
-    /// first [`refresh`](Self::refresh), which reports how far the clock was set meanwhile.
-    pub fn resume(&mut self, raw: RawNs, utc: UtcNs) {
-        self.guess = (raw, utc);
-        self.last = self.guess;
+    /// The timeline of an earlier process goes on: at `raw` it said `utc`, by this machine's clock or as the fleet told
+    /// it. Only where RAW ran through, and before the first [`refresh`](Self::refresh), which reports how far the clock
+    /// was set meanwhile.
+    pub fn resume(&mut self, raw: RawNs, utc: UtcNs, by_fleet: bool) {
+        let told = Told { vouched: None, realtime: None, moved: (raw, 0) };
+        self.guess = Guess { at: (raw, utc), told: by_fleet.then_some(told) };
+        self.last = self.guess.at;
+    }
+
+    /// What this machine's own sources told an earlier process. Only where RAW ran through.
+    pub fn recall(&mut self, fix: Fix) {
+        self.own.add(fix);
+        self.settle(fix.raw);
     }
 
     /// The collector's time is UTC of `clock`'s RAW, and what that is worth.
@@ -144,55 +218,86 @@ impl CollectorClock {
 
     /// As [`now`](Self::now), at a RAW reading already made (t2 and t3 of an exchange).
     pub fn at(&self, raw: RawNs) -> CollectorNow {
-        match (self.state(raw), self.timeline.estimate(raw)) {
-            (CollectorState::Proven(_), Some(e)) => {
-                CollectorNow { utc: e.utc, err_ns: e.err_ns, proven: true }
-            }
-            // Still the better guess, if there is one: the map carries on where the proof ended.
-            (_, Some(e)) => CollectorNow { utc: e.utc, err_ns: 0, proven: false },
-            (_, None) => CollectorNow { utc: carried(self.guess, raw), err_ns: 0, proven: false },
-        }
+        let judged = self.judge(raw);
+        CollectorNow { utc: judged.utc, err_ns: judged.err_ns, proven: judged.standing != Standing::Unproven }
     }
 
     pub fn state(&self, raw: RawNs) -> CollectorState {
-        if self.outvoted {
-            return CollectorState::Unproven(UnprovenReason::Outvoted);
-        }
-        match self.timeline.estimate(raw) {
-            None => CollectorState::Unproven(UnprovenReason::NoSource),
-            Some(e) if e.conflict => CollectorState::Unproven(UnprovenReason::Conflict),
-            Some(e) if e.err_ns > BOUNDED_ERR_NS_MAX => CollectorState::Unproven(UnprovenReason::Stale),
-            Some(_) => CollectorState::Proven(self.timeline.state(raw)),
-        }
+        self.judge(raw).state
+    }
+
+    /// What the time rests on.
+    pub fn standing(&self, raw: RawNs) -> Standing {
+        self.judge(raw).standing
+    }
+
+    fn judge(&self, raw: RawNs) -> Judged {
+        let own = self.own.estimate(raw);
+        let told = self.guess.told;
+        let utc = match own {
+            Some(e) if told.is_none() || e.conflict || is_bounded(&e) => e.utc,
+            // Still a good guess: the map carries on where the proof ended.
+            Some(_) | None => carried(self.guess.at, raw),
+        };
+        let proven =
+            |standing, state, err_ns| Judged { utc, err_ns, standing, state: CollectorState::Proven(state) };
+        let reason = match own {
+            _ if self.outvoted => UnprovenReason::Outvoted,
+            Some(e) if e.conflict => UnprovenReason::Conflict,
+            Some(e) if is_bounded(&e) => return proven(Standing::Own, self.own.state(raw), e.err_ns),
+            _ => match told.and_then(|told| told.err_ns(raw)) {
+                Some(err_ns) if err_ns <= BOUNDED_ERR_NS_MAX => {
+                    return proven(Standing::Fleet, ClockState::Synced, err_ns);
+                }
+                _ if self.disputed => UnprovenReason::Disputed,
+                _ if told.is_some() => UnprovenReason::VotersGone,
+                _ if own.is_some() => UnprovenReason::Stale,
+                _ => UnprovenReason::NoSource,
+            },
+        };
+        Judged { utc, err_ns: 0, standing: Standing::Unproven, state: CollectorState::Unproven(reason) }
     }
 
     /// Looks at the machine's clock and its NTP daemon.
     pub fn refresh(&mut self, clock: &dyn Clock, daemon: Option<&mut dyn NtpDaemon>) -> Refreshed {
         let sampled = self.sampler.sample(clock, daemon);
         for fix in sampled.fixes() {
-            self.timeline.add(fix);
+            self.own.add(fix);
         }
         let (raw, realtime) = (sampled.bracket.raw, sampled.bracket.realtime);
         if sampled.stepped_by_ns.is_some() {
             // Somebody set it on purpose.
             self.floor = None;
         }
-        let realtime = self.floor.map_or(realtime, |floor| carried(floor, raw).max(realtime));
-        if self.timeline.is_empty() && realtime.minus(carried(self.guess, raw)).unsigned_abs() > SET_NS_MIN {
-            self.guess = (raw, realtime);
+        let read = (raw, self.floor.map_or(realtime, |floor| carried(floor, raw).max(realtime)));
+        let was_set = |before: (RawNs, UtcNs)| read.1.minus(carried(before, raw)).unsigned_abs() > SET_NS_MIN;
+        match &mut self.guess.told {
+            Some(told) if told.err_ns(raw).is_some() || !told.realtime.is_some_and(was_set) => {
+                told.realtime = Some(read);
+            }
+            None if !self.own.is_empty() || !was_set(self.guess.at) => {}
+            _ => self.guess = Guess { at: read, told: None },
         }
         Refreshed { rebased_by_ns: self.settle(raw), sampled }
     }
 
     /// Do this machine's own sources stand for its time, without what the fleet says?
     pub fn is_proven_by_itself(&self, raw: RawNs) -> bool {
-        let own = self.timeline.estimate_by(Authority::Agent, raw);
-        !self.outvoted && own.is_some_and(|e| !e.conflict && e.err_ns <= BOUNDED_ERR_NS_MAX)
+        self.own.estimate(raw).is_some_and(|e| !e.conflict && is_bounded(&e))
     }
 
-    /// What the newest evidence came from.
-    pub fn source(&self) -> Option<FixSource> {
-        self.timeline.fixes().last().map(|fix| fix.source)
+    /// What the newest evidence came from; what the fleet said came from exchanges.
+    pub fn source(&self, raw: RawNs) -> Option<FixSource> {
+        let own = self.own.fixes().last().map(|fix| fix.source);
+        match self.standing(raw) {
+            Standing::Fleet => Some(FixSource::Collector),
+            _ => own.or(self.guess.told.map(|_| FixSource::Collector)),
+        }
+    }
+
+    /// The time is what the fleet tells, or once told.
+    pub fn is_told_by_fleet(&self, raw: RawNs) -> bool {
+        self.guess.told.is_some() && !self.is_proven_by_itself(raw)
     }
 
     /// The clock was set (ECANCELED): look at once, and mistrust chronyd until it looked as well.
@@ -200,15 +305,52 @@ impl CollectorClock {
         self.sampler.stepped();
     }
 
-    /// Evidence about this collector's RAW from the fleet: what the agents' majority says the time is.
-    pub fn adopt(&mut self, fix: Fix) -> Option<i64> {
-        self.timeline.add(fix);
-        self.settle(fix.raw)
+    /// What the fleet says of this clock while its own sources prove nothing ([`FleetWord::Silent`] while they do). Gives
+    /// by how much the time moved.
+    pub fn hear_fleet(&mut self, raw: RawNs, word: &FleetWord) -> Option<i64> {
+        self.disputed = matches!(word, FleetWord::Disputed { .. });
+        let FleetWord::Agreed { offset_ns, err_ns } = *word else {
+            (self.agents_rule, self.outvoted) = (false, false);
+            return None;
+        };
+        let now = self.at(raw).utc;
+        let said = now.saturating_add_ns(offset_ns);
+        let contradicts = |other: UtcNs, other_err_ns: u64| {
+            said.minus(other).unsigned_abs() > err_ns.saturating_add(other_err_ns)
+        };
+        let own = self.own.estimate(raw);
+        let against_own = own.is_some_and(|e| e.conflict || contradicts(e.utc, e.err_ns));
+        let too_early = self.floor.is_some_and(|floor| {
+            let passed = carried(floor, raw);
+            said < passed && contradicts(passed, raw.since(floor.0) / 2_000)
+        });
+        // Where the machine's own evidence is another, more voices do not make them right: agents go by their own.
+        self.agents_rule = against_own || too_early;
+        self.outvoted = self.agents_rule && offset_ns.unsigned_abs() > err_ns;
+        if self.agents_rule {
+            return None;
+        }
+        let before = self.guess.told.filter(|told| told.err_ns(raw).is_some());
+        let moved =
+            before.map_or(0, |told| if raw.since(told.moved.0) > REFLECTED_NS { 0 } else { told.moved.1 });
+        let off_ns = offset_ns.unsigned_abs();
+        let err_ns = err_ns.saturating_add(moved);
+        let realtime = self.guess.told.and_then(|told| told.realtime);
+        let told = |err_ns, moved| Some(Told { vouched: Some((raw, err_ns)), realtime, moved });
+        self.guess = if off_ns <= err_ns {
+            // It may be right as it is. Not to move keeps what agents were told in the meantime one line.
+            let moved = before.map_or((raw, 0), |told| (told.moved.0, moved));
+            Guess { at: (raw, now), told: told(err_ns.saturating_add(off_ns), moved) }
+        } else {
+            let small = if before.is_some() && off_ns <= NOTABLE_NS { off_ns } else { 0 };
+            Guess { at: (raw, said), told: told(err_ns, (raw, moved.saturating_add(small))) }
+        };
+        self.settle(raw)
     }
 
-    /// Most synchronised agents agree against this clock, or not any more: see [`arbitrate`].
-    pub fn set_outvoted(&mut self, outvoted: bool) {
-        self.outvoted = outvoted;
+    /// Most long-known agents contradict this machine's own evidence: in a disagreement their own sources' word stands.
+    pub fn agents_rule(&self) -> bool {
+        self.agents_rule
     }
 
     /// May records be deleted for their age? Deletion by bytes and free space needs no time.
@@ -235,7 +377,7 @@ impl CollectorClock {
     fn settle(&mut self, raw: RawNs) -> Option<i64> {
         let is = self.at(raw);
         let now = is.utc;
-        if is.proven {
+        if self.standing(raw) == Standing::Own {
             self.floor = Some((raw, now.saturating_add_ns(-i64::try_from(is.err_ns).unwrap_or(i64::MAX))));
         }
         let by_ns = now.minus(carried(self.last, raw));
@@ -248,66 +390,24 @@ impl CollectorClock {
     }
 }
 
+/// How the time stands at a reading.
+struct Judged {
+    utc: UtcNs,
+    /// 0 while unproven.
+    err_ns: u64,
+    standing: Standing,
+    state: CollectorState,
+}
+
+fn is_bounded(estimate: &Estimate) -> bool {
+    estimate.err_ns <= BOUNDED_ERR_NS_MAX
+}
+
 fn carried((raw, utc): (RawNs, UtcNs), to: RawNs) -> UtcNs {
     if to >= raw {
         utc.saturating_add_ns(i64::try_from(to.since(raw)).unwrap_or(i64::MAX))
     } else {
         utc.saturating_add_ns(-i64::try_from(raw.since(to)).unwrap_or(i64::MAX))
-    }
-}
-
-/// One agent's word in a disagreement: how its own sources see the collector's clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AgentVote {
-    /// Is the agent SYNCED by its own sources (kernel, chronyd, PTP)?
-    pub synced: bool,
-    /// Its own sources' time minus the collector's, and how wrong that may be.
-    pub offset_ns: i64,
-    pub err_ns: u64,
-}
-
-/// How a disagreement between the collector and its agents is settled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settlement {
-    /// Set this authority in every timeline. With [`Authority::Agent`] the collector is outvoted and
-    /// `collector_off_ns` (to be added to its time, within `err_ns`) is what the majority says.
-    By { authority: Authority, collector_off_ns: i64, err_ns: u64 },
-    /// Nobody has the proof: conflict, with the hull as the bound.
-    Open,
-}
-
-/// A proven collector wins; else more than half of the synchronised agents, if at least two agree among themselves.
-pub fn arbitrate(collector_proven: bool, votes: &[AgentVote]) -> Settlement {
-    if collector_proven {
-        return Settlement::By { authority: Authority::Collector, collector_off_ns: 0, err_ns: 0 };
-    }
-    let voters: Vec<(i128, i128)> = votes
-        .iter()
-        .filter(|v| v.synced)
-        .map(|v| {
-            let (off, err) = (i128::from(v.offset_ns), i128::from(v.err_ns));
-            (off - err, off + err)
-        })
-        .collect();
-    // The point that most intervals hold (Marzullo): the best one starts where some interval starts.
-    let best = voters
-        .iter()
-        .map(|(lo, _)| {
-            let held: Vec<&(i128, i128)> = voters.iter().filter(|(l, h)| l <= lo && lo <= h).collect();
-            let hi = held.iter().map(|(_, h)| *h).min().unwrap_or(*lo);
-            (held.len(), *lo, hi)
-        })
-        .max_by_key(|(count, lo, hi)| (*count, lo - hi));
-    match best {
-        Some((count, lo, hi)) if count >= 2 && 2 * count > voters.len() => {
-            let middle = (lo + hi).div_euclid(2);
-            Settlement::By {
-                authority: Authority::Agent,
-                collector_off_ns: i64::try_from(middle).unwrap_or(0),
-                err_ns: u64::try_from(hi - middle).unwrap_or(u64::MAX),
-            }
-        }
-        _ => Settlement::Open,
     }
 }
 
@@ -382,24 +482,10 @@ mod tests {
         sim.advance(200_000 * S);
         clock.refresh(&sim, None);
         assert_eq!(clock.state(sim.raw()), CollectorState::Unproven(UnprovenReason::Stale));
-        clock.set_outvoted(true);
+        let word = FleetWord::Agreed { offset_ns: 3_600_000_000_000, err_ns: 1_000 };
+        assert_eq!(clock.hear_fleet(sim.raw(), &word), None);
         assert_eq!(clock.state(sim.raw()), CollectorState::Unproven(UnprovenReason::Outvoted));
-    }
-
-    #[test]
-    fn a_proven_collector_wins_else_the_majority_of_synchronised_agents() {
-        let vote = |offset_ns| AgentVote { synced: true, offset_ns, err_ns: 10 };
-        let by_collector = Settlement::By { authority: Authority::Collector, collector_off_ns: 0, err_ns: 0 };
-        assert_eq!(arbitrate(true, &[vote(1_000), vote(1_000)]), by_collector);
-        assert_eq!(
-            arbitrate(false, &[vote(1_000), vote(1_004), vote(-5_000)]),
-            Settlement::By { authority: Authority::Agent, collector_off_ns: 1_002, err_ns: 8 }
-        );
-        assert_eq!(arbitrate(false, &[vote(1_000), vote(-5_000)]), Settlement::Open);
-        assert_eq!(arbitrate(false, &[vote(1_000)]), Settlement::Open);
-        let cold = AgentVote { synced: false, ..vote(1_000) };
-        assert_eq!(arbitrate(false, &[vote(1_000), cold, cold]), Settlement::Open);
-        assert_eq!(arbitrate(false, &[]), Settlement::Open);
+        assert!(clock.agents_rule());
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod clock;
 mod collector_clock;
 mod disruption;
 mod exchange;
+mod fleet_vote;
 mod gate;
 mod kernel;
 mod map;
@@ -33,11 +34,12 @@ pub use chrony::{
 pub use chronyd::Chronyd;
 pub use clock::{Bracket, Clock, KernelStatus};
 pub use collector_clock::{
-    AgeUnusable, AgentVote, CollectorClock, CollectorState, Refreshed, Settlement, UnprovenReason, arbitrate,
-    between_epochs,
+    AgeUnusable, CollectorClock, CollectorState, FLEET_SILENCE_NS_MAX, NOTABLE_NS, Refreshed, Standing,
+    UnprovenReason, between_epochs,
 };
 pub use disruption::{Disruption, DisruptionKind, DisruptionWatch, Markers, open_epoch};
 pub use exchange::{EXCHANGE_NS_MAX, ExchangeFilter, ExchangeRejected, ExchangeSample, RTT_NS_MAX};
+pub use fleet_vote::{AgentVote, FleetWord, Voter};
 pub use gate::{
     CollectorNow, PendingReason, Policy, PolicyMode, QuarantineReason, Verdict, decide, must_rekey,
     provable_disagreement_ns,

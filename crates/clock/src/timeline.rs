@@ -72,6 +72,23 @@ impl Timeline {
         Added { changed: true, conflict: self.estimate(fix.raw).is_some_and(|e| e.conflict) }
     }
 
+    /// Takes much evidence in at the cost of one [`Timeline::add`] and a little for each fix. Returns those that were new.
+    pub fn add_all(&mut self, fixes: impl IntoIterator<Item = Fix>) -> Vec<Fix> {
+        let mut new = Vec::new();
+        for fix in fixes {
+            if self.insert(fix) {
+                new.push(fix);
+                if self.fixes.len() > FIXES_MAX {
+                    self.thin();
+                }
+            }
+        }
+        if !new.is_empty() {
+            self.rebuild();
+        }
+        new
+    }
+
     /// UTC at `raw`, or `None` without any fix. Never ask with a `raw` of another epoch.
     ///
     /// Monotone in `raw`. In an epoch of a capture file (a fix of [`FixSource::File`]) `raw` is the file's stamp in POSIX
@@ -276,6 +293,19 @@ mod tests {
                 assert!(!offset(&t, s).2 && offset(&t, s).0.abs() < 1_000_000, "at {s}");
             }
         }
+    }
+
+    #[test]
+    fn many_fixes_at_once_are_the_same_as_one_by_one() {
+        let fixes: Vec<Fix> =
+            (0..600).map(|n| fix(n * 7 % 599, (n % 5) as i64 * 1_000, 1_000_000 + n)).collect();
+        let (mut one_by_one, mut at_once) =
+            (Timeline::new(EpochId::default()), Timeline::new(EpochId::default()));
+        let new: Vec<Fix> = fixes.iter().copied().filter(|fix| one_by_one.add(*fix).changed).collect();
+        assert_eq!(at_once.add_all(fixes.iter().copied()), new);
+        assert!(one_by_one.fixes().eq(at_once.fixes()));
+        assert_eq!(one_by_one.estimate(RawNs(300 * S)), at_once.estimate(RawNs(300 * S)));
+        assert!(at_once.add_all(at_once.clone().fixes().copied()).is_empty());
     }
 
     #[test]

@@ -18,6 +18,7 @@ use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::build_info;
+use crate::certificate::{self, Certificate};
 
 /// Certificates of one chain, each of which may be younger than the time that is known.
 const CHAIN_MAX: usize = 8;
@@ -82,17 +83,42 @@ pub fn server_verifier(
     Ok(Arc::new(Servers { inner, time }))
 }
 
-/// Checks clients' certificates; `optional` lets in those who show none.
+/// What is wrong with a server's certificate, in words that do not change from try to try, if that is what `error` or one of
+/// its causes says.
+#[must_use]
+pub fn refused_server(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let mut causes = std::iter::successors(Some(error), |cause| cause.source());
+    let refused = causes.find_map(|cause| {
+        let inner = cause.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref());
+        let inner = inner.map(|inner| inner as &(dyn std::error::Error + 'static)).unwrap_or(cause);
+        inner.downcast_ref::<Error>()
+    })?;
+    let problem = match refused {
+        Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }) => {
+            format!("it has expired: it was good until {}", certificate::date(seconds(*not_after)))
+        }
+        Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. }) => {
+            format!("it is not good yet: it will be from {}", certificate::date(seconds(*not_before)))
+        }
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            "it is of another authority than tls.ca".to_owned()
+        }
+        Error::InvalidCertificate(error) => error.to_string(),
+        _ => return None,
+    };
+    Some(format!("the collector's certificate is refused: {problem}"))
+}
+
+fn seconds(time: UnixTime) -> i64 {
+    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Takes every certificate in the handshake, where a refusal is an alert without a word, and judges it afterwards.
 ///
 /// # Errors
 /// When the roots cannot be used.
-pub fn client_verifier(
-    roots: Arc<RootCertStore>,
-    optional: bool,
-    time: AskTime,
-) -> Result<Arc<dyn ClientCertVerifier>, RootsError> {
+pub fn client_verifier(roots: Arc<RootCertStore>, time: AskTime) -> Result<Arc<Clients>, RootsError> {
     let builder = WebPkiClientVerifier::builder_with_provider(roots, provider());
-    let builder = if optional { builder.allow_unauthenticated() } else { builder };
     let inner = builder.build().map_err(|error| RootsError::Refused(error.to_string()))?;
     Ok(Arc::new(Clients { inner, time }))
 }
@@ -165,9 +191,51 @@ impl ServerCertVerifier for Servers {
     }
 }
 
-struct Clients {
+/// Checks clients' certificates: that the key is theirs in the handshake, and whose they are by [`Clients::judge`].
+pub struct Clients {
     inner: Arc<dyn ClientCertVerifier>,
     time: AskTime,
+}
+
+impl Clients {
+    /// Whether `chain`, which was shown in a handshake, descends from the roots and is valid by what is known of the time.
+    ///
+    /// # Errors
+    /// Why not, in words for its holder.
+    pub fn judge(&self, chain: &[CertificateDer<'_>]) -> Result<Certificate, String> {
+        let (first, rest) = chain.split_first().ok_or("there is no certificate")?;
+        let certificate = Certificate::read(first).map_err(|error| format!("your certificate: {error}"))?;
+        let time = (self.time)();
+        match judged(time, |now| self.inner.verify_client_cert(first, rest, now)) {
+            Ok(_) => Ok(certificate),
+            Err(error) => {
+                let (CertificateTime::Known(now) | CertificateTime::AtLeast(now)) = time;
+                let untimely = certificate.untimely(i64::try_from(now).unwrap_or(i64::MAX));
+                let problem = match (&error, untimely) {
+                    (
+                        Error::InvalidCertificate(
+                            CertificateError::Expired
+                            | CertificateError::ExpiredContext { .. }
+                            | CertificateError::NotValidYet
+                            | CertificateError::NotValidYetContext { .. },
+                        ),
+                        Some(untimely),
+                    ) => untimely,
+                    (Error::InvalidCertificate(CertificateError::UnknownIssuer), _) => {
+                        "is of another authority than this collector's (tls.ca)".to_owned()
+                    }
+                    (error, _) => format!("is refused: {error}"),
+                };
+                Err(format!("your {certificate} {problem}"))
+            }
+        }
+    }
+
+    /// Whether the time is not proven, so that a certificate that has ended may have passed.
+    #[must_use]
+    pub fn time_is_unproven(&self) -> bool {
+        matches!((self.time)(), CertificateTime::AtLeast(_))
+    }
 }
 
 impl std::fmt::Debug for Clients {
@@ -178,24 +246,25 @@ impl std::fmt::Debug for Clients {
 
 impl ClientCertVerifier for Clients {
     fn offer_client_auth(&self) -> bool {
-        self.inner.offer_client_auth()
+        true
     }
 
     fn client_auth_mandatory(&self) -> bool {
-        self.inner.client_auth_mandatory()
+        false
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         self.inner.root_hint_subjects()
     }
 
+    /// See [`Clients::judge`], which whoever accepts the connection has to ask.
     fn verify_client_cert(
         &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
         _now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        judged((self.time)(), |now| self.inner.verify_client_cert(end_entity, intermediates, now))
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

@@ -37,20 +37,20 @@ pub fn code(error: &anyhow::Error) -> u8 {
 #[must_use]
 pub fn explain(error: &anyhow::Error) -> String {
     let mut text = String::new();
-    let mut said = String::new();
+    let mut said: Vec<String> = Vec::new();
     let mut hints = Vec::new();
     for (depth, link) in error.chain().enumerate() {
         if let Some(hinted) = link.downcast_ref::<Hinted>() {
             hints.push(hinted.hint.as_str());
         }
         let message = link.to_string();
-        // Many libraries repeat their cause in their own message.
-        if depth > 0 && said.contains(&message) {
+        // Many libraries repeat their cause, or the cause of that, in their own message.
+        if depth > 0 && said.iter().any(|said| said.contains(&message)) {
             continue;
         }
         let label = if depth == 0 { "error" } else { "  caused by" };
         text.push_str(&format!("{label}: {}\n", terminal_safe(&message)));
-        said = message;
+        said.push(message);
     }
     for hint in hints {
         text.push_str(&format!("  hint: {}\n", terminal_safe(hint)));
@@ -113,6 +113,17 @@ mod tests {
             "error: cannot open eth9\n  caused by: no such device\n  hint: list interfaces with `ip link`\n"
         );
         assert_eq!(code(&error), FAILURE);
+    }
+
+    #[test]
+    fn a_cause_is_told_once_wherever_it_was_told_before() {
+        let io = || std::io::Error::other("no such device");
+        let result: anyhow::Result<()> = Err(io()).context("the second try failed");
+        let error = result.context(format!("cannot open eth9: {}", io())).unwrap_err();
+        assert_eq!(
+            explain(&error),
+            "error: cannot open eth9: no such device\n  caused by: the second try failed\n"
+        );
     }
 
     #[test]

@@ -4,12 +4,15 @@
 //! pipeline, [`exit::report`]. Nothing here knows what an agent or a collector is.
 
 pub mod build_info;
+pub mod certificate;
 pub mod certificate_time;
 pub mod config;
+pub mod connector;
 
 pub mod example;
 pub mod exit;
 pub mod notify;
+pub mod process;
 pub mod reload;
 pub mod shutdown;
 pub mod telemetry;

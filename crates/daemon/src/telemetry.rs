@@ -4,11 +4,14 @@
 //! threads of their own, and a receiver that is not there costs log lines but no blocking.
 
 mod format;
+mod one_line;
 mod otlp;
+mod sockets;
 
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::metrics::{Meter, MeterProvider};
@@ -25,6 +28,8 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use crate::build_info;
 use crate::config::{ConfigError, HumanDuration, in_range};
+use crate::connector::SocketEvents;
+use sockets::Sockets;
 
 /// How long a daemon that stops waits for its last telemetry to leave.
 pub const FLUSH_MAX: Duration = Duration::from_secs(3);
@@ -122,6 +127,7 @@ pub struct Telemetry {
     meters: SdkMeterProvider,
     registry: prometheus::Registry,
     otlp: Option<otlp::Otlp>,
+    sockets: Sockets,
 }
 
 impl fmt::Debug for Telemetry {
@@ -164,14 +170,15 @@ where
 
     let mut layers = vec![format::layer(config.log_format, writer).with_filter(filter()?).boxed()];
     let mut otlp = None;
+    let sockets = Sockets::default();
     if let Some(endpoint) = &config.otlp_endpoint {
-        let (running, reader) = otlp::Otlp::start(endpoint, config, resource)?;
+        let (running, reader) = otlp::Otlp::start(endpoint, config, resource, &sockets)?;
         layers.push(running.trace_layer(service, filter()?));
         layers.push(running.log_layer(filter()?));
         meters = meters.with_reader(reader);
         otlp = Some(running);
     }
-    let telemetry = Telemetry { meters: meters.build(), registry, otlp };
+    let telemetry = Telemetry { meters: meters.build(), registry, otlp, sockets };
     Ok((telemetry, Registry::default().with(layers)))
 }
 
@@ -206,6 +213,11 @@ impl Telemetry {
     #[must_use]
     pub fn prometheus_registry(&self) -> prometheus::Registry {
         self.registry.clone()
+    }
+
+    /// Tells `events` of the sockets to the receiver, those that are open already among them.
+    pub fn watch_sockets(&self, events: Arc<dyn SocketEvents>) {
+        self.sockets.watch(events);
     }
 
     /// Sends what is left to the receiver, for at most [`FLUSH_MAX`]. Blocks: call it as the last thing in `main`.

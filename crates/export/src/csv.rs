@@ -1,5 +1,6 @@
 //! Every field in a column (RFC 4180), for spreadsheets too: a text that one would take for a formula is disarmed.
 
+use gnomon_flow::escape::without_marks;
 use gnomon_flow::{FIELDS, Field, StoredFlow, Value};
 
 fn columns() -> impl Iterator<Item = &'static Field> {
@@ -23,7 +24,7 @@ fn cell(field: &Field, flow: &StoredFlow) -> String {
             cell.push(';');
         }
         is_text |= matches!(value, Value::Text(_));
-        cell.push_str(&value.to_string());
+        cell.push_str(&without_marks(&value.to_string()));
     });
     // What these begin is a formula to a spreadsheet; the quote says it is text (OWASP, CSV injection).
     if is_text && cell.starts_with(['=', '+', '-', '@', '\t', '\r']) {

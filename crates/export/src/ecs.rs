@@ -167,7 +167,7 @@ fn fixed(flow: &StoredFlow, event: &mut Object) {
         set("@timestamp", json(&FieldValue::Time(first.utc)));
     }
     set("event.duration", record.last.since(record.first).into());
-    match record.key.orig_ip() {
+    match record.key.orig_ip().filter(|_| record.key.is_ip()) {
         Some(ip) => {
             set("network.type", if ip.is_ipv4() { "ipv4" } else { "ipv6" }.into());
             let transport = field::protocol_name(&record.key);

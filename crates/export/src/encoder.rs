@@ -53,9 +53,9 @@ impl Encoder {
             Format::Jsonl => out.add(|out| jsonl(flow, out)),
             Format::Csv => out.add(|out| csv::record(flow, out)),
             Format::Zeek => out.add(|out| zeek::tsv(flow, out)),
-            Format::ZeekJson => out.add(|out| object::line(zeek::object(flow), out)),
-            Format::Ecs => out.add(|out| object::line(ecs::object(flow), out)),
-            Format::Eve => out.add(|out| object::line(eve::object(flow), out)),
+            Format::ZeekJson => out.add(|out| object::line(&zeek::object(flow), out)),
+            Format::Ecs => out.add(|out| object::line(&ecs::object(flow), out)),
+            Format::Eve => out.add(|out| object::line(&eve::object(flow), out)),
             Format::Ipfix => self.messages.record(flow, out),
         }
         self.tally.written += 1;
@@ -71,7 +71,6 @@ impl Encoder {
 }
 
 fn jsonl(flow: &StoredFlow, out: &mut Vec<u8>) {
-    // A record always has a JSON form, and memory takes it.
-    serde_json::to_writer(&mut *out, &AsJson(flow)).unwrap_or_default();
+    object::append(&AsJson(flow), out);
     out.push(b'\n');
 }

@@ -41,7 +41,7 @@ impl Left {
         if (flow.first.is_none() || flow.last.is_none()) && !format.takes_no_time() {
             return Some(Left::NoTime);
         }
-        (format.is_ip_only() && flow.record.key.orig_ip().is_none()).then_some(Left::NotIp)
+        (format.is_ip_only() && !flow.record.key.is_ip()).then_some(Left::NotIp)
     }
 
     fn reason(self) -> &'static str {

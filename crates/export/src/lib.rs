@@ -21,4 +21,5 @@ pub use ecs::{ECS_NAMES, EcsName};
 pub use encoder::Encoder;
 pub use format::{Carrier, Format};
 pub use left::{Accept, Left, Tally};
+pub use object::append as append_json;
 pub use units::Units;

@@ -1,7 +1,9 @@
 //! JSON objects that are filled by dotted names.
 
 use gnomon_flow::Value as FieldValue;
+use gnomon_flow::escape::make_terminal_safe_json;
 use gnomon_flow::timestamp::rfc3339;
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 pub(crate) type Object = Map<String, Value>;
@@ -32,10 +34,16 @@ pub(crate) fn json(value: &FieldValue<'_>) -> Value {
     }
 }
 
+/// Appends the JSON of a record or an object, without the characters that could drive a terminal or show a text as another.
+pub fn append(object: &impl Serialize, out: &mut Vec<u8>) {
+    let start = out.len();
+    // Texts and numbers always have a JSON form, and memory takes it.
+    serde_json::to_writer(&mut *out, object).unwrap_or_default();
+    make_terminal_safe_json(out, start);
+}
+
 /// On a line of its own.
-pub(crate) fn line(object: Object, out: &mut Vec<u8>) {
-    // An object of texts and numbers always has a JSON form, and memory takes it.
-    let text = Value::Object(object).to_string();
-    out.extend_from_slice(text.as_bytes());
+pub(crate) fn line(object: &Object, out: &mut Vec<u8>) {
+    append(object, out);
     out.push(b'\n');
 }

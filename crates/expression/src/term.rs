@@ -198,7 +198,7 @@ fn protocol(word: &str) -> Result<TextTerm, Problem> {
     if let Some(number) = lower.strip_prefix("ip-").filter(|n| digits(n)).and_then(|n| n.parse().ok()) {
         return Ok(TextTerm::Exact(name(number)));
     }
-    let other = ["arp", "lldp", "unknown"];
+    let other = ["arp", "rarp", "lldp", "unknown"];
     let names = || PROTOCOL_NAMES.iter().map(|(_, name)| *name).chain(other);
     let ethertype = lower
         .strip_prefix("ethertype-")

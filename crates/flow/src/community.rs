@@ -7,6 +7,9 @@ use crate::key::FlowKey;
 /// The id of a flow, `None` for what is not IP. `icmp` is the type and code of the flow's first packet, which the
 /// specification hashes in the place of ports.
 pub fn community_id(key: &FlowKey, icmp: Option<(u8, u8)>) -> Option<String> {
+    if !key.is_ip() {
+        return None;
+    }
     let (orig, resp): (IpAddr, IpAddr) = (key.orig_ip()?, key.resp_ip()?);
     let ports = match (key.protocol, icmp) {
         (1 | 58, Some((kind, code))) => (Some(u16::from(kind)), Some(u16::from(code))),

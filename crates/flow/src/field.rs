@@ -219,6 +219,7 @@ pub fn protocol_name(key: &FlowKey) -> Cow<'static, str> {
             .find(|(number, _)| *number == key.protocol)
             .map_or_else(|| Cow::Owned(format!("ip-{}", key.protocol)), |(_, name)| Cow::Borrowed(*name)),
         0x0806 => Cow::Borrowed("arp"),
+        0x8035 => Cow::Borrowed("rarp"),
         0x88CC => Cow::Borrowed("lldp"),
         0 => Cow::Borrowed("unknown"),
         other => Cow::Owned(format!("ethertype-{other:04x}")),
@@ -559,6 +560,17 @@ pub static FIELDS: &[Field] = &[
     one(86, "stored.bytes", &[], Integer, "Bytes of packets kept as slices.", |f, _, s| {
         integer(s, f.record.sliced_bytes)
     }),
+    one(
+        87,
+        "own_uplink",
+        &[],
+        Bool,
+        "gnomon's own traffic: an agent's stream to the collector, and whatever else speaks to the collector. Its packets \
+         are counted and not kept.",
+        |f, _, s| {
+            s(Value::Bool(f.record.own_uplink));
+        },
+    ),
     Field {
         aliases: &["gre.ip"],
         ..any(90, "outerip", Ip, "Address of either side of a tunnel that the flow is in.", |f, _, s| {
@@ -590,19 +602,34 @@ pub static FIELDS: &[Field] = &[
     }),
     attribute(PROTOCOLS, "protocols", &[], Text, "Protocols recognised in the flow."),
     attribute(TAGS, "tags", &[], Text, "Tags given by rules and alerts."),
+    attribute(
+        INSPECT_CUT,
+        "inspect.cut",
+        &[],
+        Text,
+        "Protocols of messages that were not captured whole and are told as far as they were read.",
+    ),
+    attribute(
+        INSPECT_ENDED,
+        "inspect.ended",
+        &[],
+        Text,
+        "Why payload of the record was not read to its end: `bytes`, `values` or `memory`, the limit that was hit.",
+    ),
     attribute(DNS_HOST, "dns.host", &["host.dns"], Text, "Names asked for or answered."),
     attribute(DNS_QUERY_TYPE, "dns.query.type", &[], Text, "Types asked for (A, AAAA, MX …)."),
     attribute(DNS_STATUS, "dns.status", &[], Text, "Response codes (NOERROR, NXDOMAIN …)."),
     attribute(DNS_IP, "dns.ip", &["ip.dns"], Ip, "Addresses answered."),
     attribute(DNS_CNAME, "dns.cname", &[], Text, "Canonical names answered."),
     attribute(HTTP_METHOD, "http.method", &[], Text, "Request methods."),
-    attribute(HTTP_HOST, "http.host", &["host.http"], Text, "Host headers."),
+    attribute(HTTP_HOST, "http.host", &["host.http"], Text, "Host headers, without their ports."),
     attribute(HTTP_URI, "http.uri", &[], Text, "Request targets."),
     attribute(HTTP_STATUS, "http.statuscode", &["http.status"], Integer, "Response status codes."),
     attribute(HTTP_USER_AGENT, "http.user-agent", &[], Text, "User-Agent headers."),
     attribute(HTTP_CONTENT_TYPE, "http.content-type", &[], Text, "Content-Type headers."),
     attribute(HTTP_SERVER, "http.server", &[], Text, "Server headers."),
     attribute(HTTP_REFERER, "http.referer", &[], Text, "Referer headers."),
+    attribute(HTTP_HOST_PORT, "http.host.port", &[], Integer, "Ports in Host headers."),
     attribute(TLS_HOST, "tls.host", &["host.tls", "tls.sni"], Text, "Server names asked for (SNI)."),
     attribute(TLS_VERSION, "tls.version", &[], Text, "Versions chosen."),
     attribute(TLS_CIPHER, "tls.cipher", &[], Text, "Cipher suites chosen."),
@@ -829,6 +856,28 @@ pub static FIELDS: &[Field] = &[
     attribute(L2TP_SESSION, "l2tp.session", &[], Integer, "L2TP sessions, one each way."),
     attribute(AH_SPI, "ah.spi", &[], Integer, "Security parameter indices of authentication headers."),
     attribute(NSH_PATH, "nsh.path", &[], Integer, "Service paths of network service headers."),
+    attribute(
+        PBB_SERVICE,
+        "pbb.service",
+        &[],
+        Integer,
+        "Service instances of provider backbone bridges (802.1ah).",
+    ),
+    attribute(
+        ARP_OPERATION,
+        "arp.operation",
+        &[],
+        Text,
+        "What ARP packets did: `request`, `reply`, `reverse-request`, `reverse-reply`.",
+    ),
+    attribute(
+        ARP_SENDER_MAC,
+        "arp.mac.sender",
+        &[],
+        Text,
+        "MAC addresses that senders of ARP packets claim; of two in one record, one may be forged.",
+    ),
+    attribute(ARP_TARGET_MAC, "arp.mac.target", &[], Text, "MAC addresses that ARP packets are for."),
     attribute(
         ICMP_INNER,
         "icmp.inner.communityId",

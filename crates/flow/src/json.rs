@@ -3,7 +3,7 @@
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-use crate::field::{FIELDS, Field, Value};
+use crate::field::{ATTRIBUTE_ID_FIRST, FIELDS, Field, FieldId, Value};
 use crate::stored::StoredFlow;
 use crate::timestamp::rfc3339;
 
@@ -13,15 +13,52 @@ pub struct AsJson<'a>(pub &'a StoredFlow);
 impl Serialize for AsJson<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
-        for field in FIELDS.iter().filter(|f| !f.any_of) {
-            let values = values(field, self.0);
-            match (field.many, values.as_slice()) {
-                (_, []) => {}
-                (false, [value, ..]) => map.serialize_entry(field.name, value)?,
-                (true, several) => map.serialize_entry(field.name, several)?,
+        let present = Present::of(self.0);
+        for field in FIELDS.iter().filter(|f| !f.any_of && present.may_have(f)) {
+            if field.many {
+                let values = values(field, self.0);
+                if !values.is_empty() {
+                    map.serialize_entry(field.name, &values)?;
+                }
+            } else {
+                let mut done = None;
+                field.each(self.0, &mut |value| {
+                    if done.is_none() {
+                        done = Some(map.serialize_entry(field.name, &value));
+                    }
+                });
+                done.transpose()?;
             }
         }
         map.end()
+    }
+}
+
+/// Which attributes a record has. Most of the table's fields are in no given record, and each that is asked for its values
+/// goes through all attributes.
+struct Present([u64; Present::WORDS]);
+
+impl Present {
+    const WORDS: usize = 16;
+
+    fn of(flow: &StoredFlow) -> Present {
+        let mut words = [0; Present::WORDS];
+        for attribute in flow.record.attributes.iter() {
+            if let Some((word, bit)) = Present::place(attribute.field) {
+                words[word] |= bit;
+            }
+        }
+        Present(words)
+    }
+
+    /// True for what is no attribute, and for ids beyond the words here.
+    fn may_have(&self, field: &Field) -> bool {
+        Present::place(field.id).is_none_or(|(word, bit)| self.0[word] & bit != 0)
+    }
+
+    fn place(id: FieldId) -> Option<(usize, u64)> {
+        let at = usize::from(id.0.checked_sub(ATTRIBUTE_ID_FIRST)?);
+        (at < Present::WORDS * 64).then_some((at / 64, 1 << (at % 64)))
     }
 }
 

@@ -2,6 +2,9 @@
 
 use std::net::IpAddr;
 
+const ETHERTYPE_ARP: u16 = 0x0806;
+const ETHERTYPE_RARP: u16 = 0x8035;
+
 /// The two ends of a flow, originator first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Addresses {
@@ -13,7 +16,7 @@ pub enum Addresses {
         orig: [u8; 16],
         resp: [u8; 16],
     },
-    /// A flow of a protocol that is not IP, or of frames that could not be decoded: the pair of talkers.
+    /// A flow of a protocol that is neither IP nor ARP for IPv4, or of frames that could not be decoded: the pair of talkers.
     Mac {
         orig: [u8; 6],
         resp: [u8; 6],
@@ -55,6 +58,11 @@ impl FlowKey {
             Addresses::V6 { orig, resp } => Some((IpAddr::from(orig), IpAddr::from(resp))),
             Addresses::Mac { .. } | Addresses::None => None,
         }
+    }
+
+    /// Whether its packets are IP. ARP has IP addresses and is not.
+    pub fn is_ip(&self) -> bool {
+        self.orig_ip().is_some() && !matches!(self.ethertype, ETHERTYPE_ARP | ETHERTYPE_RARP)
     }
 
     /// Whether the protocol has ports (TCP, UDP, DCCP, SCTP, UDP-Lite).

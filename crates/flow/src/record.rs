@@ -96,16 +96,19 @@ pub enum DecodeProblem {
     TooDeep,
     /// A link type that is stored but not decoded.
     UnknownLink,
+    /// An EtherType that is not read, or encrypted content: the field `ethertype` says which.
+    Undecoded,
 }
 
 impl DecodeProblem {
-    pub const ALL: [DecodeProblem; 6] = [
+    pub const ALL: [DecodeProblem; 7] = [
         DecodeProblem::TruncatedLink,
         DecodeProblem::TruncatedNetwork,
         DecodeProblem::TruncatedTransport,
         DecodeProblem::Malformed,
         DecodeProblem::TooDeep,
         DecodeProblem::UnknownLink,
+        DecodeProblem::Undecoded,
     ];
 
     pub fn name(self) -> &'static str {
@@ -116,6 +119,7 @@ impl DecodeProblem {
             DecodeProblem::Malformed => "malformed",
             DecodeProblem::TooDeep => "too-deep",
             DecodeProblem::UnknownLink => "unknown-link",
+            DecodeProblem::Undecoded => "undecoded",
         }
     }
 }
@@ -177,6 +181,8 @@ pub struct FlowRecord {
     pub icmp: Option<(u8, u8)>,
     /// The capture began mid-stream or after the first packet: who began is a guess.
     pub direction_guessed: bool,
+    /// gnomon's own traffic (see [`crate::OwnStreams`]): counted, its packets are not kept.
+    pub own_uplink: bool,
     pub problem: Option<DecodeProblem>,
     /// Packets of this segment that were put into slices, and their bytes kept.
     pub sliced_packets: u64,

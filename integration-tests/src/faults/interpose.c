@@ -35,11 +35,11 @@ enum { SEGMENT = 1, LOG = 2, TABLE = 4, MANIFEST = 8, OTHER = 16 };
 /* Places in the control file. */
 enum {
 	C_SEED, C_SYNC_FROM, C_SYNC_UNTIL, C_SYNC_PERMILLE, C_WRITE_FROM, C_WRITE_UNTIL, C_WRITE_PERMILLE, C_WRITE_MODE,
-	C_KINDS, C_SYNC_US,
+	C_KINDS, C_SYNC_US, C_WRITE_US,
 	C_SYNCS = 16, C_WRITES, C_SYNCS_FAILED, C_WRITES_FAILED,
 };
 
-enum { MODE_EIO, MODE_ENOSPC, MODE_SHORT };
+enum { MODE_EIO, MODE_ENOSPC, MODE_SHORT, MODE_EROFS };
 
 /* Kinds of records. */
 enum { R_OPEN = 1, R_CREATE, R_WRITE, R_TRUNCATE, R_SYNC, R_SYNC_FAILED, R_RENAME, R_LINK, R_UNLINK, R_MKDIR, R_RMDIR };
@@ -197,7 +197,22 @@ static int write_fails(uint8_t kind, size_t *len)
 		return 0;
 	}
 	control[C_WRITES_FAILED]++;
-	return mode == MODE_ENOSPC ? ENOSPC : EIO;
+	return mode == MODE_ENOSPC ? ENOSPC : mode == MODE_EROFS ? EROFS : EIO;
+}
+
+/* Where nothing at all can be changed: neither shrunk nor named otherwise. */
+static int takes_nothing(void)
+{
+	return control[C_WRITE_MODE] == MODE_EIO || control[C_WRITE_MODE] == MODE_EROFS;
+}
+
+/* How long a call takes that stalls. Not with the lock held: other files go on. */
+static void stall(uint64_t us)
+{
+	if (us > 0) {
+		struct timespec pause = { .tv_sec = (time_t)(us / 1000000), .tv_nsec = (long)(us % 1000000) * 1000 };
+		nanosleep(&pause, NULL);
+	}
 }
 
 static long fail(int error)
@@ -270,6 +285,8 @@ static ssize_t write_at(int fd, const struct iovec *data, int count, off_t offse
 	struct watched *file = of(fd);
 	if (!file)
 		return offset < 0 ? syscall(SYS_writev, fd, data, count) : syscall(SYS_pwritev, fd, data, count, offset, 0);
+	if (control[C_KINDS] & file->kind)
+		stall(control[C_WRITE_US]);
 	pthread_mutex_lock(&lock);
 	struct iovec one;
 	size_t len = 0;
@@ -341,11 +358,7 @@ static int sync_one(int fd, long call)
 	struct watched *file = of(fd);
 	if (!file)
 		return (int)syscall(call, fd);
-	uint64_t us = control[C_SYNC_US];
-	if (us > 0) {
-		struct timespec pause = { .tv_sec = (time_t)(us / 1000000), .tv_nsec = (long)(us % 1000000) * 1000 };
-		nanosleep(&pause, NULL);
-	}
+	stall(control[C_SYNC_US]);
 	pthread_mutex_lock(&lock);
 	int fails = sync_fails(file->kind);
 	struct record record = { .kind = fails ? R_SYNC_FAILED : R_SYNC, .directory = file->directory, .inode = file->inode };
@@ -386,7 +399,7 @@ int ftruncate(int fd, off_t len)
 		return (int)syscall(SYS_ftruncate, fd, len);
 	pthread_mutex_lock(&lock);
 	/* Shrinking takes no room. */
-	int error = control[C_WRITE_MODE] == MODE_EIO ? write_fails(file->kind, NULL) : 0;
+	int error = takes_nothing() ? write_fails(file->kind, NULL) : 0;
 	if (error)
 		return (int)fail(error);
 	long done = syscall(SYS_ftruncate, fd, len);
@@ -435,7 +448,7 @@ static int rename_one(uint8_t what, const char *from, const char *to, long (*cal
 	if (!name || (to && !name2))
 		return (int)call(from, to);
 	pthread_mutex_lock(&lock);
-	int error = control[C_WRITE_MODE] == MODE_EIO ? write_fails(kind_of(name2 ? name2 : name), NULL) : 0;
+	int error = takes_nothing() ? write_fails(kind_of(name2 ? name2 : name), NULL) : 0;
 	if (error)
 		return (int)fail(error);
 	long done = call(from, to);

@@ -43,6 +43,8 @@ pub enum Failure {
     Enospc = 1,
     /// Half of it is written, which the caller has to notice.
     Short = 2,
+    /// The file system turned read-only: nothing can be removed or renamed either.
+    Erofs = 3,
 }
 
 /// Which calls fail from now on. Calls are counted from the start of the program, those of [`Faults::kinds`] only.
@@ -59,6 +61,8 @@ pub struct Faults {
     pub failure: Failure,
     /// How long each sync takes.
     pub sync_us: u64,
+    /// How long each write takes, however much it writes: a disk that stalls.
+    pub write_us: u64,
 }
 
 impl Faults {
@@ -70,6 +74,7 @@ impl Faults {
         write_permille: 0,
         failure: Failure::Eio,
         sync_us: 0,
+        write_us: 0,
     };
 }
 
@@ -138,6 +143,7 @@ impl Control {
             faults.failure as u64,
             faults.kinds,
             faults.sync_us,
+            faults.write_us,
         ];
         let bytes: Vec<u8> = numbers.iter().flat_map(|n| n.to_ne_bytes()).collect();
         self.file.write_all_at(&bytes, 8).context("write the control file")

@@ -5,7 +5,7 @@
 //! outside of the packet ends the program with 0, which leaves the frame out.
 
 /// As the kernel has it (BPF_MAXINSNS).
-const INSTRUCTIONS_MAX: usize = 4096;
+pub(super) const INSTRUCTIONS_MAX: usize = 4096;
 const MEMORY_WORDS: u32 = 16;
 
 /// One instruction, as the kernel's `sock_filter`.
@@ -39,24 +39,24 @@ pub enum Malformed {
 pub struct Program(Vec<Instruction>);
 
 // Classes.
-const LD: u16 = 0x00;
-const LDX: u16 = 0x01;
+pub(super) const LD: u16 = 0x00;
+pub(super) const LDX: u16 = 0x01;
 const ST: u16 = 0x02;
 const STX: u16 = 0x03;
 const ALU: u16 = 0x04;
-const JMP: u16 = 0x05;
-const RET: u16 = 0x06;
+pub(super) const JMP: u16 = 0x05;
+pub(super) const RET: u16 = 0x06;
 const MISC: u16 = 0x07;
 // Sizes and modes of loads.
-const W: u16 = 0x00;
-const H: u16 = 0x08;
-const B: u16 = 0x10;
+pub(super) const W: u16 = 0x00;
+pub(super) const H: u16 = 0x08;
+pub(super) const B: u16 = 0x10;
 const IMM: u16 = 0x00;
-const ABS: u16 = 0x20;
-const IND: u16 = 0x40;
+pub(super) const ABS: u16 = 0x20;
+pub(super) const IND: u16 = 0x40;
 const MEM: u16 = 0x60;
 const LEN: u16 = 0x80;
-const MSH: u16 = 0xa0;
+pub(super) const MSH: u16 = 0xa0;
 // Operations.
 const ADD: u16 = 0x00;
 const SUB: u16 = 0x10;
@@ -69,13 +69,13 @@ const RSH: u16 = 0x70;
 const NEG: u16 = 0x80;
 const MOD: u16 = 0x90;
 const XOR: u16 = 0xa0;
-const JA: u16 = 0x00;
-const JEQ: u16 = 0x10;
+pub(super) const JA: u16 = 0x00;
+pub(super) const JEQ: u16 = 0x10;
 const JGT: u16 = 0x20;
 const JGE: u16 = 0x30;
-const JSET: u16 = 0x40;
+pub(super) const JSET: u16 = 0x40;
 // Operands.
-const K: u16 = 0x00;
+pub(super) const K: u16 = 0x00;
 const X: u16 = 0x08;
 const A: u16 = 0x10;
 const TAX: u16 = 0x00;

@@ -25,12 +25,14 @@ const RTM_GETROUTE: u16 = 26;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_STATS64: u16 = 23;
 const IFLA_NUM_RX_QUEUES: u16 = 32;
+const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_XDP: u16 = 43;
 const IFLA_XDP_PROG_ID: u16 = 4;
 const IFLA_PARENT_DEV_NAME: u16 = 56;
@@ -57,6 +59,9 @@ pub(super) struct Link {
     pub(super) mac: Option<[u8; 6]>,
     pub(super) mtu: u32,
     pub(super) master: Option<u32>,
+    /// The device it stands on, or the other end of a pair, and whether that is in another network namespace.
+    pub(super) lower: Option<u32>,
+    pub(super) lower_elsewhere: bool,
     pub(super) carrier: bool,
     /// "veth", "bridge", …; empty for a real device.
     pub(super) kind: String,
@@ -123,6 +128,8 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
             IFLA_ADDRESS => link.mac = value.try_into().ok(),
             IFLA_IFNAME => link.name = text(value),
             IFLA_MTU => link.mtu = u32_at(value, 0).unwrap_or(0),
+            IFLA_LINK => link.lower = u32_at(value, 0).filter(|lower| *lower != 0 && *lower != link.index),
+            IFLA_LINK_NETNSID => link.lower_elsewhere = true,
             IFLA_MASTER => link.master = u32_at(value, 0),
             IFLA_OPERSTATE => link.carrier = value.first().is_none_or(|state| !OPER_DOWN.contains(state)),
             IFLA_NUM_RX_QUEUES => link.rx_queues = u32_at(value, 0).unwrap_or(1),

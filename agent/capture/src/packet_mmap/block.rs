@@ -9,7 +9,8 @@ use crate::frame::VlanTag;
 pub(super) const BLOCK_HEADER: usize = 48;
 /// Byte offset of `block_status` in the header.
 pub(super) const STATUS_AT: usize = 8;
-const NUM_PKTS_AT: usize = 12;
+/// Byte offset of the number of frames. The kernel counts a frame when it reserves its place, before it writes it.
+pub(super) const NUM_PKTS_AT: usize = 12;
 const FIRST_AT: usize = 16;
 
 /// `struct tpacket3_hdr`, then `struct sockaddr_ll`.
@@ -35,6 +36,9 @@ pub(super) struct RawFrame<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Cursor {
     offset: usize,
+    /// Frames handed out.
+    taken: u32,
+    /// Frames that may be read from here on.
     left: u32,
 }
 
@@ -53,16 +57,38 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 impl Cursor {
-    /// Starts reading a block the kernel has released.
-    pub(super) fn open(block: &[u8]) -> Result<Cursor, Broken> {
-        let left = u32_at(block, NUM_PKTS_AT).ok_or(Broken { frames_lost: 0 })?;
+    /// Starts reading a block the kernel has released, or the first `frames` of one that it still fills.
+    pub(super) fn open(block: &[u8], frames: Option<u32>) -> Result<Cursor, Broken> {
+        let counted = frames.or_else(|| u32_at(block, NUM_PKTS_AT));
+        let left = counted.ok_or(Broken { frames_lost: 0 })?;
         let offset = u32_at(block, FIRST_AT).ok_or(Broken { frames_lost: 0 })? as usize;
         if left > 0 && !(BLOCK_HEADER..block.len()).contains(&offset) {
             // A count that cannot be is not worth more than the frames that could be.
             let possible = u32::try_from(block.len() / FRAME_HEADER).unwrap_or(u32::MAX);
             return Err(Broken { frames_lost: left.min(possible) });
         }
-        Ok(Cursor { offset, left })
+        Ok(Cursor { offset, taken: 0, left })
+    }
+
+    /// Goes on in the same block, of which `frames` may be read by now: all, when it was released.
+    pub(super) fn go_on(mut self, block: &[u8], frames: Option<u32>) -> Cursor {
+        let counted = frames.or_else(|| u32_at(block, NUM_PKTS_AT)).unwrap_or(0);
+        self.left = counted.saturating_sub(self.taken);
+        self
+    }
+
+    /// Frames of this block that were handed out, or lost.
+    pub(super) fn taken(&self) -> u32 {
+        self.taken
+    }
+
+    /// What is left cannot be found, nor what will follow it.
+    fn give_up(&mut self) -> Broken {
+        let broken = Broken { frames_lost: self.left };
+        self.taken = self.taken.saturating_add(self.left);
+        self.left = 0;
+        self.offset = usize::MAX;
+        broken
     }
 
     /// The next frame, or None at the end of the block.
@@ -71,10 +97,9 @@ impl Cursor {
         if self.left == 0 {
             return Ok(None);
         }
-        let broken = Broken { frames_lost: self.left };
-        let Some(rest) = block.get(self.offset..) else { return Err(broken) };
+        let Some(rest) = block.get(self.offset..) else { return Err(self.give_up()) };
         let Some((header, _)) = rest.split_first_chunk::<{ FRAME_HEADER + LINK_ADDRESS }>() else {
-            return Err(broken);
+            return Err(self.give_up());
         };
         let header: &[u8] = header;
         // Inside a fixed-size header every read succeeds; the fallback is never taken.
@@ -86,17 +111,13 @@ impl Cursor {
         let status = word(20);
         let mac = usize::from(half(24));
         let Some(data) = mac.checked_add(captured).and_then(|end| rest.get(mac..end)) else {
-            return Err(broken);
+            return Err(self.give_up());
         };
         self.left -= 1;
-        if self.left > 0 {
-            if next < FRAME_HEADER {
-                // This frame is whole; only those after it are lost.
-                self.offset = block.len() + 1;
-            } else {
-                self.offset = self.offset.saturating_add(next);
-            }
-        }
+        self.taken += 1;
+        // The last frame of a released block points at nothing. Elsewhere that is an error: this frame is whole, and only those
+        // after it are lost.
+        self.offset = if next < FRAME_HEADER { usize::MAX } else { self.offset.saturating_add(next) };
         let vlan = (status & libc::TP_STATUS_VLAN_VALID != 0).then(|| VlanTag {
             tpid: if status & libc::TP_STATUS_VLAN_TPID_VALID != 0 { half(36) } else { VLAN_TPID_DEFAULT },
             // The kernel widened the 16-bit TCI to a u32.
@@ -144,7 +165,7 @@ mod tests {
     #[test]
     fn frames_come_out_as_they_went_in() {
         let bytes = block(&[b"first", b"", b"third frame"]);
-        let mut cursor = Cursor::open(&bytes).unwrap();
+        let mut cursor = Cursor::open(&bytes, None).unwrap();
         for expected in [&b"first"[..], b"", b"third frame"] {
             let frame = cursor.next(&bytes).unwrap().unwrap();
             assert_eq!(frame.data, expected);
@@ -157,22 +178,45 @@ mod tests {
     }
 
     #[test]
+    fn a_block_that_is_still_filled_is_read_on_where_reading_stopped() {
+        let bytes = block(&[b"first", b"second", b"third frame"]);
+        let mut cursor = Cursor::open(&bytes, Some(1)).unwrap();
+        assert_eq!(cursor.next(&bytes).unwrap().unwrap().data, b"first");
+        assert_eq!((cursor.next(&bytes), cursor.taken()), (Ok(None), 1));
+        cursor = cursor.go_on(&bytes, Some(2));
+        assert_eq!(cursor.next(&bytes).unwrap().unwrap().data, b"second");
+        assert_eq!(cursor.next(&bytes), Ok(None));
+        cursor = cursor.go_on(&bytes, None);
+        assert_eq!(cursor.next(&bytes).unwrap().unwrap().data, b"third frame");
+        assert_eq!((cursor.next(&bytes), cursor.taken()), (Ok(None), 3));
+        // Frames that follow a broken one are lost once, and none is lost twice.
+        let mut damaged = bytes;
+        damaged[BLOCK_HEADER..BLOCK_HEADER + 4].copy_from_slice(&0_u32.to_ne_bytes());
+        let mut cursor = Cursor::open(&damaged, Some(1)).unwrap();
+        assert!(cursor.next(&damaged).unwrap().is_some());
+        cursor = cursor.go_on(&damaged, None);
+        assert_eq!(cursor.next(&damaged), Err(Broken { frames_lost: 2 }));
+        cursor = cursor.go_on(&damaged, None);
+        assert_eq!(cursor.next(&damaged), Ok(None));
+    }
+
+    #[test]
     fn a_frame_outside_its_block_is_counted_not_read() {
         let mut bytes = block(&[b"first", b"second"]);
         bytes[BLOCK_HEADER + 12..BLOCK_HEADER + 16].copy_from_slice(&u32::MAX.to_ne_bytes());
-        let mut cursor = Cursor::open(&bytes).unwrap();
+        let mut cursor = Cursor::open(&bytes, None).unwrap();
         assert_eq!(cursor.next(&bytes), Err(Broken { frames_lost: 2 }));
 
         let mut bytes = block(&[b"first", b"second"]);
         bytes[BLOCK_HEADER..BLOCK_HEADER + 4].copy_from_slice(&u32::MAX.to_ne_bytes());
-        let mut cursor = Cursor::open(&bytes).unwrap();
+        let mut cursor = Cursor::open(&bytes, None).unwrap();
         assert_eq!(cursor.next(&bytes).unwrap().unwrap().data, b"first");
         assert_eq!(cursor.next(&bytes), Err(Broken { frames_lost: 1 }));
 
         // A frame that points at itself must not be read for ever.
         let mut bytes = block(&[b"first", b"second"]);
         bytes[BLOCK_HEADER..BLOCK_HEADER + 4].copy_from_slice(&0_u32.to_ne_bytes());
-        let mut cursor = Cursor::open(&bytes).unwrap();
+        let mut cursor = Cursor::open(&bytes, None).unwrap();
         assert!(cursor.next(&bytes).unwrap().is_some());
         assert_eq!(cursor.next(&bytes), Err(Broken { frames_lost: 1 }));
     }
@@ -193,7 +237,7 @@ mod tests {
     }
 
     fn read_all(bytes: &[u8]) {
-        if let Ok(mut cursor) = Cursor::open(bytes) {
+        if let Ok(mut cursor) = Cursor::open(bytes, None) {
             for _ in 0..1000 {
                 match cursor.next(bytes) {
                     Ok(Some(_)) => {}

@@ -1,5 +1,6 @@
 //! Frames that a NIC has stamped, through the real kernel: it hands frames with such stamps to an interface when asked to
 //! run a program over them (BPF_PROG_TEST_RUN), as if a driver had. Only the NIC's clock is played.
+#![allow(unsafe_code)]
 
 use std::fs::File;
 use std::io;

@@ -44,7 +44,8 @@ pub(super) fn skip_name(message: &[u8], mut at: usize) -> Option<usize> {
 /// The name at `at`, in lower case and without the last dot; the root is `.`. Bytes that are no printable ASCII, and
 /// dots inside a label, are written `\DDD` (RFC 1035 §5.1). None when it is too long or its pointers do not go back.
 pub(super) fn name(message: &[u8], mut at: usize) -> Option<String> {
-    let mut text = String::new();
+    // Longer ones are rare.
+    let mut text = String::with_capacity(64);
     let mut name_bytes = 1;
     // Each pointer must go before everything that was read so far: so there is no loop.
     let mut earliest = at;

@@ -27,9 +27,11 @@ pub(super) struct ServerHello<'a> {
     extensions: Extensions<'a>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Extensions<'a> {
     bytes: &'a [u8],
+    /// The hello was not captured whole: the last extension may be shorter than it says.
+    cut: bool,
 }
 
 impl<'a> ClientHello<'a> {
@@ -49,6 +51,21 @@ impl<'a> ClientHello<'a> {
         Some(ClientHello { version, ciphers, extensions: Extensions::read(&mut reader)? })
     }
 
+    /// As much as there is of a hello that was cut.
+    pub(super) fn read_cut(body: &'a [u8]) -> Option<ClientHello<'a>> {
+        let mut reader = Reader::new(body);
+        let version = reader.u16().filter(|version| version >> 8 == 3)?;
+        let nothing = ClientHello { version, ciphers: &[], extensions: Extensions::default() };
+        let rest = || {
+            reader.take(RANDOM_BYTES)?;
+            reader.vector_u8()?;
+            let ciphers = reader.vector_u16()?;
+            reader.vector_u8()?;
+            Some(ClientHello { version, ciphers, extensions: Extensions::read_cut(&mut reader) })
+        };
+        Some({ rest }().unwrap_or(nothing))
+    }
+
     /// Offered suites without GREASE, as ordered.
     pub(super) fn ciphers(&self) -> impl Iterator<Item = u16> {
         words(self.ciphers).filter(|cipher| !is_grease(*cipher))
@@ -64,9 +81,9 @@ impl<'a> ClientHello<'a> {
     }
 
     pub(super) fn host(&self) -> Option<&'a [u8]> {
-        let mut list = Reader::new(Reader::new(self.extensions.of(SERVER_NAME)?).vector_u16()?);
+        let mut list = Reader::new(self.extensions.list(SERVER_NAME)?);
         while let Some(kind) = list.u8() {
-            let name = list.vector_u16()?;
+            let name = self.extensions.vector(&mut list)?;
             if kind == HOST_NAME && !name.is_empty() {
                 return Some(name);
             }
@@ -120,6 +137,23 @@ impl<'a> ServerHello<'a> {
         Some(ServerHello { legacy_version, cipher, extensions: Extensions::read(&mut reader)? })
     }
 
+    /// As much as there is of a hello that was cut, from its cipher on.
+    pub(super) fn read_cut(body: &'a [u8]) -> Option<ServerHello<'a>> {
+        let mut reader = Reader::new(body);
+        let legacy_version = reader.u16().filter(|version| version >> 8 == 3)?;
+        reader.take(RANDOM_BYTES)?;
+        reader.vector_u8()?;
+        let cipher = reader.u16()?;
+        reader.u8();
+        Some(ServerHello { legacy_version, cipher, extensions: Extensions::read_cut(&mut reader) })
+    }
+
+    /// None where the extension that names it may be among what was cut off.
+    pub(super) fn version_if_known(&self) -> Option<u16> {
+        let is_named = self.extensions.of(SUPPORTED_VERSIONS).is_some_and(|body| body.len() >= 2);
+        (is_named || !self.extensions.cut).then(|| self.version())
+    }
+
     pub(super) fn version(&self) -> u16 {
         self.extensions
             .of(SUPPORTED_VERSIONS)
@@ -140,7 +174,7 @@ impl<'a> Extensions<'a> {
     /// A hello may end before them (RFC 5246 §7.4.1.2); if they are there they are sound.
     fn read(reader: &mut Reader<'a>) -> Option<Extensions<'a>> {
         if reader.rest().is_empty() {
-            return Some(Extensions { bytes: &[] });
+            return Some(Extensions::default());
         }
         let bytes = reader.vector_u16()?;
         let mut list = Reader::new(bytes);
@@ -148,12 +182,32 @@ impl<'a> Extensions<'a> {
             list.u16()?;
             list.vector_u16()?;
         }
-        Some(Extensions { bytes })
+        Some(Extensions { bytes, cut: false })
+    }
+
+    fn read_cut(reader: &mut Reader<'a>) -> Extensions<'a> {
+        let bytes = reader.u16().map_or(&[][..], |length| {
+            let rest = reader.rest();
+            &rest[..rest.len().min(usize::from(length))]
+        });
+        Extensions { bytes, cut: true }
+    }
+
+    /// A vector with its length in two bytes before it, or what was captured of it.
+    fn vector(&self, reader: &mut Reader<'a>) -> Option<&'a [u8]> {
+        let length = usize::from(reader.u16()?);
+        let there = if self.cut { length.min(reader.rest().len()) } else { length };
+        reader.take(there)
+    }
+
+    /// The list that is all of an extension.
+    fn list(&self, kind: u16) -> Option<&'a [u8]> {
+        self.vector(&mut Reader::new(self.of(kind)?))
     }
 
     fn iter(&self) -> impl Iterator<Item = (u16, &'a [u8])> {
-        let mut list = Reader::new(self.bytes);
-        std::iter::from_fn(move || Some((list.u16()?, list.vector_u16()?)))
+        let (mut list, own) = (Reader::new(self.bytes), *self);
+        std::iter::from_fn(move || Some((list.u16()?, own.vector(&mut list)?)))
     }
 
     fn of(&self, kind: u16) -> Option<&'a [u8]> {
@@ -161,8 +215,8 @@ impl<'a> Extensions<'a> {
     }
 
     fn protocols(&self) -> impl Iterator<Item = &'a [u8]> {
-        let mut list =
-            Reader::new(self.of(ALPN).and_then(|body| Reader::new(body).vector_u16()).unwrap_or_default());
+        let mut list = Reader::new(self.list(ALPN).unwrap_or_default());
+        // A name of which the end is missing is not told: it would be another one's.
         std::iter::from_fn(move || list.vector_u8())
     }
 }

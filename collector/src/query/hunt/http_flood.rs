@@ -7,10 +7,11 @@ use gnomon_clock::UtcNs;
 
 use super::rows::{Columns, Row};
 use super::{
-    Ask, Evidence, Expression, Found, HuntFinding, HuntKind, Record, Suspects, Term, TextTerm, ip_term,
+    Ask, Evidence, Expression, Found, HuntFinding, HuntKind, Key, Record, Suspects, Term, TextTerm, ip_term,
     is_one_of, parameter, rounded, text_term,
 };
-use crate::query::execute::{Control, QueryError};
+use crate::query::control::Control;
+use crate::query::execute::QueryError;
 use crate::store::block::bloom::Mixing;
 
 pub(super) const KIND: HuntKind = HuntKind {
@@ -47,6 +48,12 @@ const SIZE: usize = 4;
 /// Host, path without what follows `?`, method.
 type Target = (Box<str>, Box<str>, Box<str>);
 
+impl Key for Target {
+    fn text_bytes(&self) -> usize {
+        self.0.len() + self.1.len() + self.2.len()
+    }
+}
+
 #[derive(Debug, Default)]
 struct Requests(u64);
 
@@ -74,7 +81,7 @@ struct Look {
 
 fn add<K: std::hash::Hash + Eq>(to: &mut HashMap<K, u64, Mixing>, key: K, count: u64, max: usize) {
     if let Some(known) = to.get_mut(&key) {
-        *known += count;
+        *known = known.saturating_add(count);
     } else if to.len() < max {
         to.insert(key, count);
     }
@@ -90,7 +97,7 @@ impl Look {
             add(&mut self.minutes, at.unix_ns().div_euclid(MINUTE_NS), 1, MINUTES_MAX);
         }
         add(&mut self.sizes, row.number(SIZE) / SIZE_STEP, 1, SIZES_MAX);
-        self.bytes += row.number(SIZE);
+        self.bytes = self.bytes.saturating_add(row.number(SIZE));
         self.first = [self.first, row.at].into_iter().flatten().min();
         self.last = self.last.max(row.at);
     }
@@ -100,7 +107,7 @@ impl Look {
         other.sources.into_iter().for_each(|(src, count)| add(&mut self.sources, src, count, SOURCES_MAX));
         other.minutes.into_iter().for_each(|(at, count)| add(&mut self.minutes, at, count, MINUTES_MAX));
         other.sizes.into_iter().for_each(|(size, count)| add(&mut self.sizes, size, count, SIZES_MAX));
-        self.bytes += other.bytes;
+        self.bytes = self.bytes.saturating_add(other.bytes);
         self.first = [self.first, other.first].into_iter().flatten().min();
         self.last = self.last.max(other.last);
     }
@@ -139,9 +146,11 @@ fn run(ask: &Ask, control: &Control) -> Result<Found, QueryError> {
     const REQUESTS: &str = "http.uri == EXISTS! && http.method == EXISTS!";
     let (parts, mut partial) =
         ask.selection(REQUESTS)?.walk(control, &|suspects: &mut Suspects<Target, Requests>, part| {
-            fields.each(&part, &mut |row| targets(row, &mut |target| suspects.of(target).0 += 1))
+            fields.each(&part, &mut |row| targets(row, &mut |target| suspects.of(target).0 += 1))?;
+            suspects.bound(&control.memory);
+            Ok(())
         })?;
-    let suspects = Suspects::all(parts);
+    let suspects = Suspects::all(parts, &control.memory);
     partial.extend(suspects.partial("hosts and paths", ask.number("requests")));
     let mut ranked: Vec<(u64, Target)> = suspects
         .by_key

@@ -12,6 +12,7 @@ mod tests;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use gnomon_clock::UtcNs;
 use gnomon_expression::{
@@ -19,7 +20,11 @@ use gnomon_expression::{
 };
 use gnomon_flow::{Field, field};
 
-use super::execute::{Control, Queries, QueryError, Selection, TimeRange, joined, limit_or};
+use super::control::Control;
+use super::counters::Operation;
+use super::execute::{Queries, QueryError, TimeRange, joined, limit_or};
+use super::memory::{Charge, Question};
+use super::selection::Selection;
 use crate::store::block::bloom::Mixing;
 
 /// Findings unless the caller says otherwise.
@@ -132,7 +137,7 @@ impl Queries {
         };
         // What can be refused is refused before a thread is taken.
         ask.selection("")?;
-        self.run_for(self.limits.hunt_deadline_ms, move |control| {
+        self.run_for(Operation::Hunt, self.limits.hunt_deadline_ms, move |control| {
             let Found { mut findings, partial } = (kind.run)(&ask, &control)?;
             findings
                 .sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.expression.cmp(&b.expression)));
@@ -229,8 +234,20 @@ fn rounded(score: f64) -> f64 {
 struct Suspects<K, V> {
     by_key: HashMap<K, V, Mixing>,
     missed: u64,
+    text_bytes: usize,
+    charge: Charge,
 }
 
+/// What a suspect is known by.
+trait Key: Hash + Eq {
+    /// What it takes beside itself.
+    fn text_bytes(&self) -> usize {
+        0
+    }
+}
+
+/// With room for fewer, a hunt makes no sense.
+const SUSPECTS_MIN: usize = 1_000;
 /// Keys that one thread keeps.
 const SUSPECTS_MAX: usize = 300_000;
 
@@ -243,16 +260,19 @@ trait Record: Default {
 
 impl<K, V> Default for Suspects<K, V> {
     fn default() -> Suspects<K, V> {
-        Suspects { by_key: HashMap::default(), missed: 0 }
+        Suspects { by_key: HashMap::default(), missed: 0, text_bytes: 0, charge: Charge::default() }
     }
 }
 
-impl<K: Hash + Eq, V: Record> Suspects<K, V> {
+impl<K: Key, V: Record> Suspects<K, V> {
     fn of(&mut self, key: K) -> &mut V {
         if self.by_key.len() >= SUSPECTS_MAX && !self.by_key.contains_key(&key) {
             self.shrink();
         }
-        self.by_key.entry(key).or_default()
+        self.by_key.entry(key).or_insert_with_key(|key| {
+            self.text_bytes += key.text_bytes();
+            V::default()
+        })
     }
 
     fn shrink(&mut self) {
@@ -260,10 +280,23 @@ impl<K: Hash + Eq, V: Record> Suspects<K, V> {
         let middle = all.len() / 2;
         let median = *all.select_nth_unstable(middle).1;
         self.by_key.retain(|_, record| record.seen() > median);
+        self.text_bytes = self.by_key.keys().map(Key::text_bytes).sum();
         self.missed += median;
     }
 
-    fn all(parts: Vec<Suspects<K, V>>) -> Suspects<K, V> {
+    /// Asks for the memory that they take; where there is no room for it, half of them go.
+    fn bound(&mut self, memory: &Arc<Question>) {
+        let bytes = |capacity: usize| capacity * (size_of::<(K, V)>() + 1);
+        while !self.charge.resize(memory, bytes(self.by_key.capacity()) + self.text_bytes) {
+            if self.by_key.len() < SUSPECTS_MIN {
+                return memory.refuse();
+            }
+            self.shrink();
+            self.by_key.shrink_to_fit();
+        }
+    }
+
+    fn all(parts: Vec<Suspects<K, V>>, memory: &Arc<Question>) -> Suspects<K, V> {
         let mut parts = parts.into_iter();
         let mut all = parts.next().unwrap_or_default();
         for part in parts {
@@ -271,6 +304,7 @@ impl<K: Hash + Eq, V: Record> Suspects<K, V> {
             for (key, record) in part.by_key {
                 all.of(key).merge(record);
             }
+            all.bound(memory);
         }
         all
     }

@@ -7,11 +7,14 @@ use gnomon_clock::UtcNs;
 
 use super::rows::{Columns, Row};
 use super::{
-    Ask, Evidence, Expression, Found, HuntFinding, HuntKind, Record, Suspects, ip_term, is_one_of, parameter,
-    parse, rounded,
+    Ask, Evidence, Expression, Found, HuntFinding, HuntKind, Key, Record, Suspects, ip_term, is_one_of,
+    parameter, parse, rounded,
 };
-use crate::query::execute::{Control, QueryError};
+use crate::query::control::Control;
+use crate::query::execute::QueryError;
 use crate::store::block::bloom::Mixing;
+
+impl Key for (IpAddr, IpAddr) {}
 
 pub(super) const KIND: HuntKind = HuntKind {
     name: "ntp-monlist",
@@ -51,7 +54,9 @@ impl Record for Pair {
 
     fn merge(&mut self, other: Pair) {
         self.flows += other.flows;
-        let add = |to: &mut (u64, u64), more: (u64, u64)| *to = (to.0 + more.0, to.1 + more.1);
+        let add = |to: &mut (u64, u64), more: (u64, u64)| {
+            *to = (to.0.saturating_add(more.0), to.1.saturating_add(more.1));
+        };
         add(&mut self.requests, other.requests);
         add(&mut self.answers, other.answers);
         self.first = [self.first, other.first].into_iter().flatten().min();
@@ -93,9 +98,11 @@ fn run(ask: &Ask, control: &Control) -> Result<Found, QueryError> {
                 if let Some((key, pair)) = Pair::of(row) {
                     pairs.of(key).merge(pair);
                 }
-            })
+            })?;
+            pairs.bound(&control.memory);
+            Ok(())
         })?;
-    let pairs = Suspects::all(parts);
+    let pairs = Suspects::all(parts, &control.memory);
     partial.extend(pairs.partial("pairs of addresses", 1));
     let mut findings = Vec::new();
     let mut seekers: HashMap<IpAddr, (HashSet<IpAddr, Mixing>, Pair), Mixing> = HashMap::default();

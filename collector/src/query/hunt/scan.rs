@@ -12,8 +12,10 @@ use super::{
     Ask, Evidence, Expression, Found, HuntFinding, HuntKind, Record, Suspects, ip_term, is_one_of, parameter,
     parse, rounded,
 };
+use crate::query::control::Control;
 use crate::query::distinct::{Distinct, OF_ROW, hash_of};
-use crate::query::execute::{Control, QueryError};
+use crate::query::execute::QueryError;
+use crate::query::memory::Charge;
 use crate::store::block::bloom::Mixing;
 
 pub(super) const KIND: HuntKind = HuntKind {
@@ -49,6 +51,8 @@ const HOURS_MAX: usize = 100_000;
 
 /// A source, and the host whose ports it probes; none: it probes hosts.
 type Key = (IpAddr, Option<IpAddr>);
+
+impl super::Key for Key {}
 
 /// A first look at a suspect, in few bytes.
 #[derive(Debug, Default)]
@@ -110,8 +114,8 @@ impl Look {
         self.probes += other.probes;
         self.targets.merge(OF_ROW, other.targets);
         self.hours.extend(other.hours);
-        self.packets += other.packets;
-        self.bytes += other.bytes;
+        self.packets = self.packets.saturating_add(other.packets);
+        self.bytes = self.bytes.saturating_add(other.bytes);
         self.first = [self.first, other.first].into_iter().flatten().min();
         self.last = self.last.max(other.last);
     }
@@ -180,6 +184,11 @@ fn run(ask: &Ask, control: &Control) -> Result<Found, QueryError> {
     let glances = ask.selection(&probes)?;
     let few = (targets_min / 3).min(FEW_TARGETS);
     let sieve = Sieve::new(ask.queries.store.status()?.flows, few as u32);
+    let mut of_sieve = Charge::default();
+    if !of_sieve.resize(&control.memory, sieve.bytes()) {
+        control.memory.refuse();
+        control.check()?;
+    }
     let (parts, mut partial) = glances.walk(control, &|suspects: &mut Suspects<Key, Glance>, part| {
         fields.each(&part, &mut |row| {
             if !is_probe(row, packets_max) {
@@ -191,9 +200,12 @@ fn run(ask: &Ask, control: &Control) -> Result<Found, QueryError> {
                     suspects.of(key).add(target, hour);
                 }
             }
-        })
+        })?;
+        suspects.bound(&control.memory);
+        Ok(())
     })?;
-    let suspects = Suspects::all(parts);
+    let suspects = Suspects::all(parts, &control.memory);
+    drop((sieve, of_sieve));
     partial.extend(suspects.partial("sources", targets_min));
     let ranked: Vec<(f64, Key)> = suspects
         .by_key
@@ -264,8 +276,8 @@ fn look(
                 if let Some(at) = row.at.filter(|_| look.hours.len() < HOURS_MAX) {
                     look.hours.insert(at.unix_ns().div_euclid(HOUR_NS));
                 }
-                look.packets += row.number(PACKETS_SRC);
-                look.bytes += row.number(BYTES);
+                look.packets = look.packets.saturating_add(row.number(PACKETS_SRC));
+                look.bytes = look.bytes.saturating_add(row.number(BYTES));
                 look.first = [look.first, row.at].into_iter().flatten().min();
                 look.last = look.last.max(row.at);
             }

@@ -23,6 +23,10 @@ impl Sieve {
         Sieve { cells: (0..cells).map(|_| AtomicU32::new(0)).collect(), few }
     }
 
+    pub(super) fn bytes(&self) -> usize {
+        self.cells.len() * size_of::<AtomicU32>()
+    }
+
     /// Both hashes, of all bits.
     pub(super) fn lets_through(&self, suspect: u64, target: u64) -> bool {
         let cell = &self.cells[(suspect >> 32) as usize & (self.cells.len() - 1)];

@@ -373,6 +373,8 @@ impl Record for Times {
     }
 }
 
+impl Key for u64 {}
+
 #[test]
 fn what_is_seen_often_outlasts_any_number_of_others() {
     let mut suspects: Suspects<u64, Times> = Suspects::default();
@@ -398,6 +400,48 @@ fn the_manual_has_every_hunt_and_parameter() {
         for parameter in kind.parameters {
             let row = format!("| `{}` | {} | {} |", parameter.name, parameter.default, parameter.doc);
             assert!(manual.contains(&row), "docs/hunts.md lacks: {row}");
+        }
+    }
+}
+
+/// A version before took in counters of any size: every question is answered, and what is too large says the largest.
+#[tokio::test(flavor = "multi_thread")]
+async fn stored_counters_of_any_size_are_no_fault() {
+    let mut fixture = stored(|traffic| {
+        let huge = |flow: &mut FlowRecord, packets: u64| {
+            for way in [&mut flow.orig, &mut flow.resp] {
+                way.bytes = u64::MAX;
+                (way.ip_bytes, way.data_bytes) = (u64::MAX - 1, if packets == 1 { 0 } else { u64::MAX });
+            }
+            (flow.sliced_packets, flow.sliced_bytes) = (u64::MAX, u64::MAX);
+        };
+        for n in 0..300u16 {
+            huge(traffic.flow(DAY + u64::from(n), (SLOW, VICTIM), (6, 1_000 + n), ((1, 0), (0, 0))), 1);
+            traffic.http(DAY + u64::from(n / 10), SLOW, "GET", "www.example.org", "/", 90);
+            huge(traffic.flows.last_mut().expect("a flow"), 6);
+            traffic.monlist(DAY + u64::from(n), (SLOW, VICTIM), (1, 60));
+            huge(traffic.flows.last_mut().expect("a flow"), 6);
+        }
+    });
+    for sealed in [false, true] {
+        if sealed {
+            seal(&mut fixture.writer);
+        }
+        for kind in HUNTS {
+            let hunt = Hunt { name: kind.name.to_owned(), limit: 1000, ..Hunt::default() };
+            fixture.queries.hunt(hunt).await.expect(kind.name);
+        }
+        let count = fixture.queries.count("", TimeRange::default(), &[]).await.expect("a count");
+        assert_eq!((count.sums.flows, count.sums.bytes), (900, u64::MAX), "sealed: {sealed}");
+        for by in [crate::query::Measure::Packets, crate::query::Measure::Bytes] {
+            let fields = vec!["ip.src".to_owned()];
+            let top = crate::query::Top { fields, by, ..Default::default() };
+            assert_eq!(fixture.queries.top(top).await.expect("a top").rows.len(), 1);
+        }
+        let histogram = crate::query::Histogram::default();
+        assert!(!fixture.queries.histogram(histogram).await.expect("a histogram").buckets.is_empty());
+        for expression in ["bytes >= 18446744073709551615", "databytes > 1", "packets.src < 9"] {
+            fixture.queries.count(expression, TimeRange::default(), &[]).await.expect(expression);
         }
     }
 }

@@ -22,7 +22,7 @@ async fn no_more_run_at_once_than_may() {
     let fixture = fixture(limits);
     let (hold, held) = std::sync::mpsc::channel::<()>();
     let queries = fixture.queries.clone();
-    let blocked = tokio::spawn(async move { queries.blocking(move || Ok(held.recv())).await });
+    let blocked = tokio::spawn(async move { queries.run(Operation::Get, move |_| Ok(held.recv())).await });
     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     let error = fixture.queries.count("", TimeRange::default(), &[]).await.expect_err("busy");
     assert!(matches!(error, QueryError::Busy { limit: 1, .. }), "{error}");
@@ -46,7 +46,7 @@ async fn a_question_nobody_waits_for_is_given_up() {
     let queries = fixture.queries.clone();
     let asked = tokio::spawn(async move {
         queries
-            .run(move |control| {
+            .run(Operation::Count, move |control| {
                 let seen = AtomicUsize::new(0);
                 let walked = selection.walk(&control, &|(): &mut (), part| {
                     let Part::Flows(flows) = part else { return Ok(()) };

@@ -144,7 +144,7 @@ async fn work_ends_when_nobody_waits_for_it() {
     let fixture = fixture(QueryLimits { queries_max: 1, queue_ms: 10_000, ..QueryLimits::default() });
     let ended = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&ended);
-    let answers = fixture.queries.stream(move |control, _| {
+    let answers = fixture.queries.stream(Operation::Facets, move |control, _| {
         while control.check().is_ok() {
             std::thread::yield_now();
         }

@@ -60,6 +60,8 @@ pub(crate) const SLICED_BYTES: Column = Column(64);
 pub(crate) const ATTRIBUTES_DROPPED: Column = Column(65);
 /// The originator's flags + 256 × the responder's. Blocks of before it have none of it.
 pub(crate) const SIDE_FLAGS: Column = Column(66);
+/// 1: gnomon's own traffic. Blocks of before it have none of it.
+pub(crate) const OWN_UPLINK: Column = Column(67);
 
 /// Where a way's counters are.
 #[derive(Clone, Copy, Debug)]
@@ -108,6 +110,7 @@ pub(super) fn integers_of(flow: &StoredFlow, mut put: impl FnMut(Column, u64)) {
         tcp,
         icmp,
         direction_guessed,
+        own_uplink,
         problem,
         sliced_packets,
         sliced_bytes,
@@ -120,6 +123,7 @@ pub(super) fn integers_of(flow: &StoredFlow, mut put: impl FnMut(Column, u64)) {
     put(INGESTED, flow.ingested.map_or(0, |at| at.tai_ns().cast_unsigned()));
     put(STATE, u64::from(envelope::state_byte(flow.time_state)));
     put(GUESSED, u64::from(*direction_guessed));
+    put(OWN_UPLINK, u64::from(*own_uplink));
     put(END, end.map_or(0, |end| 1 + place(&FlowEndReason::ALL, &end)));
     put(PROBLEM, problem.map_or(0, |problem| 1 + place(&DecodeProblem::ALL, &problem)));
     put(FIRST, first.0);
@@ -298,6 +302,7 @@ pub(crate) fn record_of(row: &impl Row) -> FlowRecord {
         tcp,
         icmp: int(ICMP).checked_sub(1).map(|icmp| (byte(icmp >> 8), byte(icmp))),
         direction_guessed: int(GUESSED) != 0,
+        own_uplink: int(OWN_UPLINK) != 0,
         problem: at(&DecodeProblem::ALL, int(PROBLEM)),
         sliced_packets: int(SLICED_PACKETS),
         sliced_bytes: int(SLICED_BYTES),

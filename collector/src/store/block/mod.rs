@@ -8,6 +8,7 @@ pub(crate) mod columns;
 pub(crate) mod encoding;
 pub(crate) mod entries;
 pub(crate) mod plain;
+mod read_back;
 pub(super) mod summary;
 mod transposed;
 
@@ -18,6 +19,7 @@ use gnomon_flow::{EpochHash, FlowRef, StoredFlow, TimeState, Value};
 pub(crate) use bloom::Token;
 pub(crate) use columns::Column;
 pub(crate) use plain::Dictionary;
+pub(super) use read_back::read_back;
 pub(crate) use summary::Summary;
 
 use bloom::Bloom;

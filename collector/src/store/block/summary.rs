@@ -2,6 +2,7 @@
 
 use gnomon_clock::{RawNs, UtcNs};
 use gnomon_flow::{EpochHash, FlowRef};
+use gnomon_proto::limits::INTERFACE_BYTES_MAX;
 use gnomon_proto::{Message, v1};
 
 use super::bloom::{Bloom, Token};
@@ -121,10 +122,12 @@ impl Summary {
             first: (RawNs(w.first_raw_min_ns), RawNs(w.first_raw_max_ns)),
             last_max: RawNs(w.last_raw_max_ns),
         };
+        // Versions before took in names of any length, and summaries stay in memory.
+        let cut = |name: &str| std::sync::Arc::from(&name[..name.floor_char_boundary(INTERFACE_BYTES_MAX)]);
         let source = |source: v1::StoredSource| Source {
             epoch: EpochHash(source.epoch),
             workers: source.workers.iter().map(worker).collect(),
-            interface: source.interface.into(),
+            interface: cut(&source.interface),
         };
         let mut ranges = Vec::with_capacity(stored.ranges.len());
         for range in &stored.ranges {

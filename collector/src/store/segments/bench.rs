@@ -1,6 +1,7 @@
 //! How long one flow takes to be found among the segment files of 100 GB, and what the writer does in a second:
 //! `cargo test --release -p gnomon-collector --lib -- --ignored --nocapture --test-threads=1 bench`.
 
+use super::recovery::Opening;
 use std::collections::BTreeMap;
 
 use gnomon_clock::{Clock, KernelClock, RawNs};
@@ -28,7 +29,8 @@ fn percentiles(mut times: Vec<f64>) -> String {
 fn bench_one_flow_among_400_files() {
     let (files, frames, flows) = (400u64, 4096u64, 50u64);
     let dir = tempfile::tempdir().unwrap();
-    let (segments, mut writer, _) = Segments::open(dir.path(), None, &BTreeMap::new(), 1).unwrap();
+    let (segments, mut writer, _) =
+        Segments::open(dir.path(), None, Opening::Normal, &BTreeMap::new(), 1).unwrap();
     let block = zstd::bulk::compress(&[0; 64], 1).unwrap();
     let mut ids = Vec::new();
     let (begun, mut rotating, mut next) = (KernelClock.raw(), Vec::new(), 1000u64);
@@ -68,7 +70,7 @@ fn bench_one_flow_among_400_files() {
 
     let since = KernelClock.raw();
     let (segments, writer, _) =
-        Segments::open(dir.path(), Some(position), &BTreeMap::new(), 1 << 30).unwrap();
+        Segments::open(dir.path(), Some(position), Opening::Normal, &BTreeMap::new(), 1 << 30).unwrap();
     eprintln!("opened in {:.1} ms, indexes {} MB", ms(since), segments.index_bytes() >> 20);
     let find = |span: FlowSpan| {
         let (since, mut found) = (KernelClock.raw(), 0);

@@ -121,6 +121,11 @@ impl Segments {
         files.get(&number).map(|segment| segment.index())
     }
 
+    /// The files there are, rising.
+    pub(in crate::store) fn numbers(&self) -> Vec<u32> {
+        self.files.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
     /// Takes a file away, with its index.
     pub(in crate::store) fn remove(&self, number: u32) -> Result<(), SegmentError> {
         self.files.write().unwrap_or_else(PoisonError::into_inner).remove(&number);
@@ -306,6 +311,15 @@ impl Segments {
             }
             Err(source) => Err(SegmentError::Io { path: path(), doing: "read", source }),
         }
+    }
+
+    /// The block at `at` as it was sent, checked and not decompressed.
+    pub(in crate::store) fn compressed_block<'b>(
+        &self,
+        at: &SliceLocation,
+        buffer: &'b mut Vec<u8>,
+    ) -> Result<&'b [u8], SegmentError> {
+        Ok(self.frame(at, buffer)?.block)
     }
 
     /// The name of the interface that the block at `at` was captured on.

@@ -96,7 +96,7 @@ pub(super) struct CheckedFrame<'a> {
     pub(super) head: Head,
     flows: &'a [u8],
     pub(super) interface: &'a [u8],
-    block: &'a [u8],
+    pub(super) block: &'a [u8],
 }
 
 impl<'a> CheckedFrame<'a> {

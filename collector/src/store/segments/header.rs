@@ -7,7 +7,7 @@ const VERSION: u32 = 2;
 /// Bytes of the header of version 1, which had no chain.
 const BYTES_V1: usize = 16;
 /// Bytes of the header of this version.
-pub(super) const HEADER_BYTES: usize = 64;
+pub(in crate::store) const HEADER_BYTES: usize = 64;
 const CHECKED_BYTES: usize = HEADER_BYTES - 4;
 
 /// What a file says of itself.

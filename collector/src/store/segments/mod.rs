@@ -76,6 +76,8 @@ pub(super) use files::Segments;
 pub use find::FlowSpan;
 pub use frame::BLOCK_BYTES_MAX;
 pub(super) use frame::Frame;
+pub(super) use header::HEADER_BYTES;
+pub(super) use recovery::Opening;
 #[cfg(test)]
 use recovery::Recovered;
 pub(super) use verify::verify;

@@ -16,7 +16,7 @@ use super::*;
 const BIG: u64 = 1 << 20;
 
 fn open(dir: &Path, durable: Option<Position>, bytes_max: u64) -> (Arc<Segments>, SegmentWriter, Recovered) {
-    Segments::open(dir, durable, &BTreeMap::new(), bytes_max).unwrap()
+    Segments::open(dir, durable, Opening::Normal, &BTreeMap::new(), bytes_max).unwrap()
 }
 
 fn append_of(
@@ -283,7 +283,7 @@ fn a_large_file_is_finished_and_linked_so_that_little_is_copied() {
     let durable = writer.sync().unwrap();
     writer.commit();
     let newest = writer.finish_large().unwrap();
-    assert_eq!((newest.number, newest.len), (2, header::HEADER_BYTES as u64));
+    assert_eq!((newest.number, newest.len), (2, HEADER_BYTES as u64));
     segments.link(newest.number, links.path()).unwrap();
     let (found, _, recovered) = open(links.path(), Some(durable), BIG);
     assert_eq!(recovered, Recovered::default());

@@ -10,6 +10,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry};
 
 use super::LogFormat;
+use super::one_line::{Lines, OneLine};
 
 /// What standard error is connected to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,8 +24,15 @@ pub(super) fn layer<W>(format: LogFormat, writer: W) -> Box<dyn Layer<Registry> 
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
+    let sink = sink();
+    let lines = match (format, sink) {
+        (LogFormat::Json, _) => Lines::Json,
+        (LogFormat::Auto, Sink::Terminal) => Lines::Colours,
+        _ => Lines::Text,
+    };
+    let writer = OneLine { writer, lines };
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
-    match (format, sink()) {
+    match (format, sink) {
         (LogFormat::Json, _) => layer.json().flatten_event(true).boxed(),
         (LogFormat::Auto, Sink::Journald) => layer.event_format(Journald::new()).boxed(),
         (LogFormat::Auto, Sink::Terminal) => layer.with_ansi(true).compact().boxed(),

@@ -4,13 +4,12 @@
 //! [`EXPORT_MAX`]. The runtime here serves the exports alone, so neither a busy daemon delays telemetry nor the reverse.
 
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
-use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig};
 use opentelemetry_otlp::{
     ExporterBuildError, LogExporter, MetricExporter, SpanExporter, WithExportConfig, WithTonicConfig,
 };
@@ -19,11 +18,13 @@ use opentelemetry_sdk::logs::SdkLoggerProvider;
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tokio::runtime::Runtime;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use tracing::Metadata;
 use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
-use super::{FLUSH_MAX, TelemetryConfig, TelemetryError};
+use super::{FLUSH_MAX, Sockets, TelemetryConfig, TelemetryError};
+use crate::connector::connector;
 
 /// A receiver that takes longer than this for one batch is treated as gone.
 const EXPORT_MAX: Duration = Duration::from_secs(5);
@@ -58,10 +59,17 @@ impl Otlp {
         endpoint: &str,
         config: &TelemetryConfig,
         resource: Resource,
+        sockets: &Sockets,
     ) -> Result<(Self, PeriodicReader<MetricExporter>), TelemetryError> {
         let fail = |message: String| TelemetryError::Otlp { endpoint: endpoint.to_owned(), message };
         check_endpoint(endpoint).map_err(fail)?;
-        let tls = endpoint.starts_with("https://").then(|| tls(config.otlp_ca.as_deref())).transpose()?;
+        let mut channel =
+            Endpoint::from_shared(endpoint.to_owned()).map_err(|error| fail(error.to_string()))?;
+        channel = channel.timeout(EXPORT_MAX);
+        if endpoint.starts_with("https://") {
+            let tls = tls(config.otlp_ca.as_deref())?;
+            channel = channel.tls_config(tls).map_err(|error| fail(error.to_string()))?;
+        }
         let built = |error: ExporterBuildError| fail(error.to_string());
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -73,11 +81,9 @@ impl Otlp {
         let _entered = runtime.enter();
         macro_rules! exporter {
             ($builder:expr) => {{
-                let builder = $builder.with_tonic().with_endpoint(endpoint).with_timeout(EXPORT_MAX);
-                match &tls {
-                    Some(tls) => builder.with_tls_config(tls.clone()).build().map_err(built)?,
-                    None => builder.build().map_err(built)?,
-                }
+                let channel = channel.connect_with_connector_lazy(connector(None, Arc::new(sockets.clone())));
+                let builder = $builder.with_tonic().with_channel(channel).with_timeout(EXPORT_MAX);
+                builder.build().map_err(built)?
             }};
         }
         let spans = exporter!(SpanExporter::builder());

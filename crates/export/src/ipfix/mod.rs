@@ -72,7 +72,7 @@ impl Messages {
     }
 
     pub(crate) fn record(&mut self, flow: &StoredFlow, out: &mut Units) {
-        let template = Template::of(&flow.record.key.addresses);
+        let template = Template::of(&flow.record.key);
         let mut record = Vec::with_capacity(256);
         template.write(flow, &mut record);
         let limit = match self.carrier {

@@ -1,7 +1,7 @@
 //! What is in a record, for IPv4, IPv6 and everything else (by MAC addresses). A pure table: the elements' numbers,
 //! lengths and meanings are IANA's (IPFIX Information Elements); reverse ones have RFC 5103's enterprise number.
 
-use gnomon_flow::{Addresses, AttributeValue, DirectionCounters, FlowEndReason, StoredFlow, field};
+use gnomon_flow::{Addresses, AttributeValue, DirectionCounters, FlowEndReason, FlowKey, StoredFlow, field};
 
 use crate::eve::tcp_flags;
 use crate::time::{epoch_millis, ntp};
@@ -42,8 +42,10 @@ const LAYER2: Template = Template { id: 258, parts: [&[], COMMON] };
 impl Template {
     pub(super) const ALL: [&'static Template; 3] = [&IPV4, &IPV6, &LAYER2];
 
-    pub(super) fn of(addresses: &Addresses) -> &'static Template {
-        match addresses {
+    pub(super) fn of(key: &FlowKey) -> &'static Template {
+        // ARP's addresses are none that an IP header had.
+        match key.addresses {
+            _ if !key.is_ip() => &LAYER2,
             Addresses::V4 { .. } => &IPV4,
             Addresses::V6 { .. } => &IPV6,
             Addresses::Mac { .. } | Addresses::None => &LAYER2,

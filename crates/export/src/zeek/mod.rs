@@ -86,7 +86,7 @@ fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let whole = text == UNSET || text == "(empty)";
     for (index, c) in text.chars().enumerate() {
-        if c.is_control() || c == '\\' || (whole && index == 0) {
+        if gnomon_flow::escape::is_unsafe(c) || c == '\\' || (whole && index == 0) {
             let mut bytes = [0; 4];
             for byte in c.encode_utf8(&mut bytes).bytes() {
                 out.push_str(&format!("\\x{byte:02x}"));

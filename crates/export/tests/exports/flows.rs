@@ -125,8 +125,7 @@ pub(crate) fn ping() -> StoredFlow {
 }
 
 pub(crate) fn arp() -> StoredFlow {
-    let addresses = Addresses::Mac { orig: [2, 0, 0, 0, 0, 1], resp: [2, 0, 0, 0, 0, 2] };
-    let mut arp = flow(4, FlowKey { ethertype: 0x0806, addresses, ..v4(0, (0, 0)) }, (1, 1));
+    let mut arp = flow(4, FlowKey { ethertype: 0x0806, ..v4(0, (0, 0)) }, (1, 1));
     (arp.record.orig.ip_bytes, arp.record.resp.ip_bytes) = (0, 0);
     arp
 }

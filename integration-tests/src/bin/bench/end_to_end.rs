@@ -57,8 +57,9 @@ impl Bench {
         let agent = self.bin_dir.join("gnomon-agent").display().to_string();
         let state = format!("state_dir={}", state.display());
         let import = |url: &str| {
-            let words = ["import", &self.file, "--collector", url, "--set", &state, "--config", "/dev/null"];
-            run::on(cores, &agent, &words, &said)
+            let plain = "tls.insecure=true";
+            let words = ["import", &self.file, "--collector", url, "--set", &state, "--set", plain];
+            run::on(cores, &agent, &[&words[..], &["--config", "/dev/null"]].concat(), &said)
         };
         match program {
             Program::ToSink => Ok(Run { took: import(&self.sink.url())?, ..Run::default() }),

@@ -81,7 +81,8 @@ impl Bench<'_> {
 
     fn metadata(&self, file: &str) -> Result<Vec<Candidate>> {
         let state = format!("state_dir={}", self.path("state"));
-        let import = ["import", file, "--collector", &self.sink.url(), "--set", &state];
+        let import =
+            ["import", file, "--collector", &self.sink.url(), "--set", &state, "--set", "tls.insecure=true"];
         Ok(vec![
             self.gnomon("gnomon-agent flows, metadata, as JSON", &["flows", file]),
             self.gnomon("gnomon-agent import, metadata, packets kept and sent", &import),

@@ -11,6 +11,7 @@ mod receiver;
 mod report;
 mod sink;
 mod speed;
+mod stall;
 mod visibility;
 mod wire;
 
@@ -20,7 +21,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use report::Report;
 
-const USAGE: &str = "usage: gnomon-bench --bin-dir DIR [--only speed|profile|visibility|flows|end-to-end]... [--receiver NAME]... [--write FILE]";
+const USAGE: &str = "usage: gnomon-bench --bin-dir DIR [--only speed|stall|profile|visibility|flows|end-to-end]... [--receiver NAME]... [--write FILE]";
 
 #[derive(Debug, Default)]
 struct Arguments {
@@ -72,6 +73,9 @@ fn run() -> Result<()> {
     }
     if wanted("speed") {
         speed::measure(&arguments.bin_dir, &arguments.receivers, &mut report)?;
+    }
+    if wanted("stall") {
+        stall::measure(&arguments.bin_dir, &mut report)?;
     }
     if wanted("profile") {
         profile::measure(&arguments.bin_dir, &mut report)?;

@@ -22,6 +22,8 @@ pub(crate) enum Program {
     Tcpdump {
         snaplen: Option<u32>,
         ring_kib: Option<u32>,
+        /// To a file in the receiver's directory.
+        to_disk: bool,
     },
     Agent {
         af_xdp: bool,
@@ -33,18 +35,20 @@ pub(crate) enum Program {
 }
 
 impl Program {
-    pub(crate) const TCPDUMP: Program = Program::Tcpdump { snaplen: None, ring_kib: None };
-    pub(crate) const TCPDUMP_64_MIB: Program = Program::Tcpdump { snaplen: None, ring_kib: Some(RING_KIB) };
+    pub(crate) const TCPDUMP: Program = Program::Tcpdump { snaplen: None, ring_kib: None, to_disk: false };
+    pub(crate) const TCPDUMP_64_MIB: Program =
+        Program::Tcpdump { snaplen: None, ring_kib: Some(RING_KIB), to_disk: false };
     pub(crate) const TCPDUMP_128_B: Program =
-        Program::Tcpdump { snaplen: Some(128), ring_kib: Some(RING_KIB) };
+        Program::Tcpdump { snaplen: Some(128), ring_kib: Some(RING_KIB), to_disk: false };
 
     pub(crate) fn name(self) -> String {
         match self {
             Program::Bare => "bare AF_XDP loop (the limit)".to_owned(),
-            Program::Tcpdump { snaplen, ring_kib } => {
+            Program::Tcpdump { snaplen, ring_kib, to_disk } => {
+                let file = if to_disk { "FILE" } else { "/dev/null" };
                 let ring = ring_kib.map(|kib| format!(" -B {kib}")).unwrap_or_default();
                 let snaplen = snaplen.map(|bytes| format!(" -s {bytes}")).unwrap_or_default();
-                format!("tcpdump -w /dev/null{ring}{snaplen}")
+                format!("tcpdump -w {file}{ring}{snaplen}")
             }
             Program::Agent { af_xdp, keep, uplink } => {
                 let backend = if af_xdp { "AF_XDP" } else { "AF_PACKET" };
@@ -70,7 +74,7 @@ pub(crate) struct Receiver {
     log: PathBuf,
     sink: Option<Sink>,
     // Deleted last.
-    _dir: ScratchDir,
+    _dirs: [ScratchDir; 2],
 }
 
 /// A directory that goes with its owner.
@@ -88,8 +92,13 @@ impl Drop for ScratchDir {
 impl Receiver {
     /// Start it and wait until it receives.
     pub(crate) fn start(bin_dir: &Path, wire: &Wire, program: Program) -> Result<Receiver> {
-        let dir = scratch("receiver")?;
-        let log = dir.0.join("log");
+        Receiver::start_in(bin_dir, wire, program, &std::env::temp_dir())
+    }
+
+    /// As [`Receiver::start`], with its files below `above`; what it says is where a disk that stalls does not hold it up.
+    pub(crate) fn start_in(bin_dir: &Path, wire: &Wire, program: Program, above: &Path) -> Result<Receiver> {
+        let (dir, logs) = (scratch(above, "receiver")?, scratch(&std::env::temp_dir(), "log")?);
+        let log = logs.0.join("log");
         let mut sink = None;
         let mut command = wire.receiver.command("taskset");
         command.args(["-c", &RECEIVER_CORE.to_string()]);
@@ -97,8 +106,14 @@ impl Receiver {
             Program::Bare => {
                 command.arg(bin_dir.join("examples/receive_and_drop")).args([IN, "3600"]);
             }
-            Program::Tcpdump { snaplen, ring_kib } => {
-                command.args(["tcpdump", "-n", "-i", IN, "-w", "/dev/null"]);
+            Program::Tcpdump { snaplen, ring_kib, to_disk } => {
+                command.args(["tcpdump", "-n", "-i", IN]);
+                if to_disk {
+                    // Else it becomes another user, who may not write there.
+                    command.args(["-Z", "root", "-w"]).arg(dir.0.join("pcap"));
+                } else {
+                    command.args(["-w", "/dev/null"]);
+                }
                 if let Some(bytes) = snaplen {
                     command.args(["-s", &bytes.to_string()]);
                 }
@@ -119,7 +134,7 @@ impl Receiver {
         let file = File::create(&log)?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let child = command.spawn().with_context(|| format!("start {command:?}"))?;
-        let mut receiver = Receiver { child, program, log, sink, _dir: dir };
+        let mut receiver = Receiver { child, program, log, sink, _dirs: [dir, logs] };
         receiver.wait_until_ready()?;
         Ok(receiver)
     }
@@ -239,8 +254,8 @@ impl Drop for Receiver {
     }
 }
 
-fn scratch(label: &str) -> Result<ScratchDir> {
-    let path = std::env::temp_dir().join(format!("gnomon-bench-{label}-{}", std::process::id()));
+fn scratch(above: &Path, label: &str) -> Result<ScratchDir> {
+    let path = above.join(format!("gnomon-bench-{label}-{}", std::process::id()));
     // What a killed run of the same process number left.
     let _ = std::fs::remove_dir_all(&path);
     std::fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
@@ -266,6 +281,7 @@ fn agent_arguments(
         format!("slices.keep={keep}"),
         // Nothing is given up for want of room.
         "spool.bytes_max=16GiB".to_owned(),
+        "tls.insecure=true".to_owned(),
     ] {
         command.arg("--set").arg(setting);
     }

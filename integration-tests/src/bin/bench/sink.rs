@@ -56,6 +56,7 @@ impl Ingest for Service {
             while let Some(Ok(message)) = inbound.next().await {
                 let reply = match message.body {
                     Some(Body::Hello(_)) => Some(answer(Answer::Welcome(v1::Welcome {
+                        own_streams: None,
                         collector_version: "sink".to_owned(),
                         durable: Vec::new(),
                         window_bytes: if acknowledge { WINDOW_BYTES } else { 0 },
@@ -64,7 +65,7 @@ impl Ingest for Service {
                         let mut heard = heard.lock().expect("nobody panics holding it");
                         heard.entries += 1;
                         heard.payload_bytes += entry.payload.len() as u64;
-                        let ack = v1::Ack { epoch: entry.epoch, seq: entry.seq };
+                        let ack = v1::Ack { epoch: entry.epoch, seq: entry.seq, settled_seq: None };
                         acknowledge.then(|| answer(Answer::Ack(ack)))
                     }
                     Some(Body::Heartbeat(heartbeat)) => {

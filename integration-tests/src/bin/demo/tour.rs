@@ -60,8 +60,8 @@ pub(crate) fn of_own_network(bin_dir: &Path, once: bool) -> Result<()> {
     say("client 10.77.0.10, servers 10.77.0.20 (HTTP, DNS, TLS, SSH, iperf3), lonely host 10.77.0.30");
 
     heading("an agent: AF_XDP on the tap; it dials out and never listens");
-    let inside = SocketAddr::from((Ipv4Addr::LOCALHOST, collector.grpc.port()));
-    let link = Forward::open(&network.sensor, inside, collector.grpc)?;
+    let inside = SocketAddr::from(([10, 77, 0, 40], collector.grpc.port()));
+    let link = Forward::open(&network.collector, inside, collector.grpc)?;
     let url = format!("http://{}", link.address());
     let agent = Agent::start(
         bin_dir,
@@ -69,7 +69,8 @@ pub(crate) fn of_own_network(bin_dir: &Path, once: bool) -> Result<()> {
         Some(&network.sensor),
         r#"name = "tap1", stance = "tap""#,
         &url,
-        &["name=sensor"],
+        // The hub is nobody else's.
+        &["name=sensor", "tls.insecure=true"],
     )?;
 
     let mut checks = Checks::default();
@@ -117,6 +118,11 @@ pub(crate) fn of_own_network(bin_dir: &Path, once: bool) -> Result<()> {
     )?;
     checks.finds(&gnomon, "ping", "ip.protocol == icmp", 1)?;
     checks.finds(&gnomon, "the bulk transfer in jumbo frames", "port.dst == 5201 && bytes > 50000000", 1)?;
+
+    heading("what the agent sends passes its own tap: it is counted, and not kept and sent again");
+    checks.finds(&gnomon, "the agent's own uplink", "own_uplink == true && port.dst == 7440-65535", 1)?;
+    let kept = gnomon.flows("own_uplink == true && stored.packets > 0")?;
+    checks.note("no packet of it was kept", kept.is_empty());
 
     heading("live rates");
     gnomon.show(&["live", "--times", "1"])?;
@@ -182,7 +188,7 @@ pub(crate) fn of_interface(bin_dir: &Path, interface: &str, once: bool) -> Resul
     let (collector, gnomon) = collector(bin_dir, &dir)?;
     heading(&format!("an agent on {interface}: it copies frames and leaves the host its traffic"));
     let table = format!("name = \"{interface}\", stance = \"host\"");
-    let mut agent = Agent::start(bin_dir, &dir.join("agent"), None, &table, &collector.url(), &[])?;
+    let mut agent = Agent::start(bin_dir, &dir.join("agent"), None, &table, &collector.socket_url(), &[])?;
     thread::sleep(Duration::from_secs(3));
     if agent.process()?.has_ended()? {
         anyhow::bail!("the agent ended; it said:\n{}", agent.process()?.said());
