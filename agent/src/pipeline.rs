@@ -173,6 +173,7 @@ pub(crate) fn hello(config: &Config, agent_id: Vec<u8>) -> v1::Hello {
         epoch: None,
         labels: config.labels.clone().into_iter().collect(),
         acked: Vec::new(),
+        acked_by: 0,
     }
 }
 

@@ -35,6 +35,7 @@ mod index;
 mod ledger;
 mod open;
 mod reader;
+mod store_id;
 
 use std::fs::{self, File};
 use std::io;
@@ -133,6 +134,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     index: Mutex<Index>,
     ledger: Mutex<Ledger>,
+    store_id: store_id::StoreId,
     /// There is something to read.
     readable: tokio::sync::Notify,
     /// Something was deleted, or left the memory.
@@ -321,6 +323,17 @@ impl Spool {
             })
             .collect();
         all[all.len().saturating_sub(ACKED_MAX)..].to_vec()
+    }
+
+    /// The store that what is in [`Spool::acked`] is from; 0 when that is not known.
+    pub fn acked_by(&self) -> u64 {
+        self.shared.store_id.get()
+    }
+
+    /// From now on acknowledgements are those of this store: said after [`Spool::durable`].
+    pub fn now_acked_by(&self, store_id: u64) {
+        let dir = &self.shared.limits.dir;
+        self.shared.complain(self.shared.store_id.set(dir, store_id));
     }
 
     /// The name that `epoch` has on the wire.

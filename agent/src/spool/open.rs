@@ -17,6 +17,7 @@ use super::epoch::Epoch;
 use super::index::{Index, Segment};
 use super::ledger::{Ledger, Noted};
 use super::segment::{self, FileHeader, Lane, SEAL_BYTES, SegmentFile, Totals};
+use super::store_id::StoreId;
 use super::{
     Appender, Limits, Reader, Shared, Spool, SpoolError, disk, kept, set_aside, sync, sync_directory,
 };
@@ -54,6 +55,7 @@ pub fn open(limits: Limits, clock: Arc<dyn Clock>) -> Result<(Spool, Appender, R
         clock,
         index: Mutex::new(index),
         ledger: Mutex::new(ledger),
+        store_id: StoreId::read(&dir),
         readable: tokio::sync::Notify::new(),
         room: Condvar::new(),
         work: Condvar::new(),
@@ -107,7 +109,7 @@ impl Opening<'_> {
     fn take_all(&mut self, names: &[String]) {
         let (mut in_place, mut misnamed, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
         for name in names {
-            if matches!(name.as_str(), "ledger" | "ledger.new") {
+            if matches!(name.as_str(), "ledger" | "ledger.new" | "store" | "store.new") {
                 continue;
             }
             let path = self.dir.join(name);

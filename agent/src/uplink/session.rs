@@ -111,6 +111,7 @@ impl Uplink {
         let hello = v1::Hello {
             epoch: Some((&self.epoch.get()).into()),
             acked: acked.iter().map(ack_message).collect(),
+            acked_by: self.spool.acked_by(),
             ..self.hello.clone()
         };
         outbound.send(message(Body::Hello(hello))).await.map_err(|_| SessionError::Closed)?;
@@ -200,6 +201,7 @@ impl Uplink {
                 );
                 durable.remove(&epoch);
             }
+            self.spool.now_acked_by(welcome.store_id);
             self.reader.reopen();
         });
         self.exchanges.begin_session();

@@ -38,6 +38,8 @@ struct Manner {
     window_bytes: u64,
 }
 
+const STORE_ID: u64 = 0xfeed_f00d_0000_0007;
+
 #[derive(Debug, Default)]
 struct Kept {
     entries: BTreeMap<(u64, u64), Vec<u8>>,
@@ -111,6 +113,7 @@ impl TestCollector {
             kept.sessions += 1;
             kept.hellos.push(hello);
             v1::Welcome {
+                store_id: STORE_ID,
                 collector_version: "test".into(),
                 durable: kept.durable.values().cloned().collect(),
                 window_bytes: self.manner.window_bytes,
@@ -384,6 +387,12 @@ async fn what_a_collector_lost_after_it_acknowledged_is_sent_again() {
     assert_eq!((kept.entries.len(), spool.status().asked_again), (40, 30));
     let asked = kept.hellos.last().unwrap();
     assert_eq!((asked.acked[0].seq, asked.acked[0].settled_seq), (40, Some(10)));
+    let by: Vec<u64> = kept.hellos.iter().map(|hello| hello.acked_by).collect();
+    assert_eq!(
+        (by.first(), by.last()),
+        (Some(&0), Some(&STORE_ID)),
+        "it says whose acknowledgements these are"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

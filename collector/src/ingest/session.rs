@@ -25,7 +25,7 @@ use super::service::Shared;
 use crate::fleet::{Introduction, Seat};
 use crate::listen::{Connection, Identity, Reason};
 use crate::own_streams::SessionStreams;
-use crate::store::{Evidence, StoreError};
+use crate::store::{Claimed, Evidence, StoreError};
 use crate::timekeeper::{Event, differences};
 
 /// An agent that says nothing at first is not waited for longer.
@@ -172,7 +172,8 @@ impl Session {
         };
         let claimed = hello.acked.iter().take(CLAIMS_MAX);
         let claimed = claimed.map(|ack| Ok((epoch_of(ack.epoch.as_ref(), id, "hello.acked")?, ack.seq)));
-        self.welcome(id, asked, claimed.collect::<Result<_, Status>>()?).await?;
+        let claimed = Claimed { epochs: claimed.collect::<Result<_, Status>>()?, acked_by: hello.acked_by };
+        self.welcome(id, asked, claimed).await?;
         tokio::spawn(checker.run(to_check));
         tokio::spawn(acknowledge(answered, self.outbound.clone(), seat.tally(), self.shared.store.clone()));
         let talk = Talk { session: self, id, seat: &seat, window, unchecked, sacrificed };
@@ -218,18 +219,13 @@ impl Session {
         Err(Status::permission_denied(text))
     }
 
-    /// What is durable of the epochs that the agent names, and of its newest others. `acked`: what it saw acknowledged.
-    async fn welcome(
-        &self,
-        id: AgentId,
-        asked: HashSet<EpochHash>,
-        acked: Vec<(EpochId, u64)>,
-    ) -> Result<(), Status> {
+    /// What is durable of the epochs that the agent names, and of its newest others.
+    async fn welcome(&self, id: AgentId, asked: HashSet<EpochHash>, claimed: Claimed) -> Result<(), Status> {
         let store = self.shared.store.clone();
         let durable = move || {
             let mut durable = store.durable_of(id, &asked)?;
             // Of epochs that the store lost altogether it has nothing, and says so.
-            durable.extend(store.claim(id, &acked)?.into_iter().map(|epoch| (epoch, 0)));
+            durable.extend(store.claim(id, &claimed)?.into_iter().map(|epoch| (epoch, 0)));
             let acks = durable.iter().map(|(epoch, seq)| ack(&store, epoch, *seq));
             Ok::<Vec<v1::Ack>, StoreError>(acks.collect())
         };
@@ -242,6 +238,7 @@ impl Session {
             durable,
             window_bytes: self.shared.settings.window_bytes as u64,
             own_streams: Some(self.own_streams.welcome()),
+            store_id: self.shared.store.id(),
         };
         self.say(reply(v1::collector_message::Body::Welcome(welcome))).await
     }

@@ -585,3 +585,27 @@ async fn agents_learn_what_is_settled_and_are_asked_for_what_the_store_lacks() {
     let status = collector.store.status().unwrap();
     assert_eq!((status.entries_missing, status.entries_lost), (9, 11));
 }
+
+#[tokio::test]
+async fn what_another_store_acknowledged_is_not_missing_here() {
+    let collector = collector(testing::LIMITS, None).await;
+    let mut client = connect(collector.port).await;
+    let (agent, welcome) = Agent::join(&mut client, 1).await.unwrap();
+    assert_eq!((welcome.store_id, welcome.store_id != 0), (collector.store.id(), true));
+    for (acked_by, missing) in [(welcome.store_id ^ 1, 0), (welcome.store_id, 77), (0, 77)] {
+        let hello = v1::Hello {
+            protocol_version: PROTOCOL_VERSION,
+            agent_id: agent.id.to_vec(),
+            epoch: Some((&agent.epoch).into()),
+            acked: vec![v1::Ack { epoch: Some((&agent.epoch).into()), seq: 77, settled_seq: None }],
+            acked_by,
+            ..Default::default()
+        };
+        let (say, messages) = mpsc::channel(16);
+        say.send(v1::AgentMessage { body: Some(Say::Hello(hello)) }).await.unwrap();
+        let mut hear = client.stream(ReceiverStream::new(messages)).await.unwrap().into_inner();
+        let welcome = hear.message().await.unwrap().and_then(|message| message.body);
+        assert!(matches!(welcome, Some(Hear::Welcome(_))), "{welcome:?}");
+        assert_eq!(collector.store.status().unwrap().entries_missing, missing, "by {acked_by:x}");
+    }
+}

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::testing::{
     FakeClock, LIMITS, S, change, epoch, fix, fixes, flows, gate, open, record, seal, slices,
 };
-use super::{Body, Span, Store, StoreError, Writer, verify};
+use super::{Body, Claimed, Span, Store, StoreError, Writer, verify};
 use gnomon_flow::{AgentId, EpochHash, FlowId};
 
 /// Groups of one flow and one block of packets.
@@ -94,7 +94,8 @@ fn try_open(dir: &Path) -> Result<(Store, Writer), StoreError> {
 /// All of the agent's entries from behind what is durable, as one sends them that still has them.
 fn send_again(store: &Store, writer: &mut Writer, acknowledged: u64) {
     let agent = AgentId(epoch(1).agent);
-    let unknown = store.claim(agent, &[(epoch(1), acknowledged)]).unwrap();
+    let unknown =
+        store.claim(agent, &Claimed { epochs: vec![(epoch(1), acknowledged)], acked_by: 0 }).unwrap();
     let durable = store.durable(agent).unwrap().into_iter().find(|(id, _)| *id == epoch(1));
     let durable = durable.map_or(0, |(_, seq)| seq);
     assert!(unknown.is_empty() || durable == 0);

@@ -43,6 +43,8 @@ pub(super) const META_FORMAT: &[u8] = b"format";
 pub(super) const META_NEXT_BLOCK: &[u8] = b"next-block";
 /// u64: the number of the next batch of `recent`.
 pub(super) const META_NEXT_RECENT: &[u8] = b"next-recent";
+/// u64: what tells this store from every other, see `claims.rs`.
+pub(super) const META_ID: &[u8] = b"store-id";
 /// Five u64: see `envelope::Totals`.
 pub(super) const META_TOTALS: &[u8] = b"totals";
 /// Two u64: number of the segment file being written and its durable length; 32 bytes: the end of the hash chain there.

@@ -94,6 +94,7 @@ use tokio::sync::{broadcast, watch};
 pub(crate) use alerts::AlertCounts;
 pub use batch::{BatchError, PlainBatch, RecordBatch, RecordError, declared_bytes};
 pub use change::{Body, Change, Committed, Content, Evidence, Slices};
+pub use claims::Claimed;
 pub use clock_reset::{ClockReset, ask_clock_reset};
 pub use envelope::DamagedValue;
 pub use held::Held;
@@ -234,6 +235,8 @@ pub struct Store {
 /// What the writer and the readers share.
 struct Shared {
     dir: PathBuf,
+    /// See `claims.rs`.
+    id: u64,
     rocks: Rocks,
     segments: Arc<Segments>,
     epochs: Epochs,

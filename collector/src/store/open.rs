@@ -10,7 +10,7 @@ use tokio::sync::broadcast;
 
 use super::alerts::AlertTable;
 use super::block_maker::BlockMaker;
-use super::claims::Claims;
+use super::claims::{Claims, store_id};
 use super::column_cache::ColumnCache;
 use super::copies::Changed;
 use super::directory;
@@ -192,8 +192,10 @@ fn load(
     let intake = Mutex::new(Intake::new(gate.monotonic()));
     let (changes, _) = broadcast::channel(SUBSCRIBER_QUEUE);
     let epochs = Epochs::new(gate.monotonic().0);
+    let id = store_id(&rocks, opening == Opening::ReadOnly)?;
     let shared = Arc::new(Shared {
         dir: dir.to_owned(),
+        id,
         rocks,
         segments,
         epochs,

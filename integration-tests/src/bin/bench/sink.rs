@@ -60,6 +60,7 @@ impl Ingest for Service {
                         collector_version: "sink".to_owned(),
                         durable: Vec::new(),
                         window_bytes: if acknowledge { WINDOW_BYTES } else { 0 },
+                        store_id: 0,
                     }))),
                     Some(Body::Entry(entry)) => {
                         let mut heard = heard.lock().expect("nobody panics holding it");
