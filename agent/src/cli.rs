@@ -2,8 +2,10 @@
 
 mod delivery;
 mod eve;
+mod file_clock;
 mod flows;
 mod import;
+mod piped;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

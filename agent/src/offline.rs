@@ -4,9 +4,10 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
-use gnomon_capture::{Frame, Stamp};
+use gnomon_capture::{FileInterface, Frame, INTERFACES_APART_MAX, Stamp};
 use gnomon_clock::{EpochId, Estimate, RawNs, UtcNs};
-use gnomon_flow::{FlowId, FlowRecord, Origin, StoredFlow, TimeState};
+use gnomon_flow::escape::name_of;
+use gnomon_flow::{AttributeValue, FlowId, FlowRecord, Origin, StoredFlow, TimeState, field};
 
 use crate::engine::{Engine, EngineConfig, EngineStats};
 use crate::rules::{Keep, Rules};
@@ -37,6 +38,83 @@ impl BatchTime {
     }
 }
 
+/// Bytes of an interface's name, as the collector takes it.
+const NAME_BYTES_MAX: usize = 255;
+/// Flows of an interface after the first: one in so many of those that the first may have.
+const FLOWS_SHARE: u32 = 16;
+
+/// What the records of one file say of where they are from.
+#[derive(Clone, Debug)]
+pub struct FileName {
+    name: Arc<str>,
+    value: AttributeValue,
+}
+
+impl FileName {
+    /// `name` is without its directory.
+    pub fn new(name: &str) -> FileName {
+        let name: Arc<str> = name_of(name, NAME_BYTES_MAX).into();
+        FileName { value: AttributeValue::Text(name.as_ref().into()), name }
+    }
+
+    /// That of one of its interfaces: its own, else the file's with its number behind it where it is not the only one.
+    pub fn interface(&self, interface: &FileInterface) -> Arc<str> {
+        match (&interface.name, interface.index) {
+            _ if interface.others => "(others)".into(),
+            (Some(name), _) => name_of(name, NAME_BYTES_MAX).into(),
+            (None, 0) => Arc::clone(&self.name),
+            (None, index) => name_of(&format!("{}#{index}", self.name), NAME_BYTES_MAX).into(),
+        }
+    }
+
+    /// A record says which file it is from, whatever it has said already.
+    pub fn put(&self, record: &mut FlowRecord) {
+        record.attributes.push_over(field::FILE, &self.value, |_| true);
+    }
+}
+
+/// The engines of a file, one for each of its interfaces: what is the same on two of them is two flows.
+pub struct Engines<F> {
+    make: F,
+    engines: Vec<Option<Engine>>,
+}
+
+impl<F: FnMut(u8, &FileInterface) -> Engine> Engines<F> {
+    /// `make` is given the number of the engine's worker and its interface.
+    pub fn new(make: F) -> Engines<F> {
+        Engines { make, engines: Vec::new() }
+    }
+
+    fn of(&mut self, number: usize, interface: &FileInterface) -> &mut Engine {
+        let number = number.min(INTERFACES_APART_MAX - 1);
+        if self.engines.len() <= number {
+            self.engines.resize_with(number + 1, || None);
+        }
+        // Far below 256.
+        self.engines[number].get_or_insert_with(|| (self.make)(number as u8, interface))
+    }
+
+    fn each(&mut self) -> impl Iterator<Item = (usize, &mut Engine)> {
+        self.engines.iter_mut().enumerate().filter_map(|(number, engine)| Some((number, engine.as_mut()?)))
+    }
+
+    /// What all of them counted.
+    pub fn stats(&mut self) -> Vec<EngineStats> {
+        self.each().map(|(_, engine)| engine.stats()).collect()
+    }
+}
+
+/// How large the table of one interface of a file is.
+pub fn table_of(worker: u8, table: TableConfig) -> TableConfig {
+    if worker == 0 {
+        return table;
+    }
+    TableConfig { flows_max: (table.flows_max / FLOWS_SHARE).max(1), ..table }
+}
+
+/// What drains a file: gives frames of one interface at a time, with its number, to what it is handed.
+pub type Sink<'a> = dyn FnMut(usize, &FileInterface, &[Frame<'_>]) + 'a;
+
 /// How the flows of files are made: no interim records, nothing sliced.
 pub fn engine_config(table: TableConfig) -> EngineConfig {
     EngineConfig {
@@ -47,78 +125,98 @@ pub fn engine_config(table: TableConfig) -> EngineConfig {
     }
 }
 
-/// Builds the flows of one file and gives them to `found` in order of their first packet, then of their id.
+/// Builds the flows of one file, each interface's apart, and gives them to `found` in order of their first packet, then of their id.
 ///
-/// `drain` gives a batch of frames to the function it is handed and returns how many; 0 is the end. Memory is bounded:
+/// `drain` gives a batch of frames to the function it is handed and returns how many; 0 is the end. `origin` is that of all but
+/// the interface. Memory is bounded:
 /// a record waits only while an open flow might be earlier, and at most 131,072 wait.
 ///
 /// # Errors
 /// What `drain` says. The flows of all frames before the error are given out first.
 pub fn flows<E>(
     table: TableConfig,
-    rules: Arc<Rules>,
+    rules: &Arc<Rules>,
     origin: &Origin,
-    drain: impl FnMut(&mut dyn FnMut(&[Frame<'_>])) -> Result<usize, E>,
+    file: &FileName,
+    drain: impl FnMut(&mut Sink<'_>) -> Result<usize, E>,
     mut found: impl FnMut(StoredFlow),
-) -> Result<EngineStats, E> {
+) -> Result<Vec<EngineStats>, E> {
     // An open segment has lasted for at most the active timeout and been silent for at most the longest idle one.
     let idle_max =
         [table.idle.tcp_ns, table.idle.udp_ns, table.idle.icmp_ns, table.idle.sctp_ns, table.idle.esp_ns]
             .into_iter()
             .fold(table.idle.other_ns.max(table.linger_ns), u64::max);
     let open_max = table.active_timeout_ns.saturating_add(idle_max).saturating_add(1 << 30);
-    let mut engine = Engine::new(0, EngineConfig { rules, origin: origin.clone(), ..engine_config(table) });
+    let origins = std::cell::RefCell::new(Vec::<Origin>::new());
+    let mut engines = Engines::new(|worker, interface: &FileInterface| {
+        let origin = Origin { interface: file.interface(interface), ..origin.clone() };
+        let mut origins = origins.borrow_mut();
+        let count = origins.len().max(usize::from(worker) + 1);
+        origins.resize(count, Origin::default());
+        origins[usize::from(worker)] = origin.clone();
+        let config = engine_config(table_of(worker, table));
+        Engine::new(worker, EngineConfig { rules: Arc::clone(rules), origin, ..config })
+    });
     let mut waiting: BinaryHeap<Reverse<InOrder>> = BinaryHeap::new();
-    let mut release = |engine: &mut Engine, until: RawNs, waiting_max: usize| {
-        waiting.extend(engine.take_records().into_iter().flatten().map(|record| Reverse(InOrder(record))));
+    let mut release = |until: RawNs, waiting_max: usize, made: Option<(usize, &mut Engine)>| {
+        if let Some((number, engine)) = made {
+            let records = engine.take_records().into_iter().flatten();
+            waiting.extend(records.map(|record| Reverse(InOrder(record, number))));
+        }
         while waiting.len() > waiting_max
-            || waiting.peek().is_some_and(|Reverse(InOrder(record))| record.first < until)
+            || waiting.peek().is_some_and(|Reverse(InOrder(record, _))| record.first < until)
         {
-            let Some(Reverse(InOrder(record))) = waiting.pop() else { break };
-            found(stored(record, origin));
+            let Some(Reverse(InOrder(mut record, number))) = waiting.pop() else { break };
+            file.put(&mut record);
+            found(stored(record, &origins.borrow()[number]));
         }
     };
-    let ended = drive(&mut engine, drain, |engine, now| {
+    let ended = drive(&mut engines, drain, |engine, number, now| {
         // While all flows end nothing is certain to be the earliest.
-        release(engine, now.map_or(RawNs(0), |now| now.saturating_sub(open_max)), WAITING_MAX);
+        let until = now.map_or(RawNs(0), |now| now.saturating_sub(open_max));
+        release(until, WAITING_MAX, Some((number, engine)));
         Ok(())
     });
-    release(&mut engine, RawNs(0), 0);
-    ended.map(|()| engine.stats())
+    release(RawNs(0), 0, None);
+    ended.map(|()| engines.stats())
 }
 
-/// Feeds an engine all that `drain` gives, by the file's own time, then ends every flow. After each step `take` has what was
-/// made, and the time of the file while it is read.
+/// Feeds engines all that `drain` gives, by the file's own time, then ends every flow. After each step `take` has an engine
+/// with what it made, its number, and the time of the file while it is read.
 ///
 /// # Errors
 /// What `drain` says, behind all frames before it; what `take` says, at once.
-pub fn drive<E>(
-    engine: &mut Engine,
-    mut drain: impl FnMut(&mut dyn FnMut(&[Frame<'_>])) -> Result<usize, E>,
-    mut take: impl FnMut(&mut Engine, Option<RawNs>) -> Result<(), E>,
+pub fn drive<E, F: FnMut(u8, &FileInterface) -> Engine>(
+    engines: &mut Engines<F>,
+    mut drain: impl FnMut(&mut Sink<'_>) -> Result<usize, E>,
+    mut take: impl FnMut(&mut Engine, usize, Option<RawNs>) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut now = RawNs(0);
     let ended = loop {
         let mut time = BatchTime::default();
-        let drained = drain(&mut |frames| {
+        let drained = drain(&mut |number, interface, frames| {
             frames.iter().for_each(|frame| time.add(frame.stamp));
-            engine.on_frames(frames);
+            engines.of(number, interface).on_frames(frames);
         });
         now = time.earliest().unwrap_or(now);
-        while engine.end_batch(now) {
-            take(engine, Some(now))?;
+        for (number, engine) in engines.each() {
+            while engine.end_batch(now) {
+                take(engine, number, Some(now))?;
+            }
+            take(engine, number, Some(now))?;
         }
-        take(engine, Some(now))?;
         match drained {
             Ok(0) => break Ok(()),
             Ok(_) => {}
             Err(error) => break Err(error),
         }
     };
-    while engine.finish_some(now) {
-        take(engine, None)?;
+    for (number, engine) in engines.each() {
+        while engine.finish_some(now) {
+            take(engine, number, None)?;
+        }
+        take(engine, number, None)?;
     }
-    take(engine, None)?;
     ended
 }
 
@@ -139,8 +237,8 @@ fn stored(record: FlowRecord, origin: &Origin) -> StoredFlow {
     }
 }
 
-/// A record in the order of the output.
-struct InOrder(FlowRecord);
+/// A record in the order of the output, and the number of its interface.
+struct InOrder(FlowRecord, usize);
 
 impl InOrder {
     fn key(&self) -> (RawNs, FlowId, u32) {
@@ -184,20 +282,21 @@ mod tests {
         example::ipv4(17, [1; 4], [2; 4], &example::udp((port, 9), b""))
     }
 
-    fn run<E>(frames: &[(u64, Vec<u8>)], end: Result<usize, E>) -> (Vec<StoredFlow>, Result<EngineStats, E>) {
+    fn run<E>(frames: &[(u64, Vec<u8>)], end: Result<usize, E>) -> (Vec<StoredFlow>, Result<u64, E>) {
         let origin = Origin { epoch: file_epoch([7; 16]), ..Origin::default() };
         let mut batches = frames.chunks(256);
         let mut end = Some(end);
         let mut flows_found = Vec::new();
         let ended = flows(
             TableConfig { flows_max: 4096, ..TableConfig::default() },
-            Arc::new(Rules::keep(Keep::Nothing)),
+            &Arc::new(Rules::keep(Keep::Nothing)),
             &origin,
+            &FileName::new("test.pcap"),
             |sink| match batches.next() {
                 Some(batch) => {
                     for (at, data) in batch {
                         let stamp = Stamp { raw: RawNs(START + at), err_ns: 0 };
-                        sink(&[Frame { stamp, ..example::frame(data) }]);
+                        sink(0, &FileInterface::default(), &[Frame { stamp, ..example::frame(data) }]);
                     }
                     Ok(batch.len())
                 }
@@ -205,7 +304,7 @@ mod tests {
             },
             |flow| flows_found.push(flow),
         );
-        (flows_found, ended)
+        (flows_found, ended.map(|stats| stats.iter().map(|stats| stats.packets).sum()))
     }
 
     #[test]
@@ -217,7 +316,7 @@ mod tests {
             frames.push((second * S + S / 2, udp(1000 + (second % 2000) as u16)));
         }
         let (flows, ended) = run::<Infallible>(&frames, Ok(0));
-        assert_eq!(ended.unwrap().packets, 7200);
+        assert_eq!(ended.unwrap(), 7200);
         assert_eq!(flows.iter().map(|flow| flow.record.packets()).sum::<u64>(), 7200);
         assert!(flows.is_sorted_by_key(|flow| (flow.record.first, flow.record.id)));
         assert!(flows.iter().all(|flow| flow.record.end.is_some()));

@@ -226,7 +226,7 @@ fn a_corrupt_database_is_left_alone_said_once_and_read_as_far_as_it_can_be() -> 
             })?;
             if !ended {
                 rig.feeder.check(&rig.collector, stood).context("what was acknowledged is there")?;
-                let (_, status, _) = rig.collector.gnomon(&["status", "-o", "json"])?;
+                let (_, status, _) = rig.collector.gnomon(&["status", "-o", "jsonl"])?;
                 let status: serde_json::Value = serde_json::from_slice(&status)?;
                 ensure!(!status["damage"].is_null(), "the damage is named: {status}");
                 return Ok(());

@@ -37,6 +37,9 @@ pub use frame::{FRAME_BYTES_MAX, FRAMES_AT_ONCE, Frame, LinkType, Stamp, VlanTag
 pub use interface::Plan;
 pub use mode::{CaptureMode, Refusal, Rung};
 pub use options::{Backend, Fanout, Options, Queues, Stance};
-pub use pcap_file::{FileError, FileProgress, FileStats, PcapFile, TailCause, TruncatedTail};
+pub use pcap_file::{
+    FileError, FileInterface, FileProgress, FileStats, INTERFACES_APART_MAX, PcapFile, TailCause, Torn,
+    TruncatedTail,
+};
 pub use source::{Source, open, open_index};
 pub use stats::{DropReason, NetdevStats, QueueStats, SourceStats};

@@ -1,16 +1,18 @@
-//! Frames from capture files: pcap and pcapng, plain or compressed with gzip or zstd, from a path or standard input.
+//! Frames from capture files: pcap and pcapng, plain or compressed with gzip, zstd, xz or bzip2, from a path or standard input.
 //!
 //! What a file is, is read from its first bytes, never from its name. A file is a stream: it is read once, forwards,
 //! through one buffer of [`input::BUFFER_BYTES`], and frames are lent out of that buffer without a copy.
 //!
 //! A damaged file gives every whole packet before the damage. A file that merely ends too early (the writer was killed,
 //! the disk was full) then ends with a [`TruncatedTail`] in its [`FileStats`]; bytes that cannot be what they should be
-//! end it with a [`FileError`] that names the offset.
+//! are passed over up to the next place where records make sense, and counted; where there is none, they end it with a
+//! [`FileError`] that names the offset.
 
 mod classic;
 mod error;
 mod input;
 mod pcapng;
+mod resync;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +23,7 @@ use crate::frame::{FRAMES_AT_ONCE, Frame};
 use arrayvec::ArrayVec;
 
 pub use error::{FileError, TailCause, TruncatedTail};
+pub use resync::Torn;
 
 use classic::Classic;
 use input::Input;
@@ -29,6 +32,23 @@ use pcapng::Pcapng;
 /// A record that claims more captured bytes than this is damage: it is the largest snapshot length libpcap knows for
 /// any link type (DLT_DBUS, DLT_USB_*).
 const RECORD_BYTES_MAX: u32 = 128 * 1024 * 1024;
+
+/// Interfaces of a file that are told apart: each has flows of its own.
+pub const INTERFACES_APART_MAX: usize = 64;
+
+/// An interface that packets of a file were captured on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FileInterface {
+    /// pcapng's if_name, as it is in the file.
+    pub name: Option<Box<str>>,
+    /// Its number in its section.
+    pub index: u32,
+    /// It stands for all that came after [`INTERFACES_APART_MAX`] of them, too.
+    pub others: bool,
+}
+
+/// That of a format without interfaces.
+static NO_INTERFACE: FileInterface = FileInterface { name: None, index: 0, others: false };
 
 /// A capture file that is being read.
 pub struct PcapFile {
@@ -85,6 +105,12 @@ pub struct FileStats {
     pub unstamped: u64,
     /// Delivered with the captured length as wire length, because the file has a smaller wire length.
     pub clamped_lengths: u64,
+    /// pcapng interfaces beyond [`INTERFACES_APART_MAX`], which were taken for one.
+    pub interfaces_together: u64,
+    /// Places where bytes made no sense and were passed over, those bytes, and the first of those places.
+    pub torn: u64,
+    pub torn_bytes: u64,
+    pub torn_places: Vec<Torn>,
     /// The file ends in the middle of something.
     pub truncated_tail: Option<TruncatedTail>,
 }
@@ -100,8 +126,8 @@ pub struct FileProgress {
 
 /// What a format's reader finds at the start of the window.
 enum Step<'a> {
-    /// A packet; the record is `record_bytes` long, which may be more than the window holds.
-    Frame { frame: Frame<'a>, record_bytes: u64 },
+    /// A packet of an interface; the record is `record_bytes` long, which may be more than the window holds.
+    Frame { frame: Frame<'a>, record_bytes: u64, interface: u8 },
     /// Nothing to deliver in the next `record_bytes`.
     Pass { record_bytes: u64 },
     /// This many bytes must be in the window to decide.
@@ -163,12 +189,21 @@ impl PcapFile {
         })
     }
 
-    /// Hands up to `frames_max` frames to `sink`, in file order and some at a time, and returns how many; 0 is the end of the file
-    /// (so `frames_max` 0 counts as 1).
+    /// [`PcapFile::drain_by_interface`] for whoever does not mind the interfaces.
+    pub fn drain<F: FnMut(&[Frame<'_>])>(
+        &mut self,
+        frames_max: usize,
+        mut sink: F,
+    ) -> Result<usize, FileError> {
+        self.drain_by_interface(frames_max, |_, _, frames| sink(frames))
+    }
+
+    /// Hands up to `frames_max` frames to `sink`, in file order and some of one interface at a time, and returns how many; 0 is the
+    /// end of the file (so `frames_max` 0 counts as 1). Interfaces have numbers from 0 to [`INTERFACES_APART_MAX`] - 1.
     ///
     /// Returns early rather than wait for a slow pipe when it has delivered something. An error comes once, after all
     /// frames before it; thereafter the file has ended.
-    pub fn drain<F: FnMut(&[Frame<'_>])>(
+    pub fn drain_by_interface<F: FnMut(usize, &FileInterface, &[Frame<'_>])>(
         &mut self,
         frames_max: usize,
         mut sink: F,
@@ -211,7 +246,7 @@ impl PcapFile {
         &self.name
     }
 
-    fn deliver<F: FnMut(&[Frame<'_>])>(
+    fn deliver<F: FnMut(usize, &FileInterface, &[Frame<'_>])>(
         &mut self,
         frames_max: usize,
         delivered: &mut usize,
@@ -224,6 +259,7 @@ impl PcapFile {
             let window = self.input.window();
             let frames_left = frames_max.max(1) - *delivered;
             let mut batch = ArrayVec::<Frame<'_>, FRAMES_AT_ONCE>::new();
+            let mut interfaces = ArrayVec::<u8, FRAMES_AT_ONCE>::new();
             // Of whole records whose frames are in the batch.
             let mut window_bytes = 0;
             let next = loop {
@@ -232,8 +268,8 @@ impl PcapFile {
                     Format::Classic(classic) => classic.step(rest, &mut self.stats),
                     Format::Pcapng(pcapng) => pcapng.step(rest, &mut self.stats),
                 };
-                let (frame, record_bytes) = match step {
-                    Ok(Step::Frame { frame, record_bytes }) => (frame, record_bytes),
+                let (frame, record_bytes, interface) = match step {
+                    Ok(Step::Frame { frame, record_bytes, interface }) => (frame, record_bytes, interface),
                     Ok(Step::Pass { record_bytes }) => break Ok(Next::Leave(record_bytes)),
                     Ok(Step::Need(bytes)) => break Ok(Next::Read(bytes)),
                     Ok(Step::Zeros) => break Ok(Next::Zeros),
@@ -243,6 +279,7 @@ impl PcapFile {
                 self.stats.bytes += frame.data.len() as u64;
                 self.stats.original_bytes += u64::from(frame.original_len);
                 batch.push(frame);
+                interfaces.push(interface);
                 let over = record_bytes > rest.len() as u64;
                 if over || batch.is_full() || batch.len() == frames_left {
                     break Ok(Next::Leave(record_bytes));
@@ -251,7 +288,16 @@ impl PcapFile {
             };
             if !batch.is_empty() {
                 *delivered += batch.len();
-                sink(&batch);
+                let mut frames = &batch[..];
+                for run in interfaces.chunk_by(|a, b| a == b) {
+                    let (of_one, rest) = frames.split_at(run.len());
+                    let interface = match &self.format {
+                        Format::Classic(_) => &NO_INTERFACE,
+                        Format::Pcapng(pcapng) => pcapng.interface(run[0]).unwrap_or(&NO_INTERFACE),
+                    };
+                    sink(usize::from(run[0]), interface, of_one);
+                    frames = rest;
+                }
             }
             drop(batch);
             self.input.consume(window_bytes);
@@ -269,15 +315,13 @@ impl PcapFile {
                 }
                 Ok(Next::Zeros) => {
                     let offset = self.input.offset();
-                    if !self.input.rest_is_zero().map_err(|e| read_error(&self.name, &self.input, e))? {
-                        return Err(self.damaged(offset, "zeros where a packet must begin".into()));
+                    if self.input.rest_is_zero().map_err(|e| read_error(&self.name, &self.input, e))? {
+                        self.end_with(offset, TailCause::Zeros);
+                        return Ok(());
                     }
-                    self.end_with(offset, TailCause::Zeros);
-                    return Ok(());
+                    self.pass_damage(offset, "zeros where a packet must begin".into())?;
                 }
-                Err(Damage { at, what }) => {
-                    return Err(self.damaged(self.input.offset() + at, what));
-                }
+                Err(Damage { at, what }) => self.pass_damage(self.input.offset() + at, what)?,
             }
         }
         Ok(())
@@ -337,6 +381,14 @@ impl PcapFile {
         self.state = State::Ended;
     }
 
+    /// Goes on behind damage, if anything behind it makes sense.
+    fn pass_damage(&mut self, offset: u64, what: String) -> Result<(), FileError> {
+        if self.resync().map_err(|source| read_error(&self.name, &self.input, source))? {
+            return Ok(());
+        }
+        Err(self.damaged(offset, what))
+    }
+
     fn damaged(&self, offset: u64, what: String) -> FileError {
         FileError::Damaged {
             name: self.name.clone(),
@@ -349,6 +401,21 @@ impl PcapFile {
 }
 
 impl Format {
+    /// What bytes would be as a record.
+    fn sense(&self, bytes: &[u8]) -> resync::Sense {
+        match self {
+            Format::Classic(classic) => classic.sense(bytes),
+            Format::Pcapng(pcapng) => pcapng.sense(bytes),
+        }
+    }
+
+    /// Where in a record the reading was no longer matters.
+    fn forget_record(&mut self) {
+        if let Format::Pcapng(pcapng) = self {
+            pcapng.forget_record();
+        }
+    }
+
     fn begin(input: &mut Input) -> Result<Format, error::BeginError> {
         let magic = input.begin_with(4)?;
         let bytes = [magic[0], magic[1], magic[2], magic[3]];

@@ -45,14 +45,14 @@ pub(super) struct Delivery {
 }
 
 impl Delivery {
-    /// `epochs` are those of what is sent, whose clock is POSIX time; all belong to one agent. What is written is sent at
+    /// `epochs` are those of what is sent, whose clock is POSIX time but for so many nanoseconds; all belong to one agent. What is written is sent at
     /// once; the token says that nothing more comes.
     pub(super) fn start(
         config: &Config,
         clock: &Arc<dyn Clock>,
-        epochs: &[EpochId],
+        epochs: &[(EpochId, i64)],
     ) -> anyhow::Result<(Delivery, Writer, CancellationToken)> {
-        let first = *epochs.first().context("nothing to send")?;
+        let (first, _) = *epochs.first().context("nothing to send")?;
         let shutdown = Shutdown::install().context("cannot take signals")?;
         let dir =
             private::temporary_directory("gnomon-import").context("cannot make a directory for the spool")?;
@@ -76,7 +76,9 @@ impl Delivery {
             tls: config.tls(),
             insecure: config.tls.insecure,
             hello,
-            time: TimeSource::Files(epochs.iter().map(|epoch| (*epoch, file_fix())).collect()),
+            time: TimeSource::Files(
+                epochs.iter().map(|(epoch, offset_ns)| (*epoch, file_fix(*offset_ns))).collect(),
+            ),
             own_streams: CurrentOwnStreams::default(),
         };
         let epoch = CurrentEpoch::new(first);
@@ -147,12 +149,12 @@ impl Delivery {
     }
 }
 
-/// The stamps of a file are POSIX time, taken as they are.
-fn file_fix() -> Fix {
+/// The stamps of a file are POSIX time, taken as they are but for the offset.
+fn file_fix(offset_ns: i64) -> Fix {
     let unix_ns = 1_700_000_000_000_000_000;
     Fix {
         raw: RawNs(unix_ns),
-        utc: UtcNs::from_unix_ns(unix_ns.cast_signed()),
+        utc: UtcNs::from_unix_ns(unix_ns.cast_signed().saturating_add(offset_ns)),
         err_ns: 0,
         source: FixSource::File,
     }

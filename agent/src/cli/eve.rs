@@ -60,7 +60,7 @@ impl Eve {
         let files: Vec<_> = self.files.iter().map(|file| file.display().to_string()).collect();
         let agent = import_agent(&format!("{} eve {}", config.name(), files.join(" ")));
         let epoch = EpochId { agent, ..file_epoch(unique) };
-        let (delivery, writer, all_read) = Delivery::start(config, clock, &[epoch])?;
+        let (delivery, writer, all_read) = Delivery::start(config, clock, &[(epoch, 0)])?;
         let read = Arc::new(Progress::default());
         let (sender, alerts) = sync_channel(QUEUE);
         let (files, reading) = (self.files.clone(), Arc::clone(&read));

@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use gnomon_capture::{PcapFile, Sieve};
+use gnomon_capture::{FileStats, INTERFACES_APART_MAX, PcapFile, Sieve};
 use gnomon_flow::{AgentId, Origin};
 
 use crate::config::Config;
-use crate::offline::{file_epoch, flows};
+use crate::offline::{FileName, file_epoch, flows};
 use crate::output::{Output, Printer};
 use crate::rules::{Keep, Rules};
 use crate::worker::BATCH_FRAMES_MAX;
 
 #[derive(Debug, Args)]
 pub(super) struct Flows {
-    /// Capture files: pcap or pcapng, plain, gzip or zstd; `-` is standard input
+    /// Capture files: pcap or pcapng, plain or packed with gzip, zstd, xz or bzip2; `-` is standard input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// The form of the output
@@ -93,19 +93,21 @@ fn one_file(
     let origin = Origin {
         agent: AgentId::default(),
         agent_name: config.name().into(),
-        interface: name.into(),
+        interface: Default::default(),
         epoch: file_epoch(digest),
     };
+    let name = FileName::new(&name);
     let mut written: io::Result<()> = Ok(());
     // The first failure to write stops the printing; the rest of the file is then read for nothing, but for once.
     let read = flows(
         config.table(),
-        Arc::clone(rules),
+        rules,
         &origin,
+        &name,
         |sink| {
-            file.drain(BATCH_FRAMES_MAX, |frames| match &mut sieve {
-                Some(sieve) => sieve.sift(frames, &mut *sink),
-                None => sink(frames),
+            file.drain_by_interface(BATCH_FRAMES_MAX, |number, interface, frames| match &mut sieve {
+                Some(sieve) => sieve.sift(frames, |frames: &[_]| sink(number, interface, frames)),
+                None => sink(number, interface, frames),
             })
         },
         |flow| {
@@ -120,6 +122,12 @@ fn one_file(
     if let Some(tail) = &stats.truncated_tail {
         eprintln!("{}: {tail}", path.display());
     }
+    if let Some(words) = torn(stats) {
+        anyhow::bail!("{}: {words}", path.display());
+    }
+    if stats.interfaces_together > 0 {
+        eprintln!("{}: {}", path.display(), together(stats.interfaces_together));
+    }
     if stats.oversize + stats.bad_blocks > 0 {
         let (oversize, bad) = (stats.oversize, stats.bad_blocks);
         eprintln!(
@@ -128,6 +136,28 @@ fn one_file(
         );
     }
     Ok(())
+}
+
+/// Of damage that was passed over.
+pub(super) fn torn(stats: &FileStats) -> Option<String> {
+    if stats.torn == 0 {
+        return None;
+    }
+    let places: Vec<String> =
+        stats.torn_places.iter().map(|torn| format!("{} bytes at {}", torn.bytes, torn.offset)).collect();
+    let more = stats.torn.saturating_sub(places.len() as u64);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Some(format!(
+        "damaged in {} places, {} bytes were passed over up to the next packet: {}{more}",
+        stats.torn,
+        stats.torn_bytes,
+        places.join(", ")
+    ))
+}
+
+/// Of interfaces beyond those that are told apart.
+pub(super) fn together(interfaces: u64) -> String {
+    format!("{interfaces} interfaces beyond the first {INTERFACES_APART_MAX} are told as one, \"(others)\"")
 }
 
 #[cfg(test)]
@@ -219,6 +249,34 @@ pub(super) mod tests {
             result.unwrap();
             assert_eq!((lines.lines().count(), sieve.filtered().0), (flows, left_out), "{filter}");
         }
+    }
+
+    /// Two interfaces see the same datagrams: two flows, each with its interface's name.
+    #[test]
+    fn interfaces_of_a_file_have_flows_of_their_own() {
+        let block = |kind: u32, body: &[u8]| {
+            let length = 12 + body.len() as u32;
+            [&kind.to_le_bytes()[..], &length.to_le_bytes(), body, &length.to_le_bytes()].concat()
+        };
+        let words = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+        let mut file = block(0x0a0d_0d0a, &words(&[0x1a2b_3c4d, 1, u32::MAX, u32::MAX]));
+        for name in [b"lan0", b"w\x1b]0"] {
+            file.extend(block(1, &[&words(&[1, 0, 2 | 4 << 16])[..], name, &words(&[0])].concat()));
+        }
+        let frame = &udp_pcap(1)[40..];
+        let padding = vec![0; frame.len().next_multiple_of(4) - frame.len()];
+        for n in 0..4u32 {
+            let length = frame.len() as u32;
+            let head = words(&[n % 2, 380_000, n, length, length]);
+            file.extend(block(6, &[&head[..], frame, &padding].concat()));
+        }
+        let (lines, result) = output_of(Output::Jsonl, &file);
+        result.unwrap();
+        let flows: Vec<serde_json::Value> =
+            lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let of: Vec<_> = flows.iter().map(|flow| (&flow["interface"], &flow["packets"])).collect();
+        assert_eq!(of, [(&"lan0".into(), &2.into()), (&"w\\u{1b}]0".into(), &2.into())], "{lines}");
+        assert!(flows.iter().all(|flow| flow["file"] == serde_json::json!(["udp.pcap"])), "{lines}");
     }
 
     #[test]

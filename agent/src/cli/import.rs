@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use gnomon_capture::{Frame, PcapFile};
+use gnomon_capture::{FileInterface, PcapFile};
 use gnomon_clock::{Clock, EpochId};
 use gnomon_daemon::exit::WithHint;
 use gnomon_daemon::shutdown::CancellationToken;
@@ -19,10 +19,13 @@ use gnomon_flow::{FlowRecord, Origin};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::delivery::{Delivery, first_16, import_agent};
+use super::file_clock::{ClockOffset, format_offset, offset_from_mtime};
+use super::flows::{together, torn};
+use super::piped::Piped;
 use crate::config::Config;
 use crate::engine::{Engine, EngineConfig};
 use crate::export::{Export, Exported, PacketBlock};
-use crate::offline::{drive, file_epoch};
+use crate::offline::{Engines, FileName, Sink, drive, file_epoch, table_of};
 use crate::slicer::SlicerConfig;
 use crate::spool::Writer;
 use crate::table::TableConfig;
@@ -37,12 +40,18 @@ const BLOCKS_MAX: usize = BATCH_FRAMES_MAX + 1 + 2 * (QUEUE + 1);
 
 #[derive(Debug, Args)]
 pub(super) struct Import {
-    /// Capture files: pcap or pcapng, plain, gzip or zstd
+    /// Capture files: pcap or pcapng, plain or packed with gzip, zstd, xz or bzip2; `-` is standard input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Give up when the collector has made nothing durable for so many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     patience: u64,
+    /// Add this to every time, for a file whose clock was wrong: `-9h`, `+1d12h`, `-90s`, `+250ms`
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, conflicts_with = "clock_from_mtime")]
+    clock_offset: Option<ClockOffset>,
+    /// Take the time at which the file was last written for that of its last packet
+    #[arg(long)]
+    clock_from_mtime: bool,
 }
 
 /// A file and the epoch its content gives it.
@@ -50,22 +59,32 @@ struct Source {
     path: PathBuf,
     epoch: EpochId,
     bytes: u64,
+    /// What its times are moved by.
+    offset_ns: i64,
 }
 
 impl Import {
     pub(super) fn run(&self, config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<()> {
         let agent = import_agent(&config.name());
         let mut sources: Vec<Source> = Vec::new();
+        let mut piped = None;
         for path in &self.files {
-            let (digest, bytes) = digest(path)?;
+            let path = if path == Path::new("-") { &piped.insert(Piped::read()?).path } else { path };
+            let offset_ns = self.offset_of(path)?;
+            let (digest, bytes) = digest(path, offset_ns)?;
             let epoch = EpochId { agent, ..file_epoch(digest) };
             match sources.iter().find(|known| known.epoch == epoch) {
                 // The same content is the same epoch: it would be dropped as a repetition.
                 Some(known) => eprintln!("{}: has the content of {}", path.display(), known.path.display()),
-                None => sources.push(Source { path: path.clone(), epoch, bytes }),
+                None => sources.push(Source { path: path.clone(), epoch, bytes, offset_ns }),
             }
         }
-        let epochs: Vec<EpochId> = sources.iter().map(|source| source.epoch).collect();
+        let epochs: Vec<(EpochId, i64)> =
+            sources.iter().map(|source| (source.epoch, source.offset_ns)).collect();
+        for source in sources.iter().filter(|source| source.offset_ns != 0) {
+            let by = format_offset(source.offset_ns);
+            eprintln!("{}: {by} is added to every time", source.path.display());
+        }
         let (delivery, writer, all_written) = Delivery::start(config, clock, &epochs)?;
         let reading = Reading::start(config, sources, writer, all_written)?;
         let bar = ProgressBar::new(reading.bytes_total);
@@ -90,6 +109,15 @@ impl Import {
         }
         anyhow::ensure!(failures.is_empty(), "{} files could not be read to the end", failures.len());
         Ok(())
+    }
+}
+
+impl Import {
+    fn offset_of(&self, path: &Path) -> anyhow::Result<i64> {
+        if !self.clock_from_mtime {
+            return Ok(self.clock_offset.map_or(0, |offset| offset.0));
+        }
+        offset_from_mtime(path)
     }
 }
 
@@ -137,7 +165,7 @@ impl Reading {
             writer.run(&queue, |export| {
                 if let Exported::Packets(block) = export.body {
                     // Nobody is there to take it once everything is read.
-                    let _ = written.send(block);
+                    let _ = written.send((export.worker, block));
                 }
             });
         };
@@ -151,7 +179,7 @@ impl Reading {
             let (mut made, mut bytes_before) = (Made::default(), 0);
             for source in &sources {
                 let progress = |read: u64| bytes_read.store(bytes_before + read, Ordering::Relaxed);
-                made.add(import_file(source, engine.clone(), &writing, &progress));
+                made.add(import_file(source, &engine, &writing, &progress));
                 bytes_before += source.bytes;
             }
             made
@@ -177,7 +205,7 @@ fn engine_config(config: &Config) -> anyhow::Result<EngineConfig> {
 }
 
 /// Reads one file and hands over what it makes, in an order that only its content decides.
-fn import_file(source: &Source, mut config: EngineConfig, writing: &Writing, progress: &dyn Fn(u64)) -> Made {
+fn import_file(source: &Source, config: &EngineConfig, writing: &Writing, progress: &dyn Fn(u64)) -> Made {
     let mut made = Made::default();
     let failure = |error: &dyn std::fmt::Display| format!("{}: {error}", source.path.display());
     let mut file = match PcapFile::open(&source.path) {
@@ -188,30 +216,51 @@ fn import_file(source: &Source, mut config: EngineConfig, writing: &Writing, pro
         }
     };
     let name = source.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    let mut out = Out { interface: name.into(), epoch: source.epoch, records: Vec::new(), writing };
-    config.origin.interface = Arc::clone(&out.interface);
-    let mut engine = Engine::new(0, config);
-    let drain = |sink: &mut dyn FnMut(&[Frame<'_>])| {
-        let drained = file.drain(BATCH_FRAMES_MAX, sink);
+    let name = FileName::new(&name);
+    let interfaces = std::cell::RefCell::new(Vec::<Arc<str>>::new());
+    let mut engines = Engines::new(|worker, interface: &FileInterface| {
+        let mut config = config.clone();
+        config.origin.interface = name.interface(interface);
+        config.table = table_of(worker, config.table);
+        let mut interfaces = interfaces.borrow_mut();
+        let count = interfaces.len().max(usize::from(worker) + 1);
+        interfaces.resize(count, "".into());
+        interfaces[usize::from(worker)] = Arc::clone(&config.origin.interface);
+        Engine::new(worker, config)
+    });
+    let mut out =
+        Out { file: &name, epoch: source.epoch, gathered: Vec::new(), returned: Vec::new(), writing };
+    let drain = |sink: &mut Sink<'_>| {
+        let drained = file.drain_by_interface(BATCH_FRAMES_MAX, sink);
         progress(file.progress().bytes_read);
         Ok(drained?)
     };
     // What came before damage is handed over.
-    let read: anyhow::Result<()> = drive(&mut engine, drain, |engine, _| out.take(engine));
-    if let Err(error) = out.flush().and(read) {
+    let read: anyhow::Result<()> = drive(&mut engines, drain, |engine, number, _| {
+        out.take(engine, number, &interfaces.borrow()[number])
+    });
+    if let Err(error) = out.flush_all(&interfaces.borrow()).and(read) {
         made.failures.push(error.to_string());
     }
-    let stats = engine.stats();
-    made.packets = stats.packets;
-    made.records = stats.table.records_final;
-    made.kept = stats.slicer.packets_kept;
-    let lost = stats.slicer.packets_queue_full;
+    let mut lost = 0;
+    for stats in engines.stats() {
+        made.packets += stats.packets;
+        made.records += stats.table.records_final;
+        made.kept += stats.slicer.packets_kept;
+        lost += stats.slicer.packets_queue_full;
+    }
     if lost > 0 {
         made.failures.push(failure(&format!("{lost} packets were not kept: no buffer was free")));
     }
     let file_stats = file.stats();
     if let Some(tail) = &file_stats.truncated_tail {
         eprintln!("{}", failure(tail));
+    }
+    if let Some(words) = torn(file_stats) {
+        made.failures.push(failure(&words));
+    }
+    if file_stats.interfaces_together > 0 {
+        eprintln!("{}", failure(&together(file_stats.interfaces_together)));
     }
     if file_stats.oversize + file_stats.bad_blocks > 0 {
         let (oversize, bad) = (file_stats.oversize, file_stats.bad_blocks);
@@ -225,41 +274,60 @@ fn import_file(source: &Source, mut config: EngineConfig, writing: &Writing, pro
 /// The way to the thread that writes; and the buffers of written blocks back.
 struct Writing {
     exports: SyncSender<Export>,
-    returned: Receiver<PacketBlock>,
+    returned: Receiver<(u8, PacketBlock)>,
 }
 
-/// Gathers records into entries of a good size.
+/// Gathers the records of each interface into entries of a good size.
 struct Out<'a> {
-    interface: Arc<str>,
+    file: &'a FileName,
     epoch: EpochId,
-    records: Vec<FlowRecord>,
+    /// By the number of the interface.
+    gathered: Vec<Vec<FlowRecord>>,
+    /// Buffers that were written, by the number of the interface they belong to.
+    returned: Vec<Vec<PacketBlock>>,
     writing: &'a Writing,
 }
 
 impl Out<'_> {
-    fn take(&mut self, engine: &mut Engine) -> anyhow::Result<()> {
-        self.records.extend(engine.take_records().into_iter().flatten());
-        if self.records.len() >= RECORDS_MAX {
-            self.flush()?;
+    fn take(&mut self, engine: &mut Engine, number: usize, interface: &Arc<str>) -> anyhow::Result<()> {
+        if self.gathered.len() <= number {
+            self.gathered.resize_with(number + 1, Vec::new);
+            self.returned.resize_with(number + 1, Vec::new);
+        }
+        for mut record in engine.take_records().into_iter().flatten() {
+            self.file.put(&mut record);
+            self.gathered[number].push(record);
+        }
+        if self.gathered[number].len() >= RECORDS_MAX {
+            self.flush(number, interface)?;
         }
         while let Some(block) = engine.take_block() {
-            self.writing.returned.try_iter().for_each(|block| engine.recycle(block));
-            self.send(Exported::Packets(block))?;
+            for (of, block) in self.writing.returned.try_iter() {
+                self.returned[usize::from(of)].push(block);
+            }
+            self.returned[number].drain(..).for_each(|block| engine.recycle(block));
+            self.send(number, interface, Exported::Packets(block))?;
         }
         Ok(())
     }
 
-    fn flush(&mut self) -> anyhow::Result<()> {
-        if self.records.is_empty() {
+    fn flush_all(&mut self, interfaces: &[Arc<str>]) -> anyhow::Result<()> {
+        (0..self.gathered.len()).try_for_each(|number| self.flush(number, &interfaces[number]))
+    }
+
+    fn flush(&mut self, number: usize, interface: &Arc<str>) -> anyhow::Result<()> {
+        if self.gathered[number].is_empty() {
             return Ok(());
         }
-        let records = std::mem::take(&mut self.records);
-        self.send(Exported::Flows(records))
+        let records = std::mem::take(&mut self.gathered[number]);
+        self.send(number, interface, Exported::Flows(records))
     }
 
     /// Waits for room.
-    fn send(&self, body: Exported) -> anyhow::Result<()> {
-        let export = Export { worker: 0, interface: self.interface.clone(), epoch: self.epoch, body };
+    fn send(&self, number: usize, interface: &Arc<str>, body: Exported) -> anyhow::Result<()> {
+        // Far below 256.
+        let export =
+            Export { worker: number as u8, interface: Arc::clone(interface), epoch: self.epoch, body };
         self.writing
             .exports
             .send(export)
@@ -268,14 +336,15 @@ impl Out<'_> {
     }
 }
 
-/// The first 16 bytes of the BLAKE3 of a file, and its size.
-fn digest(path: &Path) -> anyhow::Result<([u8; 16], u64)> {
+/// What names an import: the first 16 bytes of the BLAKE3 of the file's content and of what its times are moved by; and its
+/// size.
+fn digest(path: &Path, offset_ns: i64) -> anyhow::Result<([u8; 16], u64)> {
     let what = || format!("cannot read {}", path.display());
     let mut file = File::open(path).with_context(what)?;
     let metadata = file.metadata().with_context(what)?;
     if !metadata.is_file() {
         return Err(anyhow::anyhow!("{} is no regular file", path.display()))
-            .hint("a file is read twice to be imported: save what comes from a pipe first");
+            .hint("a file is read twice to be imported: give what comes from a pipe as standard input, `-`");
     }
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; 128 << 10];
@@ -289,6 +358,9 @@ fn digest(path: &Path) -> anyhow::Result<([u8; 16], u64)> {
             Err(error) => return Err(error).with_context(what),
         }
     }
+    if offset_ns != 0 {
+        hasher.update(&offset_ns.to_le_bytes());
+    }
     Ok((first_16(hasher.finalize()), metadata.len()))
 }
 
@@ -300,8 +372,8 @@ mod tests {
     fn source(dir: &Path, content: &[u8]) -> Source {
         let path = dir.join("udp.pcap");
         std::fs::write(&path, content).unwrap();
-        let (digest, bytes) = digest(&path).unwrap();
-        Source { path, epoch: file_epoch(digest), bytes }
+        let (digest, bytes) = digest(&path, 0).unwrap();
+        Source { path, epoch: file_epoch(digest), bytes, offset_ns: 0 }
     }
 
     /// Every hand-over in words that compare, taken by a writer that takes `pause` for each.
@@ -313,14 +385,14 @@ mod tests {
                 let words = format!("{export:?}");
                 thread::sleep(pause);
                 if let Exported::Packets(block) = export.body {
-                    let _ = written.send(block);
+                    let _ = written.send((export.worker, block));
                 }
                 words
             };
             queue.into_iter().map(write).collect::<Vec<_>>()
         });
         let made =
-            import_file(source, engine_config(config).unwrap(), &Writing { exports, returned }, &|_| {});
+            import_file(source, &engine_config(config).unwrap(), &Writing { exports, returned }, &|_| {});
         (writer.join().unwrap(), made)
     }
 
@@ -355,13 +427,13 @@ mod tests {
         let (exports, queue) = sync_channel(QUEUE);
         drop(queue);
         let writing = Writing { exports, returned: mpsc::channel().1 };
-        let made = import_file(&source, engine_config(&Config::default()).unwrap(), &writing, &|_| {});
+        let made = import_file(&source, &engine_config(&Config::default()).unwrap(), &writing, &|_| {});
         assert!(made.failures[0].contains("writing failed"), "{:?}", made.failures);
     }
 
     #[test]
     fn a_pipe_is_refused_with_what_to_do() {
-        let error = digest(Path::new("/dev/null")).unwrap_err();
-        assert!(gnomon_daemon::exit::explain(&error).contains("save what comes from a pipe"));
+        let error = digest(Path::new("/dev/null"), 0).unwrap_err();
+        assert!(gnomon_daemon::exit::explain(&error).contains("as standard input"));
     }
 }

@@ -8,7 +8,7 @@ use gnomon_agent::alerts::lines::Lines;
 use gnomon_agent::decode;
 use gnomon_agent::engine::{Engine, EngineConfig};
 use gnomon_agent::inspect::{BufferBudget, Inspection};
-use gnomon_agent::offline::{engine_config, flows};
+use gnomon_agent::offline::{FileName, engine_config, flows};
 use gnomon_agent::rules::{Action, Keep, RuleText, Rules};
 use gnomon_agent::table::{InterimPolicy, TableConfig};
 use gnomon_capture::{Frame, LinkType, PcapFile, Stamp, VlanTag};
@@ -143,10 +143,11 @@ pub(crate) fn capture_file(input: &[u8]) {
     let mut drained = 0;
     let ended = flows(
         table,
-        Default::default(),
+        &Default::default(),
         &Origin::default(),
+        &FileName::new("input"),
         |sink| {
-            let frames = file.drain(256, |frames| sink(frames));
+            let frames = file.drain_by_interface(256, sink);
             drained += frames.as_ref().copied().unwrap_or(0) as u64;
             frames
         },
@@ -155,7 +156,7 @@ pub(crate) fn capture_file(input: &[u8]) {
     assert_eq!(packets, file.stats().frames);
     assert_eq!(packets, drained);
     if let Ok(stats) = ended {
-        assert_eq!(stats.packets, packets);
+        assert_eq!(stats.iter().map(|stats| stats.packets).sum::<u64>(), packets);
     }
 }
 

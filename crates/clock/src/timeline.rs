@@ -9,9 +9,6 @@ use crate::time::{EpochId, Estimate, Fix, FixSource, RawNs, UtcNs};
 /// source, narrow fixes before wide ones; the first and the newest always stay.
 pub const FIXES_MAX: usize = 256;
 
-/// A stamp of a capture file before this is no stamp (1970-01-02).
-const FILE_STAMP_NS_MIN: u64 = 86_400_000_000_000;
-
 /// What adding a fix did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Added {
@@ -92,11 +89,15 @@ impl Timeline {
     /// UTC at `raw`, or `None` without any fix. Never ask with a `raw` of another epoch.
     ///
     /// Monotone in `raw`. In an epoch of a capture file (a fix of [`FixSource::File`]) `raw` is the file's stamp in POSIX
-    /// nanoseconds and the estimate is exactly that, `None` for a stamp of 0.
+    /// nanoseconds and the estimate is that, moved by what the fix moves its own stamp by (a file whose clock was wrong).
+    /// A file is evidence of itself: simulators and devices without a battery begin at 1970.
     pub fn estimate(&self, raw: RawNs) -> Option<Estimate> {
         match self.fixes.first() {
             Some(fix) if fix.source == FixSource::File => {
-                let unix_ns = i64::try_from(raw.0).ok().filter(|_| raw.0 >= FILE_STAMP_NS_MIN)?;
+                let moved_by_ns = i128::from(fix.utc.unix_ns()) - i128::from(fix.raw.0);
+                // What 64 bits cannot say is no stamp.
+                let stamp = i64::try_from(raw.0).ok()?;
+                let unix_ns = i64::try_from(i128::from(stamp) + moved_by_ns).ok()?;
                 Some(Estimate { utc: UtcNs::from_unix_ns(unix_ns), err_ns: fix.err_ns, conflict: false })
             }
             _ => self.map.estimate(raw),
@@ -345,12 +346,20 @@ mod tests {
     #[test]
     fn a_file_is_taken_at_its_word() {
         let file = |raw, utc, err_ns| Fix { raw: RawNs(raw), utc, err_ns, source: FixSource::File };
-        let t = Timeline::from_fixes(EpochId::default(), [file(0, UtcNs::default(), 7)]);
+        let t = Timeline::from_fixes(EpochId::default(), [file(0, UtcNs::from_unix_ns(0), 7)]);
         let stamp = 946_684_800_000_000_123; // the year 2000: files may be old
         let e = t.estimate(RawNs(stamp)).unwrap();
         assert_eq!((e.utc.unix_ns(), e.err_ns, e.conflict), (stamp as i64, 7, false));
-        assert_eq!(t.estimate(RawNs(0)), None);
+        let begin = t.estimate(RawNs(0)).unwrap();
+        assert_eq!(begin.utc.unix_ns(), 0, "a simulator's clock begins in 1970");
         assert_eq!(t.estimate(RawNs(u64::MAX)), None);
+        let hours_9 = 9 * 3600 * 1_000_000_000;
+        let base = 1_700_000_000_000_000_000u64;
+        let utc = UtcNs::from_unix_ns(base as i64 - hours_9);
+        let moved = Timeline::from_fixes(EpochId::default(), [file(base, utc, 0)]);
+        assert_eq!(moved.estimate(RawNs(stamp)).unwrap().utc.unix_ns(), stamp as i64 - hours_9);
+        assert_eq!(moved.estimate(RawNs(0)).unwrap().utc.unix_ns(), -hours_9);
+        assert_eq!(moved.estimate(RawNs(u64::MAX)), None);
         assert_eq!(t.state(RawNs(1)), ClockState::Synced);
     }
 

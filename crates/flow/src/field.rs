@@ -602,6 +602,7 @@ pub static FIELDS: &[Field] = &[
     }),
     attribute(PROTOCOLS, "protocols", &[], Text, "Protocols recognised in the flow."),
     attribute(TAGS, "tags", &[], Text, "Tags given by rules and alerts."),
+    attribute(FILE, "file", &[], Text, "The capture file that it was read from, without its directory."),
     attribute(
         INSPECT_CUT,
         "inspect.cut",

@@ -11,6 +11,7 @@
 
 use gnomon_clock::RawNs;
 
+use super::resync::Sense;
 use super::{Damage, FileStats, RECORD_BYTES_MAX, Step};
 use crate::frame::{FRAME_BYTES_MAX, Frame, LinkType, Stamp};
 
@@ -132,7 +133,25 @@ impl Classic {
             vlan: None,
             outgoing: self.modified && header[22] == OUTGOING,
         };
-        Ok(Step::Frame { frame, record_bytes })
+        Ok(Step::Frame { frame, record_bytes, interface: 0 })
+    }
+
+    /// Whether a sound record stands at the start of `bytes`: stricter than reading, as most places are none.
+    pub(super) fn sense(&self, bytes: &[u8]) -> Sense {
+        let header_bytes = if self.modified { MODIFIED_HEADER_BYTES } else { HEADER_BYTES };
+        let Some(header) = bytes.get(..header_bytes) else { return Sense::Need };
+        let word = |at| u32_at(header, at, self.big_endian);
+        let (mut captured, mut original) = (word(8), word(12));
+        if self.lengths == Lengths::OriginalFirst || (self.lengths == Lengths::Either && captured > original)
+        {
+            std::mem::swap(&mut captured, &mut original);
+        }
+        let has_length = captured > 0 && captured <= original && original as usize <= FRAME_BYTES_MAX;
+        let has_time = word(0) > 0 && u64::from(word(4)) * u64::from(self.ns_per_tick) < NS_PER_S;
+        if !has_length || !has_time {
+            return Sense::None;
+        }
+        Sense::Record(header_bytes + captured as usize)
     }
 
     /// Whether an odd header is damage. One oddity is some writer's habit; damage shows as an impossible length, as two

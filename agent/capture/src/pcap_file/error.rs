@@ -11,8 +11,8 @@ pub enum FileError {
     #[error("cannot read {name} after byte {offset}: {source}")]
     Read { name: String, offset: u64, source: io::Error },
     #[error(
-        "{name} is not a capture file: at byte 0 expected the magic number of pcap or pcapng, plain or packed with gzip \
-         or zstd; {found}"
+        "{name} is not a capture file: at byte 0 expected the magic number of pcap or pcapng, plain or packed with gzip, \
+         zstd, xz or bzip2; {found}"
     )]
     NotACapture { name: String, found: String },
     #[error(
@@ -80,8 +80,14 @@ pub(super) const LOOKALIKE_BYTES: usize = 8;
 
 /// Files people take for captures, by their first bytes, and what to do with them.
 const LOOKALIKES: [(&[u8], &str); 9] = [
-    (b"\xfd7zXZ\0", "this is an xz file: unpack it first (xz -dc FILE) and give it on standard input"),
-    (b"BZh", "this is a bzip2 file: unpack it first (bzip2 -dc FILE) and give it on standard input"),
+    (
+        b"\xfd7zXZ\0",
+        "this file was packed with xz twice: unpack it once (xz -dc FILE) and give it on standard input",
+    ),
+    (
+        b"BZh",
+        "this file was packed with bzip2 twice: unpack it once (bzip2 -dc FILE) and give it on standard input",
+    ),
     (
         b"\x04\x22\x4d\x18",
         "this is an lz4 file: unpack it first (lz4 -dc FILE) and give it on standard input",

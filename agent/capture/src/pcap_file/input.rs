@@ -5,7 +5,9 @@ use std::io::{self, BufReader, Cursor, ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use bzip2::read::MultiBzDecoder;
 use flate2::read::MultiGzDecoder;
+use liblzma::read::XzDecoder;
 
 use super::error::{BeginError, what_begins_with};
 
@@ -15,7 +17,9 @@ pub(super) const BUFFER_BYTES: usize = 512 * 1024;
 const READ_BYTES_MAX: usize = 128 * 1024;
 
 /// Bytes read before it is known whether they are compressed.
-const MAGIC_BYTES: usize = 4;
+const MAGIC_BYTES: usize = 6;
+/// What unpacking an xz file may take: `xz -9` needs 65 MiB, and a hostile file could ask for 4 GiB.
+const XZ_MEMORY_MAX: u64 = 256 << 20;
 
 pub(super) struct Input {
     stream: Stream,
@@ -35,6 +39,8 @@ enum Stream {
     Plain(Source),
     Gzip(Box<MultiGzDecoder<Source>>),
     Zstd(Box<zstd::stream::read::Decoder<'static, BufReader<Source>>>),
+    Xz(Box<XzDecoder<Source>>),
+    Bzip2(Box<MultiBzDecoder<Source>>),
 }
 
 /// Counts what is taken from below the decoder.
@@ -82,6 +88,14 @@ impl Input {
             None => Stream::Plain(source),
             Some(Packed::Gzip) => Stream::Gzip(Box::new(MultiGzDecoder::new(source))),
             Some(Packed::Zstd) => Stream::Zstd(Box::new(zstd::stream::read::Decoder::new(source)?)),
+            Some(Packed::Xz) => {
+                let stream = liblzma::stream::Stream::new_stream_decoder(
+                    XZ_MEMORY_MAX,
+                    liblzma::stream::CONCATENATED,
+                )?;
+                Stream::Xz(Box::new(XzDecoder::new_stream(source, stream)))
+            }
+            Some(Packed::Bzip2) => Stream::Bzip2(Box::new(MultiBzDecoder::new(source))),
         };
         Ok(Input {
             stream,
@@ -131,6 +145,8 @@ impl Input {
                 Stream::Plain(source) => source.read(free),
                 Stream::Gzip(decoder) => decoder.read(free),
                 Stream::Zstd(decoder) => decoder.read(free),
+                Stream::Xz(decoder) => decoder.read(free),
+                Stream::Bzip2(decoder) => decoder.read(free),
             };
             match result {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -188,6 +204,8 @@ impl Input {
             Stream::Plain(_) => None,
             Stream::Gzip(_) => Some("gzip"),
             Stream::Zstd(_) => Some("zstd"),
+            Stream::Xz(_) => Some("xz"),
+            Stream::Bzip2(_) => Some("bzip2"),
         }
     }
 
@@ -197,6 +215,8 @@ impl Input {
             Stream::Plain(source) => source.bytes,
             Stream::Gzip(decoder) => decoder.get_ref().bytes,
             Stream::Zstd(decoder) => decoder.get_ref().get_ref().bytes,
+            Stream::Xz(decoder) => decoder.get_ref().bytes,
+            Stream::Bzip2(decoder) => decoder.get_ref().bytes,
         }
     }
 
@@ -208,14 +228,19 @@ impl Input {
 enum Packed {
     Gzip,
     Zstd,
+    Xz,
+    Bzip2,
 }
 
 impl Packed {
-    /// RFC 1952 §2.3.1, RFC 8878 §3.1.1 and §3.1.2 (a skippable frame, which parallel packers write first).
+    /// RFC 1952 §2.3.1, RFC 8878 §3.1.1 and §3.1.2 (a skippable frame, which parallel packers write first), the .xz file
+    /// format §2.1.1.1, bzip2's "BZh" and a level.
     fn from_magic(magic: &[u8]) -> Option<Packed> {
         match *magic {
             [0x1f, 0x8b, ..] => Some(Packed::Gzip),
-            [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => Some(Packed::Zstd),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Packed::Zstd),
+            [0xfd, b'7', b'z', b'X', b'Z', 0] => Some(Packed::Xz),
+            [b'B', b'Z', b'h', b'1'..=b'9', ..] => Some(Packed::Bzip2),
             _ => None,
         }
     }

@@ -12,11 +12,13 @@
 //! PB      2 · length · interface u16 · drops u16 · ticks high u32 · low u32 · captured u32 · original u32 · bytes · options · length
 //! ```
 //!
-//! A section header begins anew: byte order and interfaces of what came before are forgotten.
+//! A section header begins anew: byte order and interfaces of what came before are forgotten. An interface of the same name
+//! is the same one in every section; those without a name are told apart by their number in the section.
 
 mod interface;
 
-use super::{Damage, FileStats, RECORD_BYTES_MAX, Step};
+use super::resync::Sense;
+use super::{Damage, FileInterface, FileStats, INTERFACES_APART_MAX, RECORD_BYTES_MAX, Step};
 use crate::frame::{FRAME_BYTES_MAX, Frame, Stamp};
 use interface::{Interface, options};
 
@@ -48,6 +50,8 @@ const DIRECTION_OUTBOUND: u32 = 2;
 pub(super) struct Pcapng {
     big_endian: bool,
     interfaces: Vec<Interface>,
+    /// All interfaces that sections described so far, told apart; further ones share the last.
+    apart: Vec<FileInterface>,
     /// The length that the block just passed over must end with.
     closing_length: Option<u32>,
 }
@@ -67,6 +71,7 @@ impl Pcapng {
         let pcapng = Pcapng {
             big_endian: section_is_big_endian(head).map_err(|damage| damage.what)?,
             interfaces: Vec::new(),
+            apart: Vec::new(),
             closing_length: None,
         };
         pcapng.check_version(head).map_err(|damage| damage.what)?;
@@ -129,10 +134,35 @@ impl Pcapng {
                 return Ok(self.packet(kind, length, &block[..body_end], stats));
             }
             SECTION_HEADER => self.interfaces.clear(),
-            INTERFACE_DESCRIPTION => self.describe(&block[..body_end])?,
+            INTERFACE_DESCRIPTION => self.describe(&block[..body_end], stats)?,
             _ => stats.skipped_blocks += 1,
         }
         Ok(self.leave(length))
+    }
+
+    /// Whether a whole block stands at the start of `bytes`.
+    pub(super) fn sense(&self, bytes: &[u8]) -> Sense {
+        if bytes.len() < BLOCK_HEAD_BYTES {
+            return Sense::Need;
+        }
+        let (kind, length) = (self.u32_at(bytes, 0), self.u32_at(bytes, 4));
+        // The high bit is for blocks of local use.
+        let is_known = kind == SECTION_HEADER || (1..0x1_0000).contains(&(kind & 0x7fff_ffff));
+        let fits =
+            length >= BLOCK_BYTES_MIN && length.is_multiple_of(4) && length as usize <= BLOCK_BYTES_HELD;
+        if !is_known || !fits {
+            return Sense::None;
+        }
+        let length = length as usize;
+        match bytes.get(length - 4..length) {
+            None => Sense::Need,
+            Some(closing) if self.u32_at(closing, 0) as usize == length => Sense::Record(length),
+            Some(_) => Sense::None,
+        }
+    }
+
+    pub(super) fn forget_record(&mut self) {
+        self.closing_length = None;
     }
 
     #[inline]
@@ -159,6 +189,7 @@ impl Pcapng {
             && options(&block[data_end.next_multiple_of(4).min(block.len())..], self.big_endian)
                 .find(|(code, value)| *code == OPTION_FLAGS && value.len() == 4)
                 .is_some_and(|(_, value)| self.u32_at(value, 0) & 3 == DIRECTION_OUTBOUND);
+        let number = interface.number;
         let frame = Frame {
             stamp,
             link: interface.link,
@@ -171,7 +202,7 @@ impl Pcapng {
             Step::Pass { record_bytes } => record_bytes,
             _ => u64::from(length),
         };
-        Step::Frame { frame, record_bytes }
+        Step::Frame { frame, record_bytes, interface: number }
     }
 
     /// None when the block is too short or its interface was never described.
@@ -222,15 +253,41 @@ impl Pcapng {
         Some(Packet { stamp, interface, captured, original: self.u32_at(block, 24), data_at: 28 })
     }
 
-    fn describe(&mut self, block: &[u8]) -> Result<(), Damage> {
+    fn describe(&mut self, block: &[u8], stats: &mut FileStats) -> Result<(), Damage> {
         if block.len() < 16 {
             return Err(Damage::new(4, "an interface description without room for its link type"));
         }
         if self.interfaces.len() == INTERFACES_MAX {
             return Err(Damage::new(0, format!("more than {INTERFACES_MAX} interfaces in one section")));
         }
-        self.interfaces.push(Interface::from_block(block, self.big_endian));
+        let mut interface = Interface::from_block(block, self.big_endian);
+        interface.number = self.number(interface.name.as_deref(), stats);
+        self.interfaces.push(interface);
         Ok(())
+    }
+
+    /// Where among all interfaces of the file the next one of the section is.
+    fn number(&mut self, name: Option<&str>, stats: &mut FileStats) -> u8 {
+        let index = self.interfaces.len() as u32;
+        let is_it = |known: &FileInterface| match name {
+            Some(name) => known.name.as_deref() == Some(name),
+            None => known.name.is_none() && known.index == index,
+        };
+        let at = self.apart.iter().position(is_it).unwrap_or_else(|| {
+            if self.apart.len() == INTERFACES_APART_MAX {
+                self.apart[INTERFACES_APART_MAX - 1].others = true;
+                stats.interfaces_together += 1;
+                return INTERFACES_APART_MAX - 1;
+            }
+            self.apart.push(FileInterface { name: name.map(Into::into), index, others: false });
+            self.apart.len() - 1
+        });
+        // INTERFACES_APART_MAX is far below 256.
+        at as u8
+    }
+
+    pub(super) fn interface(&self, number: u8) -> Option<&FileInterface> {
+        self.apart.get(usize::from(number))
     }
 
     /// The step over a block: one whose end was not seen yet is passed over up to its closing length.

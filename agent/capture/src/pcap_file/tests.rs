@@ -250,6 +250,65 @@ fn pcapng_interfaces_have_their_own_link_type_resolution_and_offset() {
 }
 
 #[test]
+fn interfaces_are_told_apart_by_name_over_all_sections_and_by_number_without_one() {
+    let named = |order: Order, name: &[u8]| {
+        let options = [option(order, 2, name), option(order, 0, &[])].concat();
+        order.interface(1, 0, &options)
+    };
+    let one = |order: Order, interface: u32, fill: u8| {
+        let body = [order.words(&[interface, 0, 0, 4, 4]), vec![fill; 4]].concat();
+        block(order, 6, &body)
+    };
+    let (a, b) = (Order::Little, Order::Big);
+    let mut bytes = a.section();
+    bytes.extend([named(a, b"lan"), named(a, b"wan\0"), a.interface(1, 0, &[])].concat());
+    bytes.extend([one(a, 0, 1), one(a, 1, 2), one(a, 1, 3), one(a, 2, 4), one(a, 0, 5)].concat());
+    bytes
+        .extend([b.section(), named(b, b"wan"), b.interface(1, 0, &[]), one(b, 0, 6), one(b, 1, 7)].concat());
+    let mut file = open(&bytes).unwrap();
+    let mut seen = Vec::new();
+    while file
+        .drain_by_interface(100, |number, interface, frames| {
+            let name = interface.name.as_deref().unwrap_or("-").to_owned();
+            seen.extend(frames.iter().map(|frame| (number, name.clone(), interface.index, frame.data[0])));
+        })
+        .unwrap()
+        > 0
+    {}
+    let seen: Vec<_> =
+        seen.iter().map(|(number, name, index, fill)| (*number, &name[..], *index, *fill)).collect();
+    let right = [
+        (0, "lan", 0, 1),
+        (1, "wan", 1, 2),
+        (1, "wan", 1, 3),
+        (2, "-", 2, 4),
+        (0, "lan", 0, 5),
+        (1, "wan", 1, 6),
+        (3, "-", 1, 7),
+    ];
+    assert_eq!(seen, right);
+    // Hostile: more than are told apart, with names that are none.
+    let mut bytes = a.section();
+    for n in 0..u32::from(u8::MAX) + 10 {
+        bytes.extend(named(a, format!("if{n}").as_bytes()));
+        bytes.extend(one(a, n, n as u8));
+    }
+    let mut file = open(&bytes).unwrap();
+    let (mut frames_of_last, mut numbers) = (0, std::collections::BTreeSet::new());
+    while file
+        .drain_by_interface(100, |number, interface, frames| {
+            numbers.insert(number);
+            assert!(number + 1 < INTERFACES_APART_MAX || interface.name.is_some());
+            frames_of_last += if number + 1 == INTERFACES_APART_MAX { frames.len() } else { 0 };
+        })
+        .unwrap()
+        > 0
+    {}
+    assert_eq!((numbers.len(), frames_of_last), (INTERFACES_APART_MAX, 265 - INTERFACES_APART_MAX + 1));
+    assert!(file.stats().interfaces_together > 0);
+}
+
+#[test]
 fn pcapng_packets_that_contradict_their_block_are_counted_and_passed_over() {
     let order = Order::Little;
     let mut bytes = Pcapng::new(order).write(&[packet(1, 60)]).bytes;
@@ -272,8 +331,11 @@ fn a_block_whose_two_lengths_differ_is_damage() {
     let mut written = Pcapng::new(Order::Big).write(&[packet(1, 60), packet(2, 60)]);
     let end = written.ends[1];
     written.bytes[end - 1] ^= 4;
-    let (seen, result) = read_all(&mut open(&written.bytes).unwrap());
-    assert_eq!(seen.len(), 1);
+    // A block of another kind ends the file.
+    let (seen, stats) = read(&written.bytes);
+    assert_eq!((seen.len(), stats.torn), (1, 1));
+    assert_eq!(stats.torn_places, [Torn { offset: (end - 92) as u64, bytes: 92 }]);
+    let (_, result) = read_all(&mut open(&written.bytes[..end]).unwrap());
     let message = result.unwrap_err().to_string();
     assert!(
         message.contains(&format!("at byte {}: a block of length 92 that ends with", end - 4)),
@@ -331,11 +393,8 @@ fn a_block_with_more_options_than_are_held_still_gives_its_packet() {
     assert_eq!((seen[0].data.as_slice(), stats.skipped_blocks), ([6u8; 8].as_slice(), 1));
     // Its closing length is checked although the block was never held.
     bytes[sound - 2] ^= 1;
-    let mut file = open(&bytes).unwrap();
-    let (seen, result) = read_all(&mut file);
-    assert_eq!(seen.len(), 1);
-    let message = result.unwrap_err().to_string();
-    assert!(message.contains(&format!("at byte {}", sound - 4)), "{message}");
+    let (seen, stats) = read(&bytes);
+    assert_eq!((seen.len(), stats.torn_places), (2, vec![Torn { offset: (sound - 4) as u64, bytes: 4 }]));
 }
 
 #[test]
@@ -384,13 +443,39 @@ fn space_that_was_reserved_and_never_written_is_a_truncated_tail() {
 }
 
 #[test]
-fn garbage_in_the_middle_is_an_error_that_names_the_offset_and_comes_once() {
+fn garbage_in_the_middle_is_passed_by_and_said() {
+    let packets: Vec<Packet> = (1..=9).map(|n| packet(n, 60 + usize::from(n))).collect();
+    // In pcapng another block stands between.
+    for (written, gap) in
+        [(Classic::micro(Order::Little).write(&packets), 0), (Pcapng::new(Order::Big).write(&packets), 20)]
+    {
+        let (at, end) = (written.ends[1] + gap, written.ends[2]);
+        let mut garbled = written.bytes.clone();
+        garbled[at..at + 16].copy_from_slice(b"#!/bin/sh -e # x");
+        let missing = [&written.bytes[..at + 7], &written.bytes[end - 9..]].concat();
+        let inserted = [&written.bytes[..at], &[0xee; 4000], &written.bytes[at..]].concat();
+        for (what, bytes, lost) in
+            [("garbled", garbled, 1), ("bytes missing", missing, 1), ("bytes inserted", inserted, 0)]
+        {
+            let (seen, stats) = read(&bytes);
+            let fills: Vec<u8> = seen.iter().map(|seen| seen.data[0]).collect();
+            let right: Vec<u8> = (1..=9).filter(|n| lost == 0 || *n != 3).collect();
+            assert_eq!(fills, right, "{what}");
+            assert_eq!((stats.torn, stats.torn_places.len()), (1, 1), "{what}");
+            let torn = stats.torn_places[0];
+            assert!(torn.offset as usize >= at && torn.bytes == stats.torn_bytes, "{what}: {torn:?} {at}");
+        }
+    }
+}
+
+#[test]
+fn garbage_to_the_end_is_an_error_that_names_the_offset_and_comes_once() {
     let packets = [packet(1, 60), packet(2, 61), packet(3, 62)];
     for written in [Classic::micro(Order::Little).write(&packets), Pcapng::new(Order::Little).write(&packets)]
     {
-        let mut bytes = written.bytes;
         let at = written.ends[1];
-        bytes[at..at + 16].copy_from_slice(b"#!/bin/sh -e # x");
+        let mut bytes = written.bytes[..at].to_vec();
+        bytes.extend(b"#!/bin/sh -e # x".repeat(50_000));
         let mut file = open(&bytes).unwrap();
         let (seen, result) = read_all(&mut file);
         assert_eq!(seen.len(), 2);
@@ -401,6 +486,18 @@ fn garbage_in_the_middle_is_an_error_that_names_the_offset_and_comes_once() {
         assert!(error.to_string().starts_with("test is damaged at byte "), "{error}");
         assert_eq!(file.drain(10, each(|_| panic!("ended"))).unwrap(), 0);
     }
+}
+
+fn bzip2(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn xz(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 1);
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -423,6 +520,10 @@ fn compressed_files_are_known_by_their_magic_and_may_have_several_members() {
         zstd::encode_all(&plain[..], 3).unwrap(),
         [zstd::encode_all(head, 3).unwrap(), zstd::encode_all(tail, 3).unwrap()].concat(),
         skippable.concat(),
+        bzip2(&plain),
+        [bzip2(head), bzip2(tail)].concat(),
+        xz(&plain),
+        [xz(head), xz(tail)].concat(),
     ];
     let directory = tempfile::tempdir().unwrap();
     for (i, packed) in cases.iter().enumerate() {
@@ -456,7 +557,7 @@ fn a_cut_compressed_file_gives_what_can_be_unpacked_and_a_corrupt_one_an_error()
         .collect();
     let plain = Classic::nano(Order::Little).write(&packets).bytes;
     let (expected, _) = read(&plain);
-    for packed in [gzip(&plain), zstd::encode_all(&plain[..], 3).unwrap()] {
+    for packed in [gzip(&plain), zstd::encode_all(&plain[..], 3).unwrap(), bzip2(&plain), xz(&plain)] {
         for cut in [packed.len() - 1, packed.len() * 3 / 4] {
             let mut file = open(&packed[..cut]).unwrap();
             let (seen, result) = read_all(&mut file);
@@ -469,8 +570,13 @@ fn a_cut_compressed_file_gives_what_can_be_unpacked_and_a_corrupt_one_an_error()
         corrupt[middle..middle + 40].fill(0xff);
         let mut file = open(&corrupt).unwrap();
         let (seen, result) = read_all(&mut file);
-        let error = result.unwrap_err();
-        assert!(matches!(error, FileError::Decompress { .. } | FileError::Damaged { .. }), "{error}");
+        match result {
+            // Unpacked without a checksum, it is damage of the capture.
+            Ok(()) => assert_eq!(file.stats().torn, 1),
+            Err(error) => {
+                assert!(matches!(error, FileError::Decompress { .. } | FileError::Damaged { .. }), "{error}");
+            }
+        }
         assert!(seen.len() < expected.len());
     }
 }
@@ -482,7 +588,8 @@ fn what_is_no_capture_file_is_refused_with_what_to_do() {
         (b"".to_vec(), "the file is empty"),
         (b"ab".to_vec(), "found 61 62"),
         (b"\x7fELF\x02\x01\x01\x00\x00".to_vec(), "found 7f 45 4c 46"),
-        (b"\xfd7zXZ\0rest".to_vec(), "xz -dc"),
+        (b"\x04\x22\x4d\x18rest".to_vec(), "lz4 -dc"),
+        (xz(&xz(&Classic::micro(Order::Little).write(&[]).bytes)), "xz twice"),
         (wrong_version, "version 4.4"),
         (
             Classic::micro(Order::Little).write(&[]).bytes[..10].to_vec(),

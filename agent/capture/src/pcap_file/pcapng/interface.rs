@@ -6,12 +6,20 @@ use super::u16_at;
 use crate::frame::{LinkType, Stamp};
 
 const OPTION_END: u16 = 0;
+const OPTION_NAME: u16 = 2;
 const OPTION_TSRESOL: u16 = 9;
 const OPTION_TSOFFSET: u16 = 14;
+
+/// Of a longer name the beginning is told. Windows' names of devices have 50.
+const NAME_CHARS_MAX: usize = 80;
 
 const NS_PER_S: i128 = 1_000_000_000;
 
 pub(super) struct Interface {
+    /// if_name, as far as it is told.
+    pub(super) name: Option<String>,
+    /// Which of the file's interfaces it is, see [`super::Pcapng::interfaces`].
+    pub(super) number: u8,
     pub(super) link: LinkType,
     /// 0 is no limit.
     pub(super) snaplen: u32,
@@ -64,9 +72,11 @@ impl Interface {
         let snaplen = [block[12], block[13], block[14], block[15]];
         let mut tsresol = 6;
         let mut offset_s = 0i64;
+        let mut name = None;
         for (code, value) in options(&block[16..], big_endian) {
             match (code, value) {
                 (OPTION_TSRESOL, [resolution, ..]) => tsresol = *resolution,
+                (OPTION_NAME, value) => name = name_of(value),
                 (OPTION_TSOFFSET, value) => {
                     if let Ok(seconds) = <[u8; 8]>::try_from(value) {
                         offset_s = if big_endian {
@@ -81,6 +91,8 @@ impl Interface {
         }
         let tick = Tick::from_tsresol(tsresol);
         Interface {
+            name,
+            number: 0,
             link: LinkType::from_linktype(u16_at(block, 8, big_endian)),
             snaplen: if big_endian { u32::from_be_bytes(snaplen) } else { u32::from_le_bytes(snaplen) },
             tick,
@@ -104,6 +116,13 @@ impl Interface {
         };
         Some(Stamp { raw: RawNs(raw), err_ns: self.err_ns })
     }
+}
+
+/// Texts of a file may be anything: what is no name is none.
+fn name_of(value: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(value);
+    let text: String = text.trim_end_matches('\0').chars().take(NAME_CHARS_MAX).collect();
+    (!text.trim().is_empty()).then_some(text)
 }
 
 /// The options in `bytes`, up to the end mark or to the first that does not fit.
