@@ -15,6 +15,7 @@ mod index;
 mod key;
 mod layer7;
 mod reassembly;
+mod repeats;
 mod sequence;
 mod shrink;
 mod split;
@@ -38,6 +39,7 @@ pub use entry::{FlowSlice, InterimPolicy};
 use index::Index;
 use key::{KeyHasher, TableKey};
 use layer7::Budget;
+use repeats::Repeats;
 use sequence::InOrder;
 pub use timeouts::IdleTimeouts;
 use timeouts::{deadline, ended_by_silence, idle_ns};
@@ -142,6 +144,7 @@ pub struct Table {
     quiet_since: Option<RawNs>,
     budget: Budget,
     challenges: Challenges,
+    repeats: Repeats,
     judge: Judge,
     stats: TableStats,
 }
@@ -167,6 +170,7 @@ impl Table {
             quiet_since: None,
             budget: Budget::new(config.inspect_bytes_max, config.metadata_bytes_max),
             challenges: Challenges::default(),
+            repeats: Repeats::default(),
             judge,
             stats: TableStats::default(),
         }
@@ -215,6 +219,10 @@ impl Table {
     ) -> Seen {
         let stamp = frame.stamp;
         let Sought { key, from_high, hash } = *sought;
+        let is_repeat = self.repeats.is_repeat(hash ^ u64::from(from_high), frame, packet);
+        if is_repeat && let Some(seen) = self.observe_again(packet, sought, frame, out) {
+            return seen;
+        }
         let found = self.index.find(hash, |at| self.entries[at as usize].key == key);
         let (at, is_new) = match found {
             Some(at) => (at, self.split(at, key, from_high, packet, stamp, out)),
@@ -256,6 +264,37 @@ impl Table {
             self.wheel.schedule(at, deadline);
         }
         Seen { entry: at, flow: entry.id, from_responder: side == 1, is_new, is_ignored }
+    }
+
+    /// Count a frame that repeats another of its flow: it says nothing new.
+    #[cold]
+    #[inline(never)]
+    fn observe_again(
+        &mut self,
+        packet: &Packet<'_>,
+        sought: &Sought,
+        frame: &Frame<'_>,
+        out: &mut Vec<FlowRecord>,
+    ) -> Option<Seen> {
+        let Sought { key, from_high, hash } = *sought;
+        let at = self.index.find(hash, |at| self.entries[at as usize].key == key)?;
+        let entry = &mut self.entries[at as usize];
+        let side = entry.side(from_high);
+        let is_ignored = entry.verdict.is_ignored();
+        if entry.packets() >= u64::from(self.config.active_packets_max) {
+            self.close_segment(at, frame.stamp.raw, out);
+        }
+        let entry = &mut self.entries[at as usize];
+        if !is_ignored {
+            entry.add_again(packet, side, frame.stamp, self.config.interim.as_ref());
+        }
+        entry.used = true;
+        let deadline = deadline(&self.config, entry);
+        if deadline < entry.timer {
+            entry.timer = deadline;
+            self.wheel.schedule(at, deadline);
+        }
+        Some(Seen { entry: at, flow: entry.id, from_responder: side == 1, is_new: false, is_ignored })
     }
 
     /// Inspect the payload of a datagram whose last fragment was just observed.

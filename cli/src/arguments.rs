@@ -75,12 +75,18 @@ impl Connection {
 pub(crate) enum Format {
     /// Columns for reading.
     Table,
-    /// One JSON array.
+    /// The answer as one JSON object, as `/api/v1` gives it.
     Json,
-    /// One JSON object a line.
+    /// Its rows, one JSON object a line.
     Jsonl,
     /// Comma separated, with a header (RFC 4180).
     Csv,
+}
+
+impl Format {
+    pub(crate) fn is_json(self) -> bool {
+        matches!(self, Format::Json | Format::Jsonl)
+    }
 }
 
 #[derive(Args, Debug)]
@@ -175,9 +181,12 @@ pub(crate) enum Command {
     Search {
         #[command(flatten)]
         query: Query,
-        /// Most flows to show.
+        /// Most flows to show; where there are more, stderr says so.
         #[arg(long, short = 'n', default_value_t = 100)]
         limit: u64,
+        /// Show all that match, however many.
+        #[arg(long, conflicts_with = "limit")]
+        all: bool,
         /// Oldest first.
         #[arg(long)]
         oldest_first: bool,

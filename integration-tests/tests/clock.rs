@@ -46,8 +46,9 @@ impl Scene {
 
     /// The rows of `gnomon clock` about `what`.
     fn clock(&self, what: &str) -> Result<Vec<Value>> {
-        let (_, stdout, stderr) = self.collector.gnomon(&["clock", "-o", "json"])?;
-        let rows: Vec<Value> = serde_json::from_slice(&stdout).with_context(|| stderr)?;
+        let (_, stdout, stderr) = self.collector.gnomon(&["clock", "-o", "jsonl"])?;
+        let lines = serde_json::Deserializer::from_slice(&stdout).into_iter();
+        let rows: Vec<Value> = lines.collect::<Result<_, _>>().with_context(|| stderr)?;
         Ok(rows.into_iter().filter(|row| row["what"] == what).collect())
     }
 

@@ -58,7 +58,10 @@ impl Scene {
             "the agent captures",
             20,
             || self.interface_status(),
-            |agents| agents[0]["interfaces"][0].as_str().is_some_and(|mode| mode.starts_with(interface)),
+            |answer| {
+                let seen = &answer["agents"][0]["heartbeat"]["interfaces"][0];
+                seen["name"] == interface && seen["mode"] != ""
+            },
         );
         if seen.is_err() {
             eprintln!("the agent said:\n{}", self.agent.process()?.said());

@@ -123,10 +123,10 @@ impl Scene {
             let (_, stdout, _) = self.collector.gnomon(&["agents", "-o", "json"])?;
             let agents: serde_json::Value = serde_json::from_slice(&stdout).unwrap_or_default();
             let capturing = |agent: &&serde_json::Value| {
-                agent["connected"] == true
-                    && agent["interfaces"][0].as_str().is_some_and(|mode| mode.to_lowercase().contains("af_"))
+                let mode = agent["heartbeat"]["interfaces"][0]["mode"].as_str().unwrap_or_default();
+                agent["connected"] == true && mode.to_lowercase().contains("af_")
             };
-            Ok(agents.as_array().map_or(0, |agents| agents.iter().filter(capturing).count()))
+            Ok(agents["agents"].as_array().map_or(0, |agents| agents.iter().filter(capturing).count()))
         };
         let wanted = self.agents.len();
         let seen = eventually("all agents are connected and capture", 30, connected, |seen| *seen == wanted);

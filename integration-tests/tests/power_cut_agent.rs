@@ -122,7 +122,10 @@ fn cut_again_and_again(cuts: u64, dice: &mut Dice) -> Result<()> {
     eventually("all that was safe arrives", 60, look, Vec::is_empty)?;
     let (_, stdout, _) = collector.gnomon(&["agents", "-o", "json"])?;
     let agents: serde_json::Value = serde_json::from_slice(&stdout)?;
-    ensure!(agents.as_array().is_some_and(|agents| agents.len() == 1), "one agent became several: {agents}");
+    ensure!(
+        agents["agents"].as_array().is_some_and(|agents| agents.len() == 1),
+        "one agent became several: {agents}"
+    );
     println!("{cuts} power cuts of the agent: {} flows that were safe are there", safe.len());
     Ok(())
 }

@@ -2,7 +2,9 @@
 
 use gnomon_capture::{Frame, Stamp};
 use gnomon_clock::RawNs;
-use gnomon_flow::{Attributes, DecodeProblem, DirectionCounters, FlowEndReason, FlowId, FlowRecord};
+use gnomon_flow::{
+    AttributeValue, Attributes, DecodeProblem, DirectionCounters, FlowEndReason, FlowId, FlowRecord, field,
+};
 
 use super::challenge::Challenge;
 use super::direction::{self, Role};
@@ -121,6 +123,8 @@ pub(super) struct Entry {
     directions: [Direction; 2],
     segment: u32,
     revision: u32,
+    /// Of the segment's packets, those that repeat others.
+    duplicates: u16,
     stamp_err_ns: u32,
     /// Interim records made while the flow went on without a pause.
     interim_run: u8,
@@ -171,6 +175,7 @@ impl Entry {
             directions: Default::default(),
             segment: 0,
             revision: 0,
+            duplicates: 0,
             stamp_err_ns: 0,
             icmp: packet.icmp,
             problem: None,
@@ -219,10 +224,37 @@ impl Entry {
             learned |= self.wrapping.add_arp(frame);
         }
         self.directions[side].add(packet, data_bytes);
+        self.problem = self.problem.or(packet.problem);
+        self.note_time(stamp, policy);
+        (in_order, learned)
+    }
+
+    /// Count a packet that repeats another: all that is counted on the wire, and that it was one.
+    pub(super) fn add_again(
+        &mut self,
+        packet: &Packet<'_>,
+        side: usize,
+        stamp: Stamp,
+        policy: Option<&InterimPolicy>,
+    ) {
+        let data_bytes = match &packet.tcp {
+            Some(header) => {
+                self.tcp.observe_again(header, side);
+                0
+            }
+            None if packet.key.protocol == TCP && packet.fragment != Fragment::Later => 0,
+            None => packet.payload_len,
+        };
+        self.directions[side].add(packet, data_bytes);
+        self.duplicates = self.duplicates.saturating_add(1);
+        self.note_time(stamp, policy);
+    }
+
+    #[inline(always)]
+    fn note_time(&mut self, stamp: Stamp, policy: Option<&InterimPolicy>) {
         self.first = self.first.min(stamp.raw);
         self.last = self.last.max(stamp.raw);
         self.stamp_err_ns = self.stamp_err_ns.max(stamp.err_ns);
-        self.problem = self.problem.or(packet.problem);
         if let Some(policy) = policy
             && !self.changed
         {
@@ -234,7 +266,6 @@ impl Entry {
             self.interim_at = self.interim_at.max(due);
             self.changed = true;
         }
-        (in_order, learned)
     }
 
     /// A packet of a flow that is ignored: only its connection is followed, so that its end is seen.
@@ -335,6 +366,7 @@ impl Entry {
         self.first = first;
         self.last = first;
         self.stamp_err_ns = 0;
+        self.duplicates = 0;
         self.directions = Default::default();
         self.tcp.next_segment();
         self.slice.segment_packets = 0;
@@ -375,6 +407,11 @@ impl Entry {
         let revision = self.revision;
         self.revision = revision.saturating_add(1);
         let [orig, resp] = &self.directions;
+        let mut attributes = judge.tagged(&self.verdict, self.wrapping.attributes_with(said));
+        if self.duplicates > 0 {
+            let count = AttributeValue::Integer(u64::from(self.duplicates));
+            attributes.push_over(field::DUPLICATES, &count, |_| true);
+        }
         FlowRecord {
             id: self.id,
             segment: self.segment,
@@ -393,7 +430,7 @@ impl Entry {
             sliced_packets: u64::from(self.slice.segment_packets),
             sliced_bytes: self.slice.segment_bytes,
             end,
-            attributes: judge.tagged(&self.verdict, self.wrapping.attributes_with(said)),
+            attributes,
         }
     }
 }

@@ -77,6 +77,12 @@ impl Tcp {
         taken
     }
 
+    /// A segment that was captured twice: its flags are counted.
+    pub(super) fn observe_again(&mut self, header: &TcpHeader, side: usize) {
+        self.seen = true;
+        self.count(header, side);
+    }
+
     fn count(&mut self, header: &TcpHeader, side: usize) {
         self.of_side[side] |= header.flags;
         for (bit, count) in self.flags.iter_mut().enumerate() {

@@ -1,5 +1,6 @@
 //! What a flow is, by example, and that no packet is lost, for any frames.
 
+mod repeats;
 mod segments;
 mod splitting;
 
@@ -500,7 +501,8 @@ fn inspection_begins_anew_after_a_gap_and_after_what_was_not_captured() {
         let told: &[&str] = if captured == 54 + 10 { &[] } else { &["Text(\"www.examp\")"] };
         assert_eq!(hosts(&bench.ends()[0]), told);
         bench.table.observe(&packet, &bench.table.seek(&packet), &frame, &mut bench.out);
-        bench.tcp(0, false, 100 + REQUEST.len() as u32, 500, ACK, REQUEST);
+        // Not so soon that it would be a copy of the frame above.
+        bench.tcp(captured as u64 * 10 * MS, false, 100 + REQUEST.len() as u32, 500, ACK, REQUEST);
         let record = &bench.ends()[0];
         assert_eq!(hosts(record), [told, &["Text(\"www.example\")"]].concat());
         assert_eq!(record.attributes.of(field::INSPECT_CUT).count(), 1);

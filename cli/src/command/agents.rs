@@ -13,10 +13,11 @@ use super::warn_partial;
 use crate::arguments::Format;
 use crate::client::Client;
 use crate::exit::Outcome;
-use crate::output::{Cell, Sheet, human};
+use crate::output::{Cell, Sheet, human, print_json};
 
 pub(crate) async fn list(client: &mut Client, format: Format) -> Result<Outcome> {
-    let v1::AgentsResponse { agents, partial } = client.agents(v1::AgentsRequest {}).await?.into_inner();
+    let answer = client.agents(v1::AgentsRequest {}).await?.into_inner();
+    let agents = &answer.agents;
     let columns = [
         "node",
         "connected",
@@ -32,7 +33,7 @@ pub(crate) async fn list(client: &mut Client, format: Format) -> Result<Outcome>
         "id",
     ];
     let mut sheet = Sheet::new(&columns);
-    for agent in &agents {
+    for agent in agents {
         let heartbeat = agent.heartbeat.clone().unwrap_or_default();
         let spool = heartbeat.spool.unwrap_or_default();
         let interfaces: Vec<String> = heartbeat.interfaces.iter().map(interface_words).collect();
@@ -52,8 +53,8 @@ pub(crate) async fn list(client: &mut Client, format: Format) -> Result<Outcome>
             id.into(),
         ]);
     }
-    sheet.print(format)?;
-    let partial = warn_partial(partial.as_ref());
+    sheet.print_or(format, || gnomon_answers::agents(&answer), "agents")?;
+    let partial = warn_partial(answer.partial.as_ref());
     Ok(Outcome::of(!agents.is_empty(), partial))
 }
 
@@ -181,6 +182,10 @@ pub(crate) async fn status(client: &mut Client, format: Format) -> Result<Outcom
         }
         writeln!(out)?;
     }
+    if format.is_json() {
+        print_json(format, &gnomon_answers::status(&status), "")?;
+        return Ok(Outcome::Found);
+    }
     let pairs: Vec<(&str, Cell)> = vec![
         ("version", status.version.as_str().into()),
         ("flows", status.flows.into()),
@@ -269,12 +274,13 @@ fn duration(seconds: u64) -> String {
 }
 
 pub(crate) async fn fields(client: &mut Client, format: Format) -> Result<Outcome> {
-    let fields = client.fields(v1::FieldsRequest {}).await?.into_inner().fields;
+    let answer = client.fields(v1::FieldsRequest {}).await?.into_inner();
+    let fields = answer.fields.clone();
     let mut sheet = Sheet::new(&["name", "type", "aliases", "doc"]);
     for field in fields {
         sheet.rows.push(vec![field.name.into(), field.kind.into(), field.aliases.into(), field.doc.into()]);
     }
-    sheet.print(format)?;
+    sheet.print_or(format, || gnomon_answers::fields(&answer), "fields")?;
     Ok(Outcome::Found)
 }
 

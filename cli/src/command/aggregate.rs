@@ -6,7 +6,7 @@ use gnomon_flow::field;
 use gnomon_flow::timestamp::rfc3339;
 use gnomon_proto::v1;
 
-use super::warn_partial;
+use super::{say_waiting, warn_partial};
 use crate::arguments::{By, Format, Query, Range};
 use crate::client::{Client, time_range};
 use crate::exit::{Outcome, Usage};
@@ -28,8 +28,9 @@ pub(crate) async fn count(
     let mut cells: Vec<Cell> = [answer.flows, answer.packets, answer.bytes].map(Cell::from).to_vec();
     cells.extend(answer.distinct.iter().map(|different| Cell::from(different.count)));
     sheet.rows.push(cells);
-    sheet.print(format)?;
+    sheet.print_or(format, || gnomon_answers::count(&answer), "")?;
     say_estimated(&answer.distinct);
+    say_waiting(answer.waiting.as_ref());
     Ok(Outcome::of(answer.flows > 0, warn_partial(answer.partial.as_ref())))
 }
 
@@ -68,11 +69,12 @@ pub(crate) async fn top(
         cells.extend(row.distinct.iter().map(|different| Cell::from(different.count)));
         sheet.rows.push(cells);
     }
-    sheet.print(format)?;
+    sheet.print_or(format, || gnomon_answers::top(&answer), "rows")?;
     if answer.others_flows > 0 && format == Format::Table {
         eprintln!("{} flows have other values", answer.others_flows);
     }
     say_estimated(answer.rows.iter().flat_map(|row| &row.distinct));
+    say_waiting(answer.waiting.as_ref());
     Ok(Outcome::of(!answer.rows.is_empty(), warn_partial(answer.partial.as_ref())))
 }
 
@@ -146,7 +148,8 @@ pub(crate) async fn histogram(
         cells.extend(people.then(|| "█".repeat(bar).into()));
         sheet.rows.push(cells);
     }
-    sheet.print(format)?;
+    sheet.print_or(format, || gnomon_answers::histogram(&answer), "buckets")?;
+    say_waiting(answer.waiting.as_ref());
     Ok(Outcome::of(answer.buckets.iter().any(|b| b.flows > 0), warn_partial(answer.partial.as_ref())))
 }
 

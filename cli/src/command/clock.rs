@@ -12,11 +12,16 @@ use super::warn_partial;
 use crate::arguments::Format;
 use crate::client::Client;
 use crate::exit::Outcome;
-use crate::output::{Cell, Sheet};
+use crate::output::{Cell, Sheet, print_json};
 
 pub(crate) async fn show(client: &mut Client, events: bool, format: Format) -> Result<Outcome> {
     let answer = client.clock(v1::ClockRequest {}).await?.into_inner();
     let partial = warn_partial(answer.partial.as_ref());
+    if format == Format::Json {
+        print_json(format, &gnomon_answers::clock(&answer), "")?;
+        let found = if events { !answer.events.is_empty() } else { !answer.agents.is_empty() };
+        return Ok(Outcome::of(found, partial));
+    }
     if events {
         let sheet = events_sheet(&answer.events);
         sheet.print(format)?;

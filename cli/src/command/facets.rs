@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use anyhow::{Result, anyhow};
 use gnomon_proto::v1;
 
-use super::warn_partial;
+use super::{say_waiting, warn_partial};
 use crate::arguments::{Format, Query};
 use crate::client::{Client, time_range};
 use crate::exit::Outcome;
@@ -34,13 +34,18 @@ pub(crate) async fn show(
         if drawn {
             write!(io::stdout().lock(), "{CLEAR}")?;
         }
-        sheet(&answer, format == Format::Table).print(format)?;
+        sheet(&answer, format == Format::Table).print_or(
+            format,
+            || gnomon_answers::facets(&answer),
+            "fields",
+        )?;
         let missed = missed(&answer);
         // Programs have the column.
         if !missed.is_empty() && format == Format::Table {
             let hint = if exact { "" } else { " (--exact reads everything)" };
             eprintln!("counts may be too low, by at most: {missed}{hint}");
         }
+        say_waiting(answer.waiting.as_ref());
         let found = answer.fields.iter().any(|field| !field.values.is_empty());
         return Ok(Outcome::of(found, warn_partial(answer.partial.as_ref())));
     }

@@ -6,11 +6,11 @@ use anyhow::Result;
 use gnomon_flow::StoredFlow;
 use gnomon_proto::v1;
 
-use super::warn_partial;
+use super::{say_waiting, warn_partial};
 use crate::arguments::{Format, Query};
 use crate::client::{Client, time_range};
 use crate::exit::Outcome;
-use crate::output::{FlowWriter, Sheet, flow_sheet};
+use crate::output::{FlowWriter, Sheet, flow_sheet, print_json};
 
 /// Flows asked for at a time.
 const PAGE: u64 = 1_000;
@@ -30,7 +30,8 @@ pub(crate) async fn search(
         limit: 0,
         cursor: String::new(),
     };
-    let (mut found, mut partial) = (0u64, false);
+    let (mut found, mut partial, mut partial_answer) = (0u64, false, None);
+    let mut waiting = None;
     let mut table = Vec::new();
     // A record may move between two pages, when its time becomes better known: it is shown once.
     let mut shown = HashSet::new();
@@ -47,23 +48,41 @@ pub(crate) async fn search(
             Format::Jsonl | Format::Csv => flows.iter().try_for_each(|flow| writer.write(flow))?,
             Format::Table | Format::Json => table.extend(flows),
         }
-        if answer.next_cursor.is_empty() || partial {
+        waiting = waiting.or(answer.waiting);
+        request.cursor = answer.next_cursor;
+        partial_answer = answer.partial.or(partial_answer);
+        if request.cursor.is_empty() || partial {
             break;
         }
-        request.cursor = answer.next_cursor;
     }
+    let more = !request.cursor.is_empty() && !partial;
     match format {
-        Format::Json => flow_sheet(&table, format).print(format)?,
+        Format::Json => {
+            let answer =
+                gnomon_answers::search(&table, &request.cursor, waiting.as_ref(), partial_answer.as_ref());
+            print_json(format, &answer, "flows")?;
+        }
         Format::Table if !table.is_empty() => flow_sheet(&table, format).print(format)?,
         Format::Table => eprintln!("nothing found"),
         Format::Jsonl | Format::Csv => {}
+    }
+    say_waiting(waiting.as_ref());
+    if more {
+        let which = if request.oldest_first { "oldest" } else { "newest" };
+        eprintln!(
+            "these are the {which} {found} flows, and there are more: --all shows all, --limit more of them"
+        );
     }
     Ok(Outcome::of(found > 0, partial))
 }
 
 pub(crate) async fn show(client: &mut Client, id: String, format: Format) -> Result<Outcome> {
     let flow = StoredFlow::try_from(&client.get(v1::GetRequest { id }).await?.into_inner())?;
-    if format != Format::Table {
+    if format.is_json() {
+        print_json(format, &gnomon_answers::flow(&flow), "")?;
+        return Ok(Outcome::Found);
+    }
+    if format == Format::Csv {
         flow_sheet(&[flow], format).print(format)?;
         return Ok(Outcome::Found);
     }

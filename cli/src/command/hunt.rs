@@ -14,7 +14,8 @@ use crate::output::{Cell, Sheet};
 
 /// What there is to hunt, and by which numbers.
 pub(crate) async fn list(client: &mut Client, format: Format) -> Result<Outcome> {
-    let hunts = client.hunts(v1::HuntsRequest {}).await?.into_inner().hunts;
+    let answer = client.hunts(v1::HuntsRequest {}).await?.into_inner();
+    let hunts = answer.hunts.clone();
     let mut sheet = Sheet::new(&["hunt", "parameter", "default", "doc"]);
     for hunt in hunts {
         let nothing = || Cell::from(None::<u64>);
@@ -28,7 +29,7 @@ pub(crate) async fn list(client: &mut Client, format: Format) -> Result<Outcome>
             ]);
         }
     }
-    sheet.print(format)?;
+    sheet.print_or(format, || gnomon_answers::hunts(&answer), "hunts")?;
     Ok(Outcome::Found)
 }
 
@@ -47,7 +48,7 @@ pub(crate) async fn go(
     if answer.findings.is_empty() && format == Format::Table {
         eprintln!("nothing found");
     } else {
-        sheet(&answer.findings).print(format)?;
+        sheet(&answer.findings).print_or(format, || gnomon_answers::findings(&answer), "findings")?;
     }
     if answer.others > 0 && format == Format::Table {
         eprintln!("{} more findings of a lower score (--limit)", answer.others);

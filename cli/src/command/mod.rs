@@ -36,7 +36,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Outcome> {
     }
     let mut client = client::connect(&arguments.connection).await?;
     match arguments.command {
-        Command::Search { query, limit, oldest_first, output } => {
+        Command::Search { query, limit, all, oldest_first, output } => {
+            let limit = if all { u64::MAX } else { limit };
             flows::search(&mut client, query, limit, oldest_first, output.output).await
         }
         Command::Show { id, output } => flows::show(&mut client, id, output).await,
@@ -70,6 +71,25 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Status { output } => agents::status(&mut client, output.output).await,
         Command::Fields { output } => agents::fields(&mut client, output.output).await,
         Command::Completions { .. } | Command::Man => Ok(Outcome::Found),
+    }
+}
+
+/// Say on stderr what matches and waits for evidence of its time: who finds nothing has to know of it.
+fn say_waiting(waiting: Option<&v1::Waiting>) {
+    let Some(waiting) = waiting else { return };
+    for held in &waiting.held {
+        let state = match held.state() {
+            v1::TimeState::Quarantined => "were refused",
+            _ => "wait",
+        };
+        eprintln!(
+            "{} matching flows {state} for evidence of their time ({}), and are in no range of time: --by-ingest-time finds them, `gnomon clock` says why",
+            held.flows,
+            gnomon_flow::escape::terminal_safe(&held.reason)
+        );
+    }
+    if waiting.flows_not_looked_at > 0 {
+        eprintln!("{} more flows that wait were not looked at", waiting.flows_not_looked_at);
     }
 }
 

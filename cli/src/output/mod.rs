@@ -12,6 +12,21 @@ use crate::arguments::Format;
 
 pub(crate) use flows::{FlowWriter, flow_sheet};
 
+/// A whole answer as JSON, or the rows under `rows` a line each; where there are none, the answer on a line.
+pub(crate) fn print_json(format: Format, answer: &Value, rows: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match (format, answer.get(rows).and_then(Value::as_array)) {
+        (Format::Jsonl, Some(rows)) => {
+            for row in rows {
+                writeln!(out, "{}", terminal_safe_json(&row.to_string()))?;
+            }
+        }
+        (Format::Jsonl, None) => writeln!(out, "{}", terminal_safe_json(&answer.to_string()))?,
+        _ => writeln!(out, "{}", terminal_safe_json(&serde_json::to_string_pretty(answer)?))?,
+    }
+    out.flush()
+}
+
 /// An answer of rows and columns. Names of columns are the keys in JSON.
 #[derive(Debug, Default)]
 pub(crate) struct Sheet {
@@ -49,6 +64,16 @@ cell_from!(&str, String, bool, u64, i64, f64, Vec<String>, Option<String>, Optio
 impl Sheet {
     pub(crate) fn new(columns: &[&str]) -> Sheet {
         Sheet { columns: columns.iter().map(|c| (*c).to_owned()).collect(), rows: Vec::new() }
+    }
+
+    /// For programs as `answer`, whose rows stand under a name; else as the sheet.
+    pub(crate) fn print_or(
+        &self,
+        format: Format,
+        answer: impl FnOnce() -> Value,
+        rows: &str,
+    ) -> io::Result<()> {
+        if format.is_json() { print_json(format, &answer(), rows) } else { self.print(format) }
     }
 
     /// Write the whole sheet.

@@ -1,5 +1,6 @@
 //! The state of time, for both doors.
 
+use gnomon_answers::source_word;
 use gnomon_clock::{CollectorState, EpochId, FixSource, UtcNs};
 use gnomon_flow::EpochHash;
 use gnomon_proto::v1;
@@ -103,12 +104,5 @@ impl Api {
                 None => 0,
             },
         })
-    }
-}
-
-pub(super) fn source_word(source: i32) -> String {
-    match v1::FixSource::try_from(source) {
-        Ok(v1::FixSource::Unspecified) | Err(_) => "none".to_owned(),
-        Ok(source) => source.as_str_name().trim_start_matches("FIX_SOURCE_").to_ascii_lowercase(),
     }
 }

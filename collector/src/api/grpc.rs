@@ -23,12 +23,12 @@ use tonic_health::ServingStatus;
 
 use super::answers::{Failure, RETRY_AFTER_S};
 use super::caller::caller;
-use super::{Api, REQUEST_BYTES_MAX, delivery, hunts};
+use super::{Api, REQUEST_BYTES_MAX, delivery, hunts, wire};
 use crate::own_streams::parse_announcement;
 use crate::query::{
-    Answer, Charge, Different, FacetField, FacetValue, Facets, FacetsAnswer, Following, Histogram,
-    HistogramAnswer, Hunt, Measure, Operation, PcapFormat, PcapPiece, PcapRequest, PcapSummary, Queries,
-    QueryError, Search, SearchPage, Sums, TailItem, TimeRange, Top, TopAnswer, TopRow,
+    Answer, Charge, Facets, Following, Histogram, HistogramAnswer, Hunt, Measure, Operation, PcapFormat,
+    PcapPiece, PcapRequest, PcapSummary, Queries, QueryError, Search, SearchPage, Sums, TailItem, TimeRange,
+    Top, TopAnswer, TopRow,
 };
 
 /// `routes` with the services for people and programs: queries, health, reflection.
@@ -186,10 +186,6 @@ fn range(wire: Option<v1::TimeRange>) -> TimeRange {
     }
 }
 
-fn partial(reason: Option<String>) -> Option<v1::Partial> {
-    reason.map(|reason| v1::Partial { reason })
-}
-
 fn id(text: &str) -> Result<FlowRef, Status> {
     text.trim().parse().map_err(|error: gnomon_flow::id::IdError| Status::invalid_argument(error.to_string()))
 }
@@ -199,37 +195,14 @@ fn summary(summary: PcapSummary) -> v1::PcapSummary {
         packets: summary.packets,
         flows: summary.flows,
         time_err_ns_max: summary.time_err_ns_max,
-        partial: partial(summary.partial),
+        partial: wire::partial(summary.partial),
     }
-}
-
-fn distinct(list: &[Different]) -> Vec<v1::Distinct> {
-    list.iter().map(|different| v1::Distinct { count: different.count, error: different.error }).collect()
 }
 
 fn top_row(row: TopRow) -> v1::TopRow {
     let TopRow { values, sums, distinct: different } = row;
     let Sums { flows, packets, bytes } = sums;
-    v1::TopRow { values, flows, packets, bytes, distinct: distinct(&different) }
-}
-
-fn facets_answer(answer: FacetsAnswer) -> v1::FacetsResponse {
-    let value = |value: FacetValue| v1::FacetValue { value: value.value, flows: value.flows };
-    let field = |field: FacetField| v1::Facet {
-        field: field.name.to_owned(),
-        flows: field.flows,
-        values: field.values.into_iter().map(value).collect(),
-        different: field.different,
-        missed_max: field.missed_max,
-    };
-    v1::FacetsResponse {
-        fields: answer.fields.into_iter().map(field).collect(),
-        flows: answer.flows,
-        records_read: answer.records_read,
-        records: answer.records,
-        last: answer.last,
-        partial: partial(answer.partial),
-    }
+    v1::TopRow { values, flows, packets, bytes, distinct: wire::distinct(&different) }
 }
 
 type Streaming<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -258,7 +231,8 @@ impl Query for Door {
                 // Each goes when it was made into a message.
                 flows: page.flows.into_iter().map(|flow| (&flow).into()).collect(),
                 next_cursor: page.next_cursor,
-                partial: partial(page.partial),
+                waiting: wire::waiting(page.waiting),
+                partial: wire::partial(page.partial),
             })
         };
         queries
@@ -280,13 +254,7 @@ impl Query for Door {
         let wire = request.into_inner();
         let answer = queries.count(&wire.expression, range(wire.range), &wire.distinct).await;
         let answer = answer.map_err(|error| status(&error))?;
-        Ok(Response::new(v1::CountResponse {
-            flows: answer.sums.flows,
-            packets: answer.sums.packets,
-            bytes: answer.sums.bytes,
-            partial: partial(answer.partial),
-            distinct: distinct(&answer.distinct),
-        }))
+        Ok(Response::new(wire::count(answer)))
     }
 
     async fn top(&self, request: Request<v1::TopRequest>) -> Result<Response<v1::TopResponse>, Status> {
@@ -306,7 +274,8 @@ impl Query for Door {
             write(v1::TopResponse {
                 rows: answer.rows.into_iter().map(top_row).collect(),
                 others_flows: answer.others_flows,
-                partial: partial(answer.partial),
+                waiting: wire::waiting(answer.waiting),
+                partial: wire::partial(answer.partial),
             })
         };
         queries
@@ -339,7 +308,8 @@ impl Query for Door {
             write(v1::HistogramResponse {
                 interval_ns: answer.interval_ns,
                 buckets: buckets.collect(),
-                partial: partial(answer.partial),
+                waiting: wire::waiting(answer.waiting),
+                partial: wire::partial(answer.partial),
             })
         };
         queries
@@ -364,7 +334,7 @@ impl Query for Door {
             exact: wire.exact,
         };
         let Answer { value, charge } =
-            queries.facets_as(facets, facets_answer).await.map_err(|error| status(&error))?;
+            queries.facets_as(facets, wire::facets).await.map_err(|error| status(&error))?;
         let answers = ReceiverStream::new(value).map(|answer| answer.map_err(|error| status(&error)));
         Ok(held(&queries, Answer { value: Box::pin(answers) as Self::FacetsStream, charge }))
     }
@@ -380,11 +350,7 @@ impl Query for Door {
             limit: wire.limit,
         };
         let answer = queries.hunt(hunt).await.map_err(|error| status(&error))?;
-        Ok(Response::new(v1::HuntResponse {
-            findings: answer.findings.into_iter().map(hunts::finding).collect(),
-            others: answer.others,
-            partial: partial(answer.partial),
-        }))
+        Ok(Response::new(wire::findings(answer)))
     }
 
     async fn hunts(&self, _: Request<v1::HuntsRequest>) -> Result<Response<v1::HuntsResponse>, Status> {
@@ -432,9 +398,7 @@ impl Query for Door {
     }
 
     async fn agents(&self, _: Request<v1::AgentsRequest>) -> Result<Response<v1::AgentsResponse>, Status> {
-        let answer = self.api.fleet.answer();
-        let partial = answer.partial().map(|reason| v1::Partial { reason });
-        Ok(Response::new(v1::AgentsResponse { agents: answer.agents, partial }))
+        Ok(Response::new(wire::agents(self.api.fleet.answer())))
     }
 
     async fn fields(&self, _: Request<v1::FieldsRequest>) -> Result<Response<v1::FieldsResponse>, Status> {

@@ -14,6 +14,7 @@ use axum::routing::{MethodRouter, get};
 use bytes::Bytes;
 use gnomon_flow::FlowRef;
 use gnomon_flow::escape::terminal_safe_json;
+use gnomon_proto::v1;
 use serde::Serialize;
 use serde_json::json;
 use tokio_stream::wrappers::ReceiverStream;
@@ -24,7 +25,7 @@ use super::caller::caller;
 use super::delivery::{self, Pieces};
 use super::parameters::Parameters;
 use super::routes::{Door, ROUTES, Route};
-use super::{Api, REQUEST_BYTES_MAX, hunts, json, openapi};
+use super::{Api, REQUEST_BYTES_MAX, hunts, json, openapi, wire};
 use crate::query::{
     Answer, Caller, Facets, FacetsAnswer, Following, Histogram, Hunt, Measure, Operation, PcapFormat,
     PcapPiece, PcapRequest, Queries, QueryError, Search, TailItem, Top,
@@ -115,7 +116,7 @@ async fn answer(
         Door::Count => {
             let answer =
                 queries.count(&expression(), parameters.range(now)?, &parameters.list("distinct")).await?;
-            Ok(written(&json::count(&answer)))
+            Ok(written(&gnomon_answers::count(&wire::count(answer))))
         }
         Door::Top => {
             let by = match parameters.text("by") {
@@ -156,7 +157,7 @@ async fn answer(
                 refine,
                 exact: parameters.flag("exact")?,
             };
-            let shape = |answer: FacetsAnswer| json::facets(&answer).to_string();
+            let shape = |answer: FacetsAnswer| gnomon_answers::facets(&wire::facets(answer)).to_string();
             let Answer { value: mut answers, charge } = queries.facets_as(facets, shape).await?;
             if !refine {
                 let text = answers.recv().await.ok_or(QueryError::Fault)??;
@@ -179,9 +180,9 @@ async fn answer(
                 parameters: hunts::parameters(&parameters.list("parameters"))?,
                 limit: parameters.number("limit")?,
             };
-            Ok(written(&hunts::findings_json(&queries.hunt(hunt).await?)))
+            Ok(written(&gnomon_answers::findings(&wire::findings(queries.hunt(hunt).await?))))
         }
-        Door::Hunts => Ok(written(&hunts::list_json())),
+        Door::Hunts => Ok(written(&gnomon_answers::hunts(&hunts::list()))),
         Door::Pcap => {
             let format = match parameters.text("format") {
                 "" | "pcapng" => PcapFormat::Pcapng,
@@ -203,21 +204,21 @@ async fn answer(
             let text = |item: TailItem| serde_json::to_string(&json::Tail::of(&item)).unwrap_or_default();
             Ok(lines(items.map(text), events))
         }
-        Door::Agents => Ok(written(&json::agents(&api.fleet.answer()))),
-        Door::Fields => Ok(written(&json::fields())),
+        Door::Agents => Ok(written(&gnomon_answers::agents(&wire::agents(api.fleet.answer())))),
+        Door::Fields => Ok(written(&gnomon_answers::fields(&v1::FieldsResponse::of_table()))),
         Door::Status => {
             let status = queries.look({
                 let api = api.clone();
                 move || api.status().map_err(QueryError::from)
             });
-            Ok(written(&json::status(&status.await?)))
+            Ok(written(&gnomon_answers::status(&status.await?)))
         }
         Door::Clock => {
             let clock = queries.question(Operation::Clock, {
                 let api = api.clone();
                 move || api.clock().map_err(QueryError::from)
             });
-            Ok(written(&json::clock_answer(&clock.await?)))
+            Ok(written(&gnomon_answers::clock(&clock.await?)))
         }
         Door::OpenApi => Ok(written(&openapi(&api.version))),
         Door::Healthz => Ok(text(StatusCode::OK, "ok\n".to_owned())),

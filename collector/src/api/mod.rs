@@ -13,7 +13,10 @@ mod openapi;
 mod parameters;
 mod routes;
 #[cfg(test)]
+mod shape_tests;
+#[cfg(test)]
 mod tests;
+mod wire;
 
 use std::fmt;
 use std::sync::Arc;

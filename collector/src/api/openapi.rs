@@ -150,6 +150,7 @@ fn schemas() -> Value {
         |name: &str| json!({"type": "array", "items": {"$ref": format!("#/components/schemas/{name}")}});
     let object = |properties: Value| json!({"type": "object", "properties": properties});
     let partial = || json!({"$ref": "#/components/schemas/Partial"});
+    let waiting = || json!({"$ref": "#/components/schemas/Waiting"});
     json!({
         "Object": {"type": "object"},
         "Error": object(json!({"error": {
@@ -172,12 +173,18 @@ fn schemas() -> Value {
         "SearchResponse": object(json!({
             "flows": array("Flow"),
             "next_cursor": {"type": "string", "description": "empty: there is no more"},
+            "waiting": waiting(),
             "partial": partial(),
         })),
         "CountResponse": object(json!({
             "flows": integer(), "packets": integer(), "bytes": integer(), "distinct": array("Distinct"),
-            "partial": partial(),
+            "waiting": waiting(), "partial": partial(),
         })),
+        "Waiting": json!({
+            "type": "object",
+            "description": "there when records match that are in no range of time, as they wait for evidence of it",
+            "properties": {"held": array("HeldFlows"), "flows_not_looked_at": integer()},
+        }),
         "Distinct": object(json!({
             "count": integer(),
             "error": {
@@ -190,20 +197,21 @@ fn schemas() -> Value {
             "flows": integer(), "packets": integer(), "bytes": integer(), "distinct": array("Distinct"),
         })),
         "TopResponse": object(json!({
-            "rows": array("TopRow"), "others_flows": integer(), "partial": partial(),
+            "rows": array("TopRow"), "others_flows": integer(), "waiting": waiting(), "partial": partial(),
         })),
         "HistogramBucket": object(json!({
             "start": {"type": "string", "format": "date-time"}, "group": text(),
             "flows": integer(), "packets": integer(), "bytes": integer(),
         })),
         "HistogramResponse": object(json!({
-            "interval_ns": integer(), "buckets": array("HistogramBucket"), "partial": partial(),
+            "interval_ns": integer(), "buckets": array("HistogramBucket"), "waiting": waiting(),
+            "partial": partial(),
         })),
         "FacetsResponse": object(json!({
             "fields": array("Facet"),
             "flows": {"type": "integer", "minimum": 0, "description": "that match, of those read"},
             "records_read": {"type": "integer", "minimum": 0, "description": "so far, of records"},
-            "records": integer(), "last": {"type": "boolean"}, "partial": partial(),
+            "records": integer(), "last": {"type": "boolean"}, "waiting": waiting(), "partial": partial(),
         })),
         "Facet": object(json!({
             "field": text(),

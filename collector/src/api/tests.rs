@@ -25,7 +25,7 @@ fn registry() -> StreamRegistry {
     StreamRegistry::new([], Arc::new(gnomon_clock::KernelClock))
 }
 
-fn api(fixture: &Fixture) -> Api {
+pub(super) fn api(fixture: &Fixture) -> Api {
     let fleet = Fleet::default();
     let agent = Introduction { name: "sensor".into(), version: "1.2".into(), ..Introduction::default() };
     // The place is given up at once: an agent that is known and not connected.
@@ -41,7 +41,7 @@ fn api(fixture: &Fixture) -> Api {
     }
 }
 
-fn filled() -> Fixture {
+pub(super) fn filled() -> Fixture {
     let mut fixture = fixture(QueryLimits::default());
     fixture.add(
         epoch(1),
@@ -66,7 +66,7 @@ async fn ask(
     (parts.status, parts.headers, bytes.to_vec())
 }
 
-async fn json_of(router: &axum::Router, uri: &str) -> Value {
+pub(super) async fn json_of(router: &axum::Router, uri: &str) -> Value {
     let (status, headers, body) = ask(router, Method::GET, uri, "").await;
     assert_eq!(status, StatusCode::OK, "{uri}: {}", String::from_utf8_lossy(&body));
     assert_eq!(headers["content-type"], "application/json");
@@ -406,7 +406,7 @@ fn conforms(schemas: &Value, schema: &Value, value: &Value, at: &str) {
     }
 }
 
-async fn served(api: &Api, stop: &tokio_util::sync::CancellationToken) -> std::net::SocketAddr {
+pub(super) async fn served(api: &Api, stop: &tokio_util::sync::CancellationToken) -> std::net::SocketAddr {
     let (port, _) = testing::serve(router(api), None, testing::settings(), stop.clone()).await;
     std::net::SocketAddr::from(([127, 0, 0, 1], port))
 }

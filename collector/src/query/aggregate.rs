@@ -14,6 +14,7 @@ use super::execute::{Answer, Queries, QueryError, TimeRange, joined, limit_or};
 use super::group::{GroupBy, Groups};
 use super::measures::Measures;
 use super::memory::{Charge, Question};
+use super::waiting::Waiting;
 use crate::store::live::RowSet;
 use crate::store::{Part, Reader, StoreError};
 
@@ -103,6 +104,7 @@ pub struct CountAnswer {
     pub sums: Sums,
     /// One a field that was asked for.
     pub distinct: Vec<Different>,
+    pub waiting: Waiting,
     pub partial: Option<String>,
 }
 
@@ -133,6 +135,7 @@ pub struct TopAnswer {
     pub rows: Vec<TopRow>,
     /// Flows in rows beyond the limit.
     pub others_flows: u64,
+    pub waiting: Waiting,
     pub partial: Option<String>,
 }
 
@@ -158,6 +161,7 @@ pub struct HistogramAnswer {
     pub interval_ns: u64,
     /// By start, then by group. Buckets without flows are left out.
     pub buckets: Vec<Bucket>,
+    pub waiting: Waiting,
     pub partial: Option<String>,
 }
 
@@ -193,7 +197,8 @@ impl Queries {
                 }
             }
             let distinct = all.distinct.iter().map(Distinct::count).collect();
-            Ok(CountAnswer { sums: all.sums, distinct, partial: joined(&partial) })
+            let waiting = selection.waiting(&control)?;
+            Ok(CountAnswer { sums: all.sums, distinct, waiting, partial: joined(&partial) })
         })
         .await
     }
@@ -278,6 +283,7 @@ impl Queries {
             Ok(TopAnswer {
                 rows: rows.into_iter().map(row).collect(),
                 others_flows: beyond.saturating_add(groups.uncounted),
+                waiting: selection.waiting(&control)?,
                 partial: joined(&partial),
             })
         };
@@ -357,6 +363,7 @@ impl Queries {
             Ok(HistogramAnswer {
                 interval_ns: interval_ns.unsigned_abs(),
                 buckets: buckets.into_iter().map(bucket).collect(),
+                waiting: selection.waiting(&control)?,
                 partial: joined(&partial),
             })
         };

@@ -15,6 +15,7 @@ use super::facet_counts::{Counts, OfField};
 use super::memory::Question;
 use super::rollup::is_rolled_up;
 use super::values::of_source;
+use super::waiting::Waiting;
 use crate::store::{FromRollups, Part};
 
 /// Values of a field unless the caller says otherwise.
@@ -109,6 +110,8 @@ pub struct FacetsAnswer {
     pub records: u64,
     /// No other answer follows.
     pub last: bool,
+    /// Of the last answer.
+    pub waiting: Waiting,
     pub partial: Option<String>,
 }
 
@@ -233,6 +236,7 @@ impl Queries {
             control.check()?;
             let mut answer = asked.answer(&all, control.progress.now(), joined(&partial));
             answer.last = true;
+            answer.waiting = selection.waiting(&control)?;
             Ok(shape(answer))
         })
         .await
@@ -307,7 +311,15 @@ impl Asked {
                 .push(format!("the answer would be larger than {} MiB: {problem}", ANSWER_BYTES_MAX >> 20));
         }
         let partial = joined(&reasons);
-        FacetsAnswer { fields, flows: all.flows, records_read, records, last: false, partial }
+        FacetsAnswer {
+            fields,
+            flows: all.flows,
+            records_read,
+            records,
+            last: false,
+            waiting: Waiting::default(),
+            partial,
+        }
     }
 
     fn field(&self, field: &'static Field, of_field: &OfField, room: &mut usize) -> FacetField {

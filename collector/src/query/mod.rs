@@ -33,6 +33,7 @@ pub(crate) mod testing;
 mod totals;
 mod value_counts;
 mod values;
+mod waiting;
 
 #[cfg(test)]
 mod tests;
@@ -51,3 +52,4 @@ pub use plan::{Hints, Plan};
 pub use rollup::Roller;
 pub use search::{LIMIT_MAX, Search, SearchPage};
 pub use tail::{Following, TailItem};
+pub use waiting::Waiting;

@@ -6,6 +6,7 @@ use super::control::Control;
 use super::counters::Operation;
 use super::execute::{Answer, Queries, QueryError, TimeRange, joined, limit_or};
 use super::memory::Charge;
+use super::waiting::Waiting;
 use crate::store::ScanKey;
 #[cfg(doc)]
 use crate::store::Store;
@@ -42,6 +43,8 @@ pub struct SearchPage {
     pub flows: Vec<StoredFlow>,
     /// Empty: there is no more.
     pub next_cursor: String,
+    /// Of the first page only.
+    pub waiting: Waiting,
     pub partial: Option<String>,
 }
 
@@ -78,7 +81,12 @@ impl Queries {
                 && let Some(flows) = selection.by_id(newest_first).transpose()?
             {
                 return Ok((
-                    SearchPage { flows, next_cursor: String::new(), partial: None },
+                    SearchPage {
+                        flows,
+                        next_cursor: String::new(),
+                        waiting: Waiting::default(),
+                        partial: None,
+                    },
                     Charge::default(),
                 ));
             }
@@ -113,7 +121,8 @@ impl Queries {
                 partial.push(MOVED.to_owned());
             }
             let partial = joined(&partial);
-            Ok((SearchPage { flows, next_cursor, partial }, charge))
+            let waiting = if after.is_none() { selection.waiting(&control)? } else { Waiting::default() };
+            Ok((SearchPage { flows, next_cursor, waiting, partial }, charge))
         };
         // What the page is charged goes when it was made into what is sent.
         self.run_as(Operation::Search, work, |(page, _charge)| shape(page)).await

@@ -7,6 +7,7 @@ use gnomon_clock::{CollectorNow, Estimate};
 use gnomon_flow::TimeState;
 
 use super::block::columns;
+use super::scan::Filter;
 use super::{Store, StoreError};
 
 /// The reason of what can be indexed and is not yet.
@@ -55,6 +56,55 @@ impl Store {
             let states = reader.integers(columns::STATE)?;
             for row in reader.alive().iter() {
                 seen += 1;
+                let (first, last) = reader.estimates(row)?;
+                let state = columns::state_of(states[row]).name();
+                *held.counts.entry((state, self.reason(first, last, &now))).or_default() += 1;
+            }
+        }
+        Ok(held)
+    }
+
+    /// Of the held records those that `filter` matches, by what they wait for; at most about `records_max` are looked at.
+    /// Blocking.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub(crate) fn held_matching(&self, records_max: u64, filter: &dyn Filter) -> Result<Held, StoreError> {
+        let mut held = Held::default();
+        let view = self.view();
+        if view.hot().all(|flow| flow.time_state == TimeState::Indexed)
+            && !view.blocks.iter().any(|block| block.held())
+        {
+            return Ok(held);
+        }
+        let (shared, now) = (&self.shared, self.shared.gate.now());
+        let mut seen = 0;
+        for flow in view.hot().filter(|flow| flow.time_state != TimeState::Indexed) {
+            if seen >= records_max {
+                held.left_out += 1;
+                continue;
+            }
+            seen += 1;
+            if !filter.matches(flow) {
+                continue;
+            }
+            let Some(epoch) = shared.epochs.get(&shared.rocks, flow.id().epoch)? else { continue };
+            let [first, last] = [flow.record.first, flow.record.last].map(|raw| shared.estimate(&epoch, raw));
+            *held.counts.entry((flow.time_state.name(), self.reason(first?, last?, &now))).or_default() += 1;
+        }
+        for block in view.blocks.iter().filter(|block| block.held() && filter.may_match(&block.summary)) {
+            if seen >= records_max {
+                held.left_out += block.records();
+                continue;
+            }
+            seen += block.records();
+            let reader = self.read(block);
+            let (rows, exact) = filter.select(&reader)?;
+            let states = reader.integers(columns::STATE)?;
+            for row in rows.iter() {
+                if !exact && !filter.matches(&reader.flow(row)?) {
+                    continue;
+                }
                 let (first, last) = reader.estimates(row)?;
                 let state = columns::state_of(states[row]).name();
                 *held.counts.entry((state, self.reason(first, last, &now))).or_default() += 1;

@@ -602,6 +602,16 @@ pub static FIELDS: &[Field] = &[
     }),
     attribute(PROTOCOLS, "protocols", &[], Text, "Protocols recognised in the flow."),
     attribute(TAGS, "tags", &[], Text, "Tags given by rules and alerts."),
+    Field {
+        many: false,
+        ..attribute(
+            DUPLICATES,
+            "duplicates",
+            &[],
+            Integer,
+            "Packets that were captured twice (a mirror port's copies), which the other counters count, too. Absent where there are none.",
+        )
+    },
     attribute(FILE, "file", &[], Text, "The capture file that it was read from, without its directory."),
     attribute(
         INSPECT_CUT,

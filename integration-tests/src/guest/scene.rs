@@ -102,10 +102,9 @@ impl Scene {
         let (_, stdout, stderr) = self.collector.gnomon(&["agents", "-o", "json"])?;
         let agents: serde_json::Value =
             serde_json::from_slice(&stdout).with_context(|| format!("gnomon agents: {stderr}"))?;
-        let words = agents[0]["interfaces"].as_array().into_iter().flatten().filter_map(|word| word.as_str());
-        let of_it =
-            words.filter_map(|word| word.strip_prefix(interface)?.strip_prefix(" (")?.strip_suffix(')'));
-        Ok(of_it.map(str::to_owned).find(|mode| !mode.is_empty()))
+        let interfaces = agents["agents"][0]["heartbeat"]["interfaces"].as_array().into_iter().flatten();
+        let mut of_it = interfaces.filter(|it| it["name"] == interface && it["error"] == "");
+        Ok(of_it.find_map(|it| it["mode"].as_str()).filter(|mode| !mode.is_empty()).map(str::to_owned))
     }
 
     /// What `gnomon live` shows as lost, by reason, over all interfaces; empty when nothing was.

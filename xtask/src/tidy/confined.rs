@@ -26,6 +26,8 @@ const CRATES: [Confined; 3] = [
         name: "serde_json",
         places: &[
             "collector/src/api",
+            // What the API says, for it and for the command line.
+            "crates/answers",
             // Forms that others read.
             "crates/export/src",
             // A form of others that is read.

@@ -8,12 +8,13 @@ use super::{Finding, finding};
 use crate::tree::File;
 
 /// (crate, the crates of ours that it may depend on). What an arrow reaches through others is allowed directly too.
-const EDGES: [(&str, &[&str]); 13] = [
+const EDGES: [(&str, &[&str]); 14] = [
     ("gnomon-clock", &[]),
     ("gnomon-flow", &["gnomon-clock"]),
     ("gnomon-expression", &["gnomon-clock", "gnomon-flow"]),
     ("gnomon-export", &["gnomon-clock", "gnomon-flow"]),
     ("gnomon-proto", &["gnomon-clock", "gnomon-flow"]),
+    ("gnomon-answers", &["gnomon-clock", "gnomon-flow", "gnomon-proto"]),
     ("gnomon-daemon", &["gnomon-flow"]),
     ("gnomon-capture", &["gnomon-clock"]),
     (
@@ -30,21 +31,29 @@ const EDGES: [(&str, &[&str]); 13] = [
     ),
     (
         "gnomon-collector",
-        &["gnomon-clock", "gnomon-flow", "gnomon-expression", "gnomon-proto", "gnomon-daemon"],
+        &[
+            "gnomon-clock",
+            "gnomon-flow",
+            "gnomon-expression",
+            "gnomon-proto",
+            "gnomon-answers",
+            "gnomon-daemon",
+        ],
     ),
-    ("gnomon-cli", &["gnomon-clock", "gnomon-flow", "gnomon-export", "gnomon-proto"]),
+    ("gnomon-cli", &["gnomon-clock", "gnomon-flow", "gnomon-export", "gnomon-proto", "gnomon-answers"]),
     // These stand outside of the product and look at all of it.
     ("gnomon-fuzz", &ALL),
     ("gnomon-integration-tests", &ALL),
     ("xtask", &ALL),
 ];
 
-const ALL: [&str; 10] = [
+const ALL: [&str; 11] = [
     "gnomon-clock",
     "gnomon-flow",
     "gnomon-expression",
     "gnomon-export",
     "gnomon-proto",
+    "gnomon-answers",
     "gnomon-daemon",
     "gnomon-capture",
     "gnomon-agent",

@@ -9,3 +9,4 @@ mod pcap_export;
 mod plan;
 mod rollup_groups;
 mod search;
+mod waiting;

@@ -8,6 +8,7 @@ pub const TAGS: FieldId = FieldId(1001);
 pub const INSPECT_CUT: FieldId = FieldId(1002);
 pub const INSPECT_ENDED: FieldId = FieldId(1003);
 pub const FILE: FieldId = FieldId(1004);
+pub const DUPLICATES: FieldId = FieldId(1005);
 pub const DNS_HOST: FieldId = FieldId(1010);
 pub const DNS_QUERY_TYPE: FieldId = FieldId(1011);
 pub const DNS_STATUS: FieldId = FieldId(1012);

@@ -78,7 +78,9 @@ pub(crate) fn of_own_network(bin_dir: &Path, once: bool) -> Result<()> {
     for _ in 0..100 {
         let agents: serde_json::Value =
             serde_json::from_slice(&gnomon.answer(&["agents", "-o", "json"])?).unwrap_or_default();
-        mode = agents[0]["interfaces"][0].as_str().unwrap_or_default().to_owned();
+        let interface = &agents["agents"][0]["heartbeat"]["interfaces"][0];
+        let of = |key: &str| interface[key].as_str().unwrap_or_default();
+        mode = format!("{} ({})", of("name"), of("mode"));
         if mode.contains("tap1") {
             break;
         }
