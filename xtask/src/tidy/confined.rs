@@ -27,7 +27,7 @@ const CRATES: [Confined; 3] = [
         places: &[
             "collector/src/api",
             // What the API says, for it and for the command line.
-            "crates/answers",
+            "crates/answers/src",
             // Forms that others read.
             "crates/export/src",
             // A form of others that is read.
