@@ -71,5 +71,10 @@ pub(crate) async fn write(
         summary.flows,
         summary.time_err_ns_max as f64 / 1e6
     );
+    let on_their_way = summary.missing.iter().filter(|missing| missing.reason == "not-yet");
+    let on_their_way: u64 = on_their_way.map(|missing| missing.packets).sum();
+    if on_their_way > 0 {
+        eprintln!("{on_their_way} packets may be on their way from their agents: ask again in some seconds");
+    }
     Ok(Outcome::of(summary.packets > 0, warn_partial(summary.partial.as_ref())))
 }

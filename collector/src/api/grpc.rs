@@ -196,6 +196,14 @@ fn summary(summary: PcapSummary) -> v1::PcapSummary {
         flows: summary.flows,
         time_err_ns_max: summary.time_err_ns_max,
         partial: wire::partial(summary.partial),
+        packets_kept: summary.packets_kept,
+        missing: summary
+            .missing
+            .named()
+            .into_iter()
+            .filter(|(_, packets)| *packets > 0)
+            .map(|(reason, packets)| v1::PacketsMissing { reason: reason.to_owned(), packets })
+            .collect(),
     }
 }
 

@@ -8,13 +8,15 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
-use axum::http::{Extensions, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use bytes::Bytes;
 use gnomon_flow::FlowRef;
 use gnomon_flow::escape::terminal_safe_json;
 use gnomon_proto::v1;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
 use serde::Serialize;
 use serde_json::json;
 use tokio_stream::wrappers::ReceiverStream;
@@ -28,7 +30,7 @@ use super::routes::{Door, ROUTES, Route};
 use super::{Api, REQUEST_BYTES_MAX, hunts, json, openapi, wire};
 use crate::query::{
     Answer, Caller, Facets, FacetsAnswer, Following, Histogram, Hunt, Measure, Operation, PcapFormat,
-    PcapPiece, PcapRequest, Queries, QueryError, Search, TailItem, Top,
+    PcapPiece, PcapRequest, PcapSummary, Queries, QueryError, Search, TailItem, Top,
 };
 
 /// Silence after which followers by server-sent events get a comment, so that nothing between gives up.
@@ -254,14 +256,20 @@ async fn pcap(queries: &Queries, request: PcapRequest) -> Result<Response, Query
     let format = request.format;
     let download = queries.pcap(request).await?;
     let found = download.found;
-    // The summary stands in the file itself; an error breaks the transfer off, also one that says that it was cut short.
-    let pieces = download.pieces.filter_map(|piece| match piece {
-        Ok(PcapPiece::Data(data)) => Some(Ok(data)),
-        Ok(PcapPiece::End(_)) => None,
-        Err(error) => Some(Err(error)),
+    // The summary stands in the file itself and in trailers; an error breaks the transfer off, also one that says that it was
+    // cut short.
+    let pieces = download.pieces.map(|piece| {
+        piece.map(|piece| match piece {
+            PcapPiece::Data(data) => Frame::data(data),
+            PcapPiece::End(summary) => Frame::trailers(trailers(&summary)),
+        })
     });
-    let mut response = Response::new(Body::from_stream(pieces));
+    let mut response = Response::new(Body::new(StreamBody::new(pieces)));
     let headers = response.headers_mut();
+    headers.insert(
+        header::TRAILER,
+        HeaderValue::from_static("gnomon-packets, gnomon-packets-missing, gnomon-partial"),
+    );
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.media_type()));
     let name = format!("attachment; filename=\"gnomon.{}\"", format.extension());
     let partial = found.partial.map(|partial| ("gnomon-partial", partial));
@@ -277,6 +285,24 @@ async fn pcap(queries: &Queries, request: PcapRequest) -> Result<Response, Query
     }
     harden(&mut response);
     Ok(response)
+}
+
+/// What is known at the end of a file.
+fn trailers(summary: &PcapSummary) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    let named = summary.missing.named().into_iter().filter(|(_, packets)| *packets > 0);
+    let missing: Vec<String> = named.map(|(reason, packets)| format!("{reason}={packets}")).collect();
+    let said = [
+        ("gnomon-packets", Some(summary.packets.to_string())),
+        ("gnomon-packets-missing", Some(missing.join(", "))),
+        ("gnomon-partial", summary.partial.clone()),
+    ];
+    for (name, value) in said {
+        if let Some(Ok(value)) = value.map(|value| HeaderValue::from_str(&value)) {
+            trailers.insert(name, value);
+        }
+    }
+    trailers
 }
 
 /// JSON objects as they come, one a line or an event.

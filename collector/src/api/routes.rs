@@ -255,7 +255,8 @@ pub(super) static ROUTES: &[Route] = &[
         answer: Answer::Capture,
         doc: "The stored packets of the flows that match, in order of time. The headers Gnomon-Flows, \
               Gnomon-Time-Error-Ns and, when flows are missing, Gnomon-Partial say what was found; the last block of a \
-              pcapng file says how the export went. A transfer that breaks off is no whole file.",
+              pcapng file says how the export went, and so do the trailers gnomon-packets, gnomon-packets-missing and \
+              gnomon-partial. A transfer that breaks off is no whole file.",
     },
     Route {
         path: "/api/v1/tail",

@@ -46,7 +46,9 @@ pub use execute::{Answer, Queries, QueryError, QueryLimits, TimeRange};
 pub use facets::{FacetField, FacetValue, Facets, FacetsAnswer, faceted};
 pub use hunt::{Evidence, HUNTS, Hunt, HuntAnswer, HuntFinding, HuntKind, HuntParameter};
 pub use memory::{Charge, Memory};
-pub use pcap_export::{IDS_MAX, PcapDownload, PcapPiece, PcapPieces, PcapRequest, PcapSummary};
+pub use pcap_export::{
+    IDS_MAX, PacketsMissing, PcapDownload, PcapPiece, PcapPieces, PcapRequest, PcapSummary,
+};
 pub use pcap_file::PcapFormat;
 pub use plan::{Hints, Plan};
 pub use rollup::Roller;

@@ -55,7 +55,54 @@ pub struct PcapSummary {
     pub flows: u64,
     /// No packet's time is wrong by more, as far as it is known.
     pub time_err_ns_max: u64,
+    /// Packets of the flows that their agents kept, as the records say.
+    pub packets_kept: u64,
+    /// Of those, what is not in the file: known at its end, where it was not cut at a number of packets.
+    pub missing: PacketsMissing,
     pub partial: Option<String>,
+}
+
+/// Packets that were kept and could not be given, by the reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PacketsMissing {
+    /// Deleted since, for room or age.
+    pub expired: u64,
+    /// Damaged, or in a block that was given up while it was to be read.
+    pub damaged: u64,
+    /// Of records that are so new that their packets may be on their way.
+    pub not_yet: u64,
+    /// For none of these reasons: an agent gave them up before they could be sent.
+    pub never_came: u64,
+}
+
+impl PacketsMissing {
+    pub fn all(&self) -> u64 {
+        self.expired.saturating_add(self.damaged).saturating_add(self.not_yet).saturating_add(self.never_came)
+    }
+
+    /// By name.
+    pub fn named(&self) -> [(&'static str, u64); 4] {
+        [
+            ("expired", self.expired),
+            ("damaged", self.damaged),
+            ("not-yet", self.not_yet),
+            ("never-came", self.never_came),
+        ]
+    }
+
+    /// Why the file is not whole. What may be on its way is no reason: it comes within seconds.
+    pub(super) fn words(&self, kept: u64) -> Option<String> {
+        let gone = self.all() - self.not_yet;
+        let reasons = [
+            (self.expired, "were deleted since, for room or age"),
+            (self.damaged, "are damaged"),
+            (self.never_came, "never came from their agent"),
+        ];
+        let reasons = reasons.iter().filter(|(count, _)| *count > 0);
+        let reasons: Vec<String> = reasons.map(|(count, what)| format!("{count} {what}")).collect();
+        (gone > 0)
+            .then(|| format!("{gone} of {kept} packets that were kept are missing: {}", reasons.join(", ")))
+    }
 }
 
 /// A piece of the file, or its end.
@@ -125,6 +172,10 @@ pub(super) struct Wanted {
     /// First and last packet of each record, both included; in order and apart once all records are there.
     segments: Vec<(RawNs, RawNs)>,
     pub(super) interface: u32,
+    /// Its place in counts by flow.
+    pub(super) number: u32,
+    /// Packets that its agent kept, over all records.
+    pub(super) kept: u64,
     /// A RAW reading and when it was, for want of evidence.
     pub(super) fallback: (RawNs, UtcNs),
 }
@@ -286,11 +337,17 @@ impl Chosen {
         }
         let name = format!("{}:{}", origin.agent_name, origin.interface);
         let interface = self.interface(name);
+        self.found.packets_kept = self.found.packets_kept.saturating_add(flow.kept);
+        // At most FLOWS_MAX.
+        let number = self.flows.len() as u32;
         let wanted = self.flows.entry((flow.id.epoch, flow.id.flow)).or_insert(Wanted {
             segments: Vec::new(),
             interface,
+            number,
+            kept: 0,
             fallback: flow.fallback,
         });
+        wanted.kept = wanted.kept.saturating_add(flow.kept);
         wanted.segments.push((flow.first, flow.last));
     }
 

@@ -23,6 +23,8 @@ pub(super) struct FoundFlow {
     pub(super) first: RawNs,
     pub(super) last: RawNs,
     pub(super) time_err_ns: u64,
+    /// Packets that its agent kept.
+    pub(super) kept: u64,
     /// A RAW reading and when it was, for want of evidence.
     pub(super) fallback: (RawNs, UtcNs),
     /// Place of its origin.
@@ -38,6 +40,7 @@ impl FoundFlow {
             first: record.first,
             last: record.last,
             time_err_ns: flow.time_err_ns().unwrap_or(0),
+            kept: record.sliced_packets,
             fallback: match (flow.first, flow.ingested) {
                 (Some(first), _) => (record.first, first.utc),
                 (None, Some(at)) => (record.last, at),

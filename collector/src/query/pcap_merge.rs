@@ -14,7 +14,7 @@ use gnomon_flow::slice::{self, PACKET_HEADER_BYTES};
 
 use super::execute::{QueryError, joined};
 use super::memory::Charge;
-use super::pcap_export::{Block, Chosen, PcapPiece, PcapSummary, Sending, when};
+use super::pcap_export::{Block, Chosen, PacketsMissing, PcapPiece, PcapSummary, Sending, when};
 use super::pcap_file::{PcapFile, PcapFormat, PcapPacket};
 use super::places::Place;
 use crate::store::{BlockReader, SegmentError, StoreError};
@@ -25,6 +25,8 @@ const LOADERS: usize = 2;
 const AHEAD: usize = 4;
 /// Bytes of blocks that wait for their turn; beyond it blocks are read late, and the order may suffer.
 const WAITING_BYTES_MAX: usize = if cfg!(test) { 4 << 20 } else { 256 << 20 };
+/// Packets of a record that is no older may be on their way: an agent closes blocks of packets within seconds.
+const ON_ITS_WAY_NS: i64 = 30_000_000_000;
 /// Bytes of the file handed over at once.
 const CHUNK_BYTES: usize = 256 << 10;
 
@@ -37,6 +39,8 @@ struct Due {
     original_len: u32,
     err_ns: u32,
     interface: u32,
+    /// Of the flow.
+    number: u32,
     linktype: u16,
     outgoing: bool,
     proven: bool,
@@ -198,6 +202,7 @@ fn merge(
     // A block more is read late rather than kept without room for it.
     let (mut charge, mut crowded) = (Charge::default(), false);
     let mut packets = 0u64;
+    let mut of_flow = vec![0u32; chosen.flows.len()];
     let mut time_err_ns_max = chosen.found.time_err_ns_max;
     let mut last = UtcNs::MIN;
     let mut cut = false;
@@ -237,6 +242,9 @@ fn merge(
             data: turn.loaded.bytes.get(from..to).unwrap_or_default(),
         });
         packets += u64::from(written);
+        if let Some(count) = of_flow.get_mut(packet.number as usize) {
+            *count = count.saturating_add(1);
+        }
         missing.other_linktype += u64::from(!written);
         missing.unproven += u64::from(!packet.proven && written);
         time_err_ns_max = time_err_ns_max.max(u64::from(packet.err_ns));
@@ -263,23 +271,60 @@ fn merge(
     // The loaders need not go on.
     drop(loads);
     let mut reasons = chosen.reasons.clone();
+    let packets_missing = if cut { PacketsMissing::default() } else { not_given(chosen, &of_flow, &missing) };
+    reasons.extend(packets_missing.words(chosen.found.packets_kept));
     reasons.extend(missing.reasons());
     if cut {
         reasons.push(format!("there are more than the {packets_max} packets asked for"));
     }
     let partial = joined(&reasons);
     let whole = partial.as_deref().map_or("whole", |_| "not whole: ");
+    let on_their_way = match packets_missing.not_yet {
+        0 => String::new(),
+        packets => format!("; {packets} packets may be on their way"),
+    };
     file.finish(&format!(
-        "{packets} packets of {} flows, {whole}{}",
+        "{packets} packets of {} flows, {whole}{}{on_their_way}",
         chosen.found.flows,
         partial.as_deref().unwrap_or_default()
     ));
     let data = std::mem::take(&mut file.out).into();
     if sending.send(Ok(PcapPiece::Data(data))) {
-        let end = PcapSummary { packets, partial, time_err_ns_max, ..chosen.found };
+        let end = PcapSummary {
+            packets,
+            missing: packets_missing,
+            partial,
+            time_err_ns_max,
+            ..chosen.found.clone()
+        };
         sending.send(Ok(PcapPiece::End(end)));
     }
     Ok(())
+}
+
+/// What records say was kept, and was not there.
+fn not_given(chosen: &Chosen, of_flow: &[u32], missing: &Missing) -> PacketsMissing {
+    let mut not_given = PacketsMissing::default();
+    let now = chosen.store.now().utc;
+    let has_deleted = chosen.store.has_deleted_packets();
+    for wanted in chosen.flows.values() {
+        let given = of_flow.get(wanted.number as usize).copied().unwrap_or(0);
+        let short = wanted.kept.saturating_sub(u64::from(given));
+        if short == 0 {
+            continue;
+        }
+        let is_new = now.minus(wanted.fallback.1) < ON_ITS_WAY_NS;
+        if is_new {
+            not_given.not_yet += short;
+        } else if missing.damaged > 0 {
+            not_given.damaged += short;
+        } else if has_deleted || missing.gone > 0 {
+            not_given.expired += short;
+        } else {
+            not_given.never_came += short;
+        }
+    }
+    not_given
 }
 
 /// The wanted packets of a block.
@@ -317,6 +362,7 @@ fn load(chosen: &Chosen, block: &Block, reader: &mut BlockReader<'_>) -> Load {
             original_len: packet.original_len,
             err_ns: packet.err_ns,
             interface: wanted.interface,
+            number: wanted.number,
             linktype: packet.linktype,
             outgoing: packet.outgoing,
             proven,

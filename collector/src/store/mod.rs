@@ -301,6 +301,11 @@ impl Store {
         Ok(found)
     }
 
+    /// Whether packets were deleted, for room or age.
+    pub fn has_deleted_packets(&self) -> bool {
+        self.shared.segments.has_deleted()
+    }
+
     /// Tells the blocks with packets of any of `wanted`, which rise by epoch and flow: each block once, with the place
     /// in `wanted` of one that has packets in it.
     ///

@@ -396,7 +396,7 @@ impl Reader {
         Ok(whole)
     }
 
-    /// Of the record of a row: whose it is, when it was, and nothing of what it says.
+    /// Of the record of a row: whose it is, when it was, how many of its packets were kept, and nothing of what it says.
     pub(crate) fn outline(&self, row: usize) -> Result<StoredFlow, StoreError> {
         let id = self.id(row)?;
         let first = RawNs(self.integer(columns::FIRST, row)?);
@@ -413,6 +413,7 @@ impl Reader {
                 first,
                 last: first.saturating_add(self.integer(columns::LENGTH, row)?),
                 stamp_err_ns: self.integer(columns::STAMP_ERR, row)? as u32,
+                sliced_packets: self.integer(columns::SLICED_PACKETS, row)?,
                 ..FlowRecord::default()
             },
             ..StoredFlow::default()

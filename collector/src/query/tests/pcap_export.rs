@@ -290,3 +290,86 @@ fn tshark(file: &[u8], fields: &[&str]) -> Option<Vec<String>> {
     let output = tool("tshark", &arguments, file)?;
     Some(output.lines().map(str::to_owned).collect())
 }
+
+/// Records say that more was kept than there is: how much is missing, and why.
+#[tokio::test]
+async fn a_file_that_lacks_packets_says_how_many_and_why() {
+    let with_kept =
+        |id, first: u64, kept| FlowRecord { sliced_packets: kept, ..record(id, 0, first, first + S) };
+    let mut fixture = fixture(QueryLimits::default());
+    // Of flow 1 its agent kept 10 and 4 came; of flow 2 all 3; flow 3 is new.
+    fixture.add(
+        epoch(1),
+        1,
+        vec![with_kept(1, 10 * S, 10), with_kept(2, 10 * S, 3), with_kept(3, 95 * S, 5)],
+    );
+    let packets: Vec<(u64, u64, u16)> = (0..7).map(|n| (1 + n / 4, 10 * S + n, 1)).collect();
+    fixture.writer.commit(&[block(2, epoch(1), &packets)]).unwrap();
+    let ask = async |request: PcapRequest| {
+        let (bytes, end) = file(fixture.queries.pcap(request).await.unwrap()).await;
+        (String::from_utf8_lossy(&bytes).into_owned(), end.unwrap())
+    };
+    let (bytes, end) = ask(PcapRequest::default()).await;
+    assert_eq!((end.packets, end.packets_kept), (7, 18));
+    assert_eq!(end.missing, PacketsMissing { never_came: 6, not_yet: 5, ..PacketsMissing::default() });
+    assert_eq!(end.packets + end.missing.all(), end.packets_kept, "every packet is accounted for");
+    let said = "6 of 18 packets that were kept are missing: 6 never came from their agent";
+    assert_eq!(end.partial.as_deref(), Some(said));
+    assert!(
+        bytes.contains(said) && bytes.contains("5 packets may be on their way"),
+        "the file says so itself"
+    );
+    // A whole one says nothing, and one that was cut where it was asked to be does not guess.
+    let (_, end) = ask(PcapRequest { expression: "port.src == 2".into(), ..PcapRequest::default() }).await;
+    assert_eq!((end.missing, end.packets), (PacketsMissing::default(), 0));
+    let (_, end) = ask(PcapRequest { packets_max: 2, ..PcapRequest::default() }).await;
+    assert_eq!(end.missing, PacketsMissing::default());
+}
+
+/// After retention a download has what is left, or nothing, and says that the rest was deleted.
+#[tokio::test]
+async fn what_retention_deleted_is_told() {
+    use crate::store::testing::{FakeClock, LIMITS, change, fix, fixes, flows, gate, slices};
+    use crate::store::{Body, Limits};
+    let dir = tempfile::tempdir().unwrap();
+    let clock = FakeClock::new();
+    let limits = Limits { packets_bytes_max: 3 << 20, ..LIMITS };
+    let (store, mut writer) = crate::store::open(dir.path(), &gate(&clock), limits).unwrap();
+    writer
+        .commit(&[fixes(epoch(1), vec![fix(1, 100), fix(99, 100)]), change(epoch(1), Body::Hello)])
+        .unwrap();
+    // Text that does not compress.
+    let mut state = 1u64;
+    let mut noise = || -> String {
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            char::from(33 + (state >> 58) as u8)
+        };
+        (0..200_000).map(|_| next()).collect()
+    };
+    for n in 1..=40u64 {
+        let record = FlowRecord { sliced_packets: 1, ..record(n, 0, 10 * S, 11 * S) };
+        writer.commit(&[flows(epoch(1), 2 * n - 1, vec![record])]).unwrap();
+        writer.commit(&[slices(epoch(1), 2 * n, &[n], 10 * S, &noise())]).unwrap();
+    }
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    let queries = Queries::new(store.clone(), clock, QueryLimits::default(), shutdown);
+    assert!(store.has_deleted_packets(), "{:?}", store.status().unwrap());
+    let (_, end) = file(queries.pcap(PcapRequest::default()).await.unwrap()).await;
+    let end = end.unwrap();
+    assert_eq!(end.packets_kept, 40);
+    assert_eq!(end.missing, PacketsMissing { expired: 40 - end.packets, ..PacketsMissing::default() });
+    assert!(end.missing.expired > 0 && end.packets > 0, "{end:?}");
+    // The first is gone altogether.
+    let found = queries.search(search("")).await.unwrap().flows;
+    let ids = found.iter().map(|flow| flow.id()).min().into_iter().collect();
+    let first = PcapRequest { ids, ..PcapRequest::default() };
+    let (_, end) = file(queries.pcap(first).await.unwrap()).await;
+    let end = end.unwrap();
+    assert_eq!(end.packets, 0);
+    assert!(
+        end.partial.is_some_and(|partial| partial.contains("were deleted since, for room or age")),
+        "{:?}",
+        end.missing
+    );
+}

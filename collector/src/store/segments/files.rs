@@ -237,6 +237,12 @@ impl Segments {
     }
 
     /// The first RAW time of each epoch of the oldest file that has any packets.
+    /// Whether files were deleted, for room or age.
+    pub(in crate::store) fn has_deleted(&self) -> bool {
+        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        files.keys().next().is_none_or(|first| *first > 1)
+    }
+
     pub(in crate::store) fn oldest(&self) -> Vec<(EpochHash, RawNs)> {
         let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
         let of = |segment: &Arc<Segment>| match &*segment.index() {
