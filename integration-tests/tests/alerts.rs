@@ -190,7 +190,10 @@ fn an_alert_leads_to_its_packets(major: u32) -> Result<()> {
     ])?;
     let rows: Vec<serde_json::Value> =
         std::str::from_utf8(&stdout)?.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
-    let of = |field: &str| rows.iter().filter(|row| row["field"] == field).count();
+    let of = |field: &str| {
+        let row = rows.iter().find(|row| row["field"] == field);
+        row.and_then(|row| row["values"].as_array()).map_or(0, Vec::len)
+    };
     ensure!((code, of("alert.signature_id"), of("alert.severity")) == (0, 3, 2), "{rows:?} {stderr}");
     Ok(())
 }

@@ -85,8 +85,12 @@ impl Wheel {
 
     /// It is `now`. What became due comes out of [`Wheel::pop_due`].
     pub(super) fn advance(&mut self, now: RawNs) {
-        self.target = now.0 >> TICK_BITS;
-        if self.target < self.walked {
+        let before = std::mem::replace(&mut self.target, now.0 >> TICK_BITS);
+        if self.target < before && self.walked < self.target {
+            // It went back in the middle of a walk, which may have been the turn that passes every slot.
+            self.walked = self.walked.min(self.target.saturating_sub(SLOTS as u64));
+            self.walking = None;
+        } else if self.target < self.walked {
             self.walked = self.target;
             self.walking = None;
         } else if self.target - self.walked > SLOTS as u64 {
@@ -187,6 +191,19 @@ mod tests {
                 prop_assert!(model.remove(&entry).is_some());
             }
             prop_assert!(model.is_empty(), "lost: {:?}", model);
+        }
+    }
+
+    #[test]
+    fn time_that_leaps_and_goes_back_before_anything_was_taken_loses_nothing() {
+        for back in 0..5 {
+            let mut wheel = Wheel::new(8);
+            wheel.advance(RawNs(1_000 * TICK_NS));
+            (0..8).for_each(|entry| wheel.schedule(entry, RawNs((1_000 + u64::from(entry)) * TICK_NS)));
+            let leapt = 1_000 + SLOTS as u64 + 3;
+            wheel.advance(RawNs(leapt * TICK_NS));
+            wheel.advance(RawNs((leapt - back) * TICK_NS));
+            assert_eq!(std::iter::from_fn(|| wheel.pop_due()).count(), 8, "{back} back");
         }
     }
 

@@ -602,17 +602,6 @@ pub static FIELDS: &[Field] = &[
     }),
     attribute(PROTOCOLS, "protocols", &[], Text, "Protocols recognised in the flow."),
     attribute(TAGS, "tags", &[], Text, "Tags given by rules and alerts."),
-    Field {
-        many: false,
-        ..attribute(
-            DUPLICATES,
-            "duplicates",
-            &[],
-            Integer,
-            "Packets that were captured twice (a mirror port's copies), which the other counters count, too. Absent where there are none.",
-        )
-    },
-    attribute(FILE, "file", &[], Text, "The capture file that it was read from, without its directory."),
     attribute(
         INSPECT_CUT,
         "inspect.cut",
@@ -627,6 +616,17 @@ pub static FIELDS: &[Field] = &[
         Text,
         "Why payload of the record was not read to its end: `bytes`, `values` or `memory`, the limit that was hit.",
     ),
+    attribute(FILE, "file", &[], Text, "The capture file that it was read from, without its directory."),
+    Field {
+        many: false,
+        ..attribute(
+            DUPLICATES,
+            "duplicates",
+            &[],
+            Integer,
+            "Packets that were captured twice (a mirror port's copies), which the other counters count, too. Absent where there are none.",
+        )
+    },
     attribute(DNS_HOST, "dns.host", &["host.dns"], Text, "Names asked for or answered."),
     attribute(DNS_QUERY_TYPE, "dns.query.type", &[], Text, "Types asked for (A, AAAA, MX …)."),
     attribute(DNS_STATUS, "dns.status", &[], Text, "Response codes (NOERROR, NXDOMAIN …)."),
