@@ -129,7 +129,7 @@ impl FlowWriter {
                 if first {
                     csv.write_record(&sheet.columns)?;
                 }
-                csv.write_record(sheet.rows[0].iter().map(Cell::shown))?;
+                csv.write_record(sheet.rows[0].iter().map(Cell::in_csv))?;
                 csv.flush()?;
             }
             Format::Json | Format::Jsonl => {

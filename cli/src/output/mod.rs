@@ -43,6 +43,14 @@ impl Cell {
         self.0.is_null()
     }
 
+    /// As one text for a column of CSV: a spreadsheet takes no text for a formula.
+    fn in_csv(&self) -> String {
+        match &self.0 {
+            Value::String(_) | Value::Array(_) => gnomon_export::disarmed(self.shown()),
+            _ => self.shown(),
+        }
+    }
+
     /// As one text, as it can be shown: what stands in it may be what somebody wrote into a packet.
     fn shown(&self) -> String {
         terminal_safe(&plain(&self.0)).into_owned()
@@ -85,7 +93,7 @@ impl Sheet {
                 let mut csv = csv::Writer::from_writer(&mut out);
                 csv.write_record(&self.columns)?;
                 for row in &self.rows {
-                    csv.write_record(row.iter().map(Cell::shown))?;
+                    csv.write_record(row.iter().map(Cell::in_csv))?;
                 }
                 csv.flush()?;
             }
@@ -158,6 +166,15 @@ pub(crate) fn human(n: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_text_is_a_formula_to_a_spreadsheet() {
+        let texts = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect::<Vec<_>>();
+        assert_eq!(Cell::from("=cmd|' /C calc'!A0").in_csv(), "'=cmd|' /C calc'!A0");
+        assert_eq!(Cell::from(texts(&["@a", "b"])).in_csv(), "'@a,b");
+        assert_eq!((Cell::from(-5i64).in_csv(), Cell::from("a=b").in_csv()), ("-5".into(), "a=b".into()));
+        assert!(!Cell::from("\x1b[2J").in_csv().contains('\x1b'));
+    }
 
     #[test]
     fn numbers_for_people_are_short() {

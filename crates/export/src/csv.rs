@@ -26,11 +26,16 @@ fn cell(field: &Field, flow: &StoredFlow) -> String {
         is_text |= matches!(value, Value::Text(_));
         cell.push_str(&without_marks(&value.to_string()));
     });
-    // What these begin is a formula to a spreadsheet; the quote says it is text (OWASP, CSV injection).
-    if is_text && cell.starts_with(['=', '+', '-', '@', '\t', '\r']) {
-        cell.insert(0, '\'');
+    if is_text { disarmed(cell) } else { cell }
+}
+
+/// A text that a spreadsheet does not take for a formula: a quote in front says that it is text (OWASP, CSV injection).
+#[must_use]
+pub fn disarmed(mut text: String) -> String {
+    if text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+        text.insert(0, '\'');
     }
-    cell
+    text
 }
 
 fn write(cells: impl Iterator<Item = String>, out: &mut Vec<u8>) {

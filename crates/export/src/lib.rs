@@ -17,6 +17,7 @@ mod units;
 mod zeek;
 
 pub use bulk::{BulkAnswer, bulk_action};
+pub use csv::disarmed;
 pub use ecs::{ECS_NAMES, EcsName};
 pub use encoder::Encoder;
 pub use format::{Carrier, Format};
