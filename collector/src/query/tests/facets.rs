@@ -102,7 +102,8 @@ async fn the_first_answer_comes_at_once_and_the_last_is_exact() {
     let facets = Facets { refine: true, ..asked(&["port.dst"], "port.dst == 53") };
     let mut answers = fixture.queries.facets(facets).await.expect("facets");
     let first = answers.recv().await.expect("an answer").expect("first");
-    assert!(!first.last && first.records == 1000 && (50..1000).contains(&first.flows), "{first:?}");
+    // Where this thread had to wait, the others may have read everything meanwhile.
+    assert!(!first.last && first.records == 1000 && (50..=1000).contains(&first.flows), "{first:?}");
     let mut answer = first.clone();
     while let Some(next) = answers.recv().await {
         answer = next.expect("answer");
