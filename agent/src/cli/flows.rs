@@ -251,9 +251,8 @@ pub(super) mod tests {
         }
     }
 
-    /// Two interfaces see the same datagrams: two flows, each with its interface's name.
-    #[test]
-    fn interfaces_of_a_file_have_flows_of_their_own() {
+    /// A pcapng file of two interfaces that see the same datagram in turn.
+    pub(in crate::cli) fn two_interfaces(datagrams: u32) -> Vec<u8> {
         let block = |kind: u32, body: &[u8]| {
             let length = 12 + body.len() as u32;
             [&kind.to_le_bytes()[..], &length.to_le_bytes(), body, &length.to_le_bytes()].concat()
@@ -265,11 +264,17 @@ pub(super) mod tests {
         }
         let frame = &udp_pcap(1)[40..];
         let padding = vec![0; frame.len().next_multiple_of(4) - frame.len()];
-        for n in 0..4u32 {
+        for n in 0..datagrams {
             let length = frame.len() as u32;
             let head = words(&[n % 2, 380_000, n, length, length]);
             file.extend(block(6, &[&head[..], frame, &padding].concat()));
         }
+        file
+    }
+
+    #[test]
+    fn interfaces_of_a_file_have_flows_of_their_own() {
+        let file = two_interfaces(4);
         let (lines, result) = output_of(Output::Jsonl, &file);
         result.unwrap();
         let flows: Vec<serde_json::Value> =

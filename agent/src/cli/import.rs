@@ -110,9 +110,7 @@ impl Import {
         anyhow::ensure!(failures.is_empty(), "{} files could not be read to the end", failures.len());
         Ok(())
     }
-}
 
-impl Import {
     fn offset_of(&self, path: &Path) -> anyhow::Result<i64> {
         if !self.clock_from_mtime {
             return Ok(self.clock_offset.map_or(0, |offset| offset.0));
@@ -303,7 +301,10 @@ impl Out<'_> {
         }
         while let Some(block) = engine.take_block() {
             for (of, block) in self.writing.returned.try_iter() {
-                self.returned[usize::from(of)].push(block);
+                // Of an interface that only the file before had, nobody needs it any more.
+                if let Some(returned) = self.returned.get_mut(usize::from(of)) {
+                    returned.push(block);
+                }
             }
             self.returned[number].drain(..).for_each(|block| engine.recycle(block));
             self.send(number, interface, Exported::Packets(block))?;
@@ -406,6 +407,33 @@ mod tests {
         assert!(made.records >= 1 && first.len() >= 2);
         assert_eq!(entries(&source, &config, Duration::from_millis(1)).0, first);
         assert_ne!(import_agent("a"), import_agent("b"));
+    }
+
+    /// Buffers of a file's second interface come back while a file with one interface is read.
+    #[test]
+    fn files_with_more_and_fewer_interfaces_follow_one_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let few = source(dir.path(), &super::super::flows::tests::udp_pcap(50));
+        let path = dir.path().join("two.pcapng");
+        std::fs::write(&path, super::super::flows::tests::two_interfaces(40)).unwrap();
+        let many = Source { path, epoch: file_epoch([3; 16]), bytes: 0, offset_ns: 0 };
+        let (exports, queue) = sync_channel::<Export>(QUEUE);
+        let (written, returned) = mpsc::channel();
+        let writer = thread::spawn(move || {
+            for export in queue {
+                if let Exported::Packets(block) = export.body {
+                    let _ = written.send((export.worker, block));
+                }
+            }
+        });
+        let mut config = Config::default();
+        config.slices.block_bytes = ByteSize::from_bytes(1);
+        let (config, writing) = (engine_config(&config).unwrap(), Writing { exports, returned });
+        let made = [&many, &few, &many].map(|source| import_file(source, &config, &writing, &|_| {}));
+        assert_eq!(made.each_ref().map(|made| (made.packets, made.kept)), [(40, 40), (50, 50), (40, 40)]);
+        assert!(made.iter().all(|made| made.failures.is_empty()), "{made:?}");
+        drop(writing);
+        writer.join().unwrap();
     }
 
     #[test]
